@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs the system packages that tests need. Idempotent; as root or with sudo.
+set -euo pipefail
+need=()
+command -v strace >/dev/null || need+=(strace)
+command -v curl >/dev/null || need+=(curl)
+command -v tmux >/dev/null || need+=(tmux)
+[ ${#need[@]} -eq 0 ] && exit 0
+sudo=()
+[ "$(id -u)" -eq 0 ] || sudo=(sudo)
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" apt-get install -y -qq "${need[@]}"
