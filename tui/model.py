@@ -1,0 +1,294 @@
+"""From the API's JSON to what is drawn: pure functions, no I/O, no clock.
+
+Input is what `GET /v1/cluster` and `GET /v1/cluster/ring` answer (contract.md). A field that is missing or
+null becomes "unknown" and is shown as a dash, never as zero or as health: an older or half-started peer
+must not make the picture look better than it is (P7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = Mapping[str, Any]
+
+DASH = "-"
+LABELS = "123456789abcdefghijklmnopqrstuvwxyz"
+
+# One colour a peer, in the order of the table; far from the green, yellow and red that mean states.
+PEER_COLOURS = ("#4e9fe5", "#c77dff", "#2ec4b6", "#f28ab2", "#a3b18a", "#f4a259", "#8d99ae", "#b08968")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a state is shown: never by colour alone, so that it survives NO_COLOR and a plain terminal."""
+
+    word: str
+    glyph: str
+    plain: str
+    colour: str
+
+
+LOOKS: Mapping[str, Look] = {
+    "alive": Look("alive", "●", "*", "green"),
+    "draining": Look("draining", "◒", "~", "yellow"),
+    "suspect": Look("suspect", "◐", "?", "yellow"),
+    "dead": Look("dead", "✗", "x", "red"),
+    "left": Look("left", "○", "-", "bright_black"),
+    "unknown": Look("unknown", "◌", ".", "yellow"),
+}
+VERDICTS: Mapping[str, Look] = {
+    "healthy": Look("HEALTHY", "●", "*", "green"),
+    "degraded": Look("DEGRADED", "◐", "!", "yellow"),
+    "unavailable": Look("UNAVAILABLE", "✗", "X", "red"),
+    "unknown": Look("UNKNOWN", "◌", "?", "yellow"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One row of the peers table. Bytes, seconds and shares (0 to 1) as numbers; None is unknown."""
+
+    id: str
+    name: str
+    label: str
+    colour: str
+    is_self: bool
+    state: str
+    zone: str
+    used_bytes: int | None
+    capacity_bytes: int | None
+    share: float | None
+    partitions: int | None
+    last_heard_s: float | None
+    incarnation: int | None
+    version: str
+    epoch: tuple[int, int] | None
+    behind: bool
+    flags: tuple[str, ...]
+    api_url: str
+
+    @property
+    def look(self) -> Look:
+        return LOOKS.get(self.state, LOOKS["unknown"])
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Everything on the screen but the age of the data and the notices."""
+
+    verdict: str
+    reasons: tuple[str, ...]
+    tolerates: int | None
+    answering: str
+    epoch: tuple[int, int] | None
+    epoch_kind: str
+    replicas: int | None
+    partitions: Mapping[str, int | None]
+    peers: tuple[Peer, ...]
+
+    @property
+    def look(self) -> Look:
+        return VERDICTS.get(self.verdict, VERDICTS["unknown"])
+
+    def count(self, state: str) -> int:
+        return sum(peer.state == state for peer in self.peers)
+
+
+def cluster_of(document: Json) -> Cluster:
+    """The answer of `GET /v1/cluster` as view data. Unknown keys are ignored, missing ones are unknown."""
+    epoch = _mapping(document.get("epoch"))
+    number = _epoch_number([epoch.get("generation"), epoch.get("number")])
+    partitions = _mapping(document.get("partitions"))
+    verdict = str(document.get("verdict") or "unknown")
+    nodes = [node for node in document.get("nodes") or () if isinstance(node, Mapping)]
+    return Cluster(
+        verdict=verdict if verdict in VERDICTS else "unknown",
+        reasons=tuple(_reason(item) for item in document.get("reasons") or ()),
+        tolerates=_whole(document.get("tolerates")),
+        answering=str(_mapping(document.get("peer")).get("name") or DASH),
+        epoch=number,
+        epoch_kind=str(epoch.get("kind") or "unknown"),
+        replicas=_whole(document.get("replicas")),
+        partitions={key: _whole(partitions.get(key)) for key in ("total", "full", "degraded", "unavailable")},
+        peers=tuple(_peer(node, index, number) for index, node in enumerate(sorted(nodes, key=_table_order))),
+    )
+
+
+def _peer(node: Json, index: int, newest: tuple[int, int] | None) -> Peer:
+    flags = tuple(str(flag) for flag in node.get("flags") or ())
+    state = str(node.get("state") or "unknown")
+    if state == "alive" and "draining" in flags:
+        state = "draining"
+    epoch = _epoch_number(node.get("epoch"))
+    return Peer(
+        id=str(node.get("id") or ""),
+        name=str(node.get("name") or node.get("id") or DASH),
+        label=LABELS[index] if index < len(LABELS) else "+",
+        colour=PEER_COLOURS[index % len(PEER_COLOURS)],
+        is_self=bool(node.get("self")),
+        state=state if state in LOOKS else "unknown",
+        zone=str(node.get("zone") or DASH),
+        used_bytes=_whole(node.get("used_bytes")),
+        capacity_bytes=_whole(node.get("capacity_bytes")),
+        share=_number(node.get("share")),
+        partitions=_whole(node.get("partitions")),
+        last_heard_s=0.0 if node.get("self") else _number(node.get("last_heard_s")),
+        incarnation=_whole(node.get("incarnation")),
+        version=str(node.get("version") or DASH),
+        epoch=epoch,
+        behind=epoch is not None and newest is not None and epoch < newest,
+        flags=flags,
+        api_url=str(node.get("api_url") or ""),
+    )
+
+
+def _table_order(node: Json) -> tuple[list[tuple[int, str]], str]:
+    """Names in the order people count: peer-2 before peer-10. Stable whoever answers."""
+    name, digits = str(node.get("name") or ""), ""
+    parts: list[tuple[int, str]] = []
+    for char in name + "\0":
+        if char.isascii() and char.isdigit():
+            digits += char
+            continue
+        if digits:
+            parts.append((int(digits), ""))
+            digits = ""
+        parts.append((-1, char))
+    return parts, str(node.get("id") or "")
+
+
+def headline(cluster: Cluster) -> str:
+    """The verdict in a sentence: what it is and what may still fail."""
+    return f"{cluster.look.word}  {tolerance(cluster.tolerates, cluster.verdict)}"
+
+
+def tolerance(failures: int | None, verdict: str) -> str:
+    if failures is None:
+        return "how many failures it tolerates is not known"
+    if failures > 0:
+        return f"tolerates {failures} more failure{'s' if failures != 1 else ''} now"
+    if verdict == "unavailable":
+        return "part of the data has no quorum"
+    return "tolerates no further failure now"
+
+
+def partition_lines(cluster: Cluster) -> list[tuple[str, str, str]]:
+    """(words, count, colour) for each class of partitions, the troubled ones only if there are any."""
+    lines = []
+    for key, colour in (("full", "green"), ("degraded", "yellow"), ("unavailable", "red")):
+        count = cluster.partitions[key]
+        if count is None:
+            lines.append((key, DASH, "bright_black"))
+        elif count or key == "full":
+            lines.append((key, f"{count:,}", colour))
+    return lines
+
+
+def shares(peers: Iterable[Peer]) -> list[tuple[Peer, float]]:
+    """The arcs of the ring: peers that own something, with their part of all that is owned (sums to 1)."""
+    owning = [(peer, peer.share) for peer in peers if peer.share is not None and peer.share > 0]
+    total = sum(share for _, share in owning)
+    return [(peer, share / total) for peer, share in owning]
+
+
+def health_around(ring: Json | None, peers: Sequence[Peer], slots: int) -> list[str]:
+    """Health of the partitions by position: `slots` of full, degraded, unavailable or unknown, clockwise.
+
+    A slot is as bad as its worst partition. Majority means of the actual owners (architecture §5).
+    """
+    owners = (ring or {}).get("owners") or ()
+    members = [str(_mapping(member).get("id")) for member in (ring or {}).get("members") or ()]
+    if not owners or not members or slots <= 0:
+        return ["unknown"] * max(slots, 0)
+    serving = {peer.id for peer in peers if peer.state in ("alive", "draining", "suspect")}
+    up = [member in serving for member in members]
+    marks = []
+    for slot in range(slots):
+        first = slot * len(owners) // slots
+        last = max(first + 1, (slot + 1) * len(owners) // slots)
+        marks.append(max((_partition_health(row, up) for row in owners[first:last]), key=_BADNESS.index))
+    return marks
+
+
+_BADNESS = ("full", "degraded", "unavailable", "unknown")
+
+
+def _partition_health(owners: Sequence[int], up: Sequence[bool]) -> str:
+    if not owners or any(not 0 <= index < len(up) for index in owners):
+        return "unknown"
+    live = sum(up[index] for index in owners)
+    if live == len(owners):
+        return "full"
+    return "degraded" if live > len(owners) // 2 else "unavailable"
+
+
+# --- words for numbers
+
+
+def size_words(count: int | None) -> str:
+    """Bytes for a narrow column: 0 B, 999 B, 1.5 KiB, 12 GiB."""
+    if count is None:
+        return DASH
+    if count < 1000:
+        return f"{count} B"
+    scaled = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        scaled /= 1024
+        if scaled < 999.5 or unit == "PiB":
+            break
+    return f"{scaled:.0f} {unit}" if scaled >= 9.95 else f"{scaled:.1f} {unit}"
+
+
+def age_words(seconds: float | None) -> str:
+    """A span for a narrow column: 0.4 s, 12 s, 3 min, 5 h, 2 d."""
+    if seconds is None:
+        return DASH
+    seconds = max(seconds, 0.0)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    for limit, unit, divisor in ((119.5, "s", 1), (7170, "min", 60), (172_000, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def share_words(share: float | None) -> str:
+    return DASH if share is None else f"{share * 100:.1f} %"
+
+
+def epoch_words(epoch: tuple[int, int] | None, kind: str = "final") -> str:
+    """Generation and number; a joint epoch (owners changing) says so."""
+    if epoch is None:
+        return DASH
+    return f"{epoch[0]}.{epoch[1]}" + ("" if kind in ("final", "unknown") else f" {kind}")
+
+
+# --- reading JSON that may be wrong
+
+
+def _mapping(value: object) -> Json:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _epoch_number(value: object) -> tuple[int, int] | None:
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        generation, number = _whole(value[0]), _whole(value[1])
+        if generation is not None and number is not None:
+            return generation, number
+    return None
+
+
+def _reason(value: object) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("message") or value.get("code") or "no reason given")
+    return str(value)
