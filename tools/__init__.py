@@ -1,0 +1,1 @@
+"""What runs Atoll and measures it: the command line, the dev cluster, benchmarks, the simulator."""
