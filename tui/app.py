@@ -6,6 +6,7 @@ lets the age of the data grow. Everything it shows comes from `model.py`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -48,12 +49,9 @@ class TopApp(App[None]):
 
     CSS_PATH = "top.tcss"
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-tiny"),
-        (50, "-narrow"),
-        (112, "-wide"),
-    ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-low"), (20, "-high")]
+    # Textual declares these two as instance variables, so ClassVar is not to be had.
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (50, "-narrow"), (112, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,ctrl+c", "quit", "quit", key_display="q", priority=True),
         Binding("p", "pause", "pause"),
@@ -78,6 +76,7 @@ class TopApp(App[None]):
         self.unicode = unicode
         self.panel = panel
         self.paused = False
+        self.shown = asyncio.Event()
         self.snapshot: Snapshot | None = None
         self.outage: Outage | None = None
         self.cluster: Cluster | None = None
@@ -108,6 +107,7 @@ class TopApp(App[None]):
         self.show_panel(self.panel)
         self.set_interval(self.interval_s, self._tick)
         self.set_interval(REDRAW_S, self._redraw)
+        self.shown.set()
         self._ask()
 
     # --- data in

@@ -61,7 +61,7 @@ class Feed:
     _down_since: float | None = field(default=None)
 
     async def poll(self) -> Snapshot | Outage:
-        """Ask until one answers. Sets `moved` if it is another peer than last time. Never raises FeedError."""
+        """Ask until one answers. Sets `moved` if it is another peer than last time."""
         self.moved = None
         failures: list[tuple[str, str]] = []
         for endpoint in self._order():

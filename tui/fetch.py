@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import TracebackType
 
 import aiohttp
@@ -11,7 +12,7 @@ from yarl import URL
 from tui.feed import FeedError, Json
 
 DEADLINE_S = 2.0
-MAX_ANSWER_BYTES = 64 << 20
+Credentials = Callable[[], tuple[str, str] | None]  # access key and secret; None while there are none
 
 
 class Requests:
@@ -21,15 +22,13 @@ class Requests:
     must say whose it is.
     """
 
-    def __init__(self, access_key: str, secret_key: str, deadline_s: float = DEADLINE_S) -> None:
-        self._headers = {"Authorization": f"Bearer {access_key}:{secret_key}"} if access_key else {}
+    def __init__(self, credentials: Credentials, deadline_s: float = DEADLINE_S) -> None:
+        self._credentials = credentials
         self._deadline_s = deadline_s
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Requests:
-        self._session = aiohttp.ClientSession(
-            headers=self._headers, timeout=aiohttp.ClientTimeout(total=self._deadline_s)
-        )
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._deadline_s))
         return self
 
     async def __aexit__(
@@ -42,13 +41,14 @@ class Requests:
     async def get(self, endpoint: str, path: str) -> Json:
         """The JSON object at `path`, or FeedError."""
         assert self._session is not None, "use `async with`"
+        keys = self._credentials()
+        if keys is None:
+            raise FeedError("starting: there are no credentials yet")
+        headers = {"Authorization": f"Bearer {keys[0]}:{keys[1]}"}
+        url = URL(endpoint.rstrip("/") + path, encoded=True)
         try:
-            async with self._session.get(URL(endpoint.rstrip("/") + path, encoded=True)) as answer:
-                body = (
-                    await answer.content.read(MAX_ANSWER_BYTES)
-                    if answer.status != 200
-                    else await answer.read()
-                )
+            async with self._session.get(url, headers=headers) as answer:
+                body = await answer.read()
         except TimeoutError:
             raise FeedError(f"no answer within {self._deadline_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

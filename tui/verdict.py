@@ -9,6 +9,7 @@ from tui.feed import Outage
 from tui.model import Cluster, age_words, headline
 
 MAX_REASONS = 3
+STARTING_S = 10.0  # a first answer may take as long before it is bad news
 
 
 class VerdictLine(Static):
@@ -39,11 +40,12 @@ def verdict_text(cluster: Cluster | None, outage: Outage | None, now: float, *, 
 
 
 def _outage_text(outage: Outage, now: float, *, unicode: bool, had_data: bool) -> Text:
+    down_s = now - outage.since
+    if not had_data and down_s < STARTING_S:
+        return Text(f"waiting for a peer to answer, {age_words(down_s)}", style="yellow")
     glyph = "✗" if unicode else "X"
     stale = "; what is below is old" if had_data else ""
-    text = Text(
-        f"{glyph} NO PEER ANSWERS for {age_words(now - outage.since)}, still trying{stale}", style="bold red"
-    )
+    text = Text(f"{glyph} NO PEER ANSWERS for {age_words(down_s)}, still trying{stale}", style="bold red")
     for endpoint, why in outage.failures[:MAX_REASONS]:
         text.append(f"\n  {endpoint}: {why}", style="red")
     if len(outage.failures) > MAX_REASONS:
