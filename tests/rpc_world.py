@@ -1,0 +1,110 @@
+"""Small peers on loopback for the tests of `peer/rpc`, closed without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from peer.errors import AtollError
+from peer.rpc.exchange import Exchange
+from peer.rpc.hello import Hello
+from peer.rpc.listener import Listener, Service
+from peer.rpc.peers import Peers
+from peer.rpc.stats import Stats
+
+KEY = bytes(range(32))
+CLUSTER = "c" * 32
+
+
+def member(n: int) -> str:
+    return f"{n:016x}"
+
+
+class Peer:
+    """One peer: answers ["echo", x] with [x], keeps ["hold", x] for the test to answer."""
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        key: bytes = KEY,
+        cluster: str = CLUSTER,
+        boot: int = 1,
+        power: int = 12,
+        stranger: bool = False,
+    ) -> None:
+        self.id = "" if stranger else member(n)
+        self.key = key
+        self.hello = Hello(cluster, self.id, boot, 1, power)
+        self.stats = Stats()
+        self.book: dict[str, tuple[str, int]] = {}
+        self.requests: list[tuple[str, list[Any]]] = []
+        self.held: list[Callable[[Any], None]] = []
+        self.peers = Peers(lambda: self.hello, key, self.handle, lambda m: self.book.get(m), stats=self.stats)
+        self.exchange = Exchange(lambda: self.hello, key, self.gossip, stats=self.stats)
+        self.services: dict[str, Service] = {"calls": self.peers, "gossip": self.exchange}
+        self.listener = Listener(lambda: self.hello, key, self.services, stats=self.stats)
+        self.address = ("127.0.0.1", 0)
+
+    async def start(self) -> None:
+        self.address = ("127.0.0.1", await self.listener.start("127.0.0.1", self.address[1]))
+
+    def knows(self, *others: Peer) -> None:
+        for other in others:
+            self.book[other.id] = other.address
+
+    def handle(self, sender: str, body: list[Any], reply: Callable[[Any], None]) -> None:
+        self.requests.append((sender, body))
+        match body[0]:
+            case "echo":
+                reply((body[1],))
+            case "hold":
+                self.held.append(reply)
+            case "refuse":
+                raise AtollError("no", code="Because")
+            case "bug":
+                raise RuntimeError("a bug in the handler")
+            case "unpackable":
+                reply((object(),))
+
+    async def gossip(self, payload: bytes) -> bytes:
+        return payload[::-1]
+
+    async def call(self, other: str, *message: Any, deadline_s: float = 5.0) -> list[Any]:
+        """`Peers.call` as a coroutine."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.peers.call(other, message, deadline_s, answer.set_result)
+        result = await answer
+        if isinstance(result, AtollError):
+            raise result
+        assert isinstance(result, list)
+        return result
+
+    async def close(self) -> None:
+        await self.listener.close()
+        await self.exchange.close()
+        await self.peers.close()
+
+
+@contextlib.asynccontextmanager
+async def peers(*made: Peer) -> AsyncIterator[None]:
+    """Start them, and afterwards prove that closing leaves no task behind."""
+    try:
+        for peer in made:
+            await peer.start()
+        for peer in made:
+            peer.knows(*(p for p in made if p is not peer))
+        yield
+    finally:
+        for peer in made:
+            await peer.close()
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+async def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
+    """Wait for a condition by letting the loop turn; fails the test at the deadline."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():  # noqa: ASYNC110 - the condition belongs to the code under test
+            await asyncio.sleep(0.002)
