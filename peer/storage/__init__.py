@@ -1,0 +1,25 @@
+"""One machine's disk: metadata rows and chunk segments (architecture.md §9).
+
+Knows nothing of rings, peers or the network, and imports only `peer.errors` and `peer.buffers`.
+Start reading with `rows` (the key-value interface everything above codes against) and `segments` (the
+life of a chunk's bytes, as a state machine without I/O).
+
+    rows        the interface: get, scan, commit a batch -> durable
+    sqlite      its implementation: SQLite in WAL mode, one writer thread, group commit
+    records     what a chunk looks like on disk: the 64-byte header, its checksum, an extent's encoding
+    segments    the state machine: allocated -> written -> synced -> named -> doomed -> unnamed -> punched
+    chunkfiles  threads and system calls that execute what `segments` decides
+    datadir     the directory: lock, layout, checks at start-up, atomic small files
+    ballast     the space given up when the disk is full, so that deletions still commit
+    syscalls    fallocate and statfs, which Python does not offer as they are
+
+Layout of a data directory (0700; every file 0600):
+
+    peer.pid          the running peer's process id; the lock is flock(2) on the directory itself
+    peer.json         its ports, for whoever looks for it on this machine
+    cluster.key       the pre-shared key of the cluster
+    root.json         the root access key, written by the founding peer
+    rows/atoll.db     metadata (with -wal and -shm beside it)
+    segments/         NNNNNNNN.open is being written, NNNNNNNN.seg is sealed
+    ballast           zeros worth giving up
+"""

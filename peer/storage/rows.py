@@ -1,0 +1,85 @@
+"""Rows: an ordered key-value store with atomic, durable, first-in first-out commits (architecture.md §9).
+
+All of a peer's metadata lives behind this interface. `sqlite.SqliteRows` implements it on a disk and the
+simulator implements it in memory with crashes; both pass `tests/storage_contract.py`.
+
+What a caller may rely on:
+
+ R1  A batch is atomic: after a crash all of its writes are there or none is.
+ R2  Batches take effect in the order of the calls to `commit`, and `done` is called in that order.
+ R3  After `done(None)` the batch survives power loss.
+ R4  `get`, `scan` and `last` show committed state only: never a batch whose `done(None)` could still
+     turn into an error.
+ R5  No batch commits on top of one that failed: `done(Full)` also reaches every batch that was queued
+     when the failure is reported, so whatever was computed from a pending batch never outlives it.
+ R6  `sequence` grows with every commit and never falls back, restarts included, unless the database was
+     replaced by an older one: that is how amnesia is noticed (§5).
+ R7  Any other I/O error ends the process. It is never retried: after a failed fsync nobody knows what
+     the disk holds (§6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from peer.errors import AtollError
+
+Key = bytes | int
+Write = tuple[str, Key, bytes | None]
+"""(table, key, value); None deletes, and deleting what is absent is allowed."""
+
+Done = Callable[[AtollError | None], None]
+
+BYTES_TABLES = ("rows", "chunks", "refs", "hints", "meta")
+"""Tables ordered by a bytes key, compared as unsigned bytes. Values of some hundred bytes."""
+
+INT_TABLES = ("side",)
+"""Tables ordered by a key of 63 bits, for values up to `inline_max`, cheapest when keys only grow."""
+
+TABLES = BYTES_TABLES + INT_TABLES
+
+
+class Rows(Protocol):
+    """See the module's R1 to R7."""
+
+    @property
+    def sequence(self) -> int:
+        """Number of the newest commit whose callbacks have begun; 0 in a new store. Durable."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """True while so much is queued that new requests should be turned away (SlowDown)."""
+        ...
+
+    def get(self, table: str, key: Key) -> bytes | None:
+        """The committed value, or None. Raises `Corrupt` if the store cannot read it."""
+        ...
+
+    def scan(
+        self, table: str, start: Key, end: Key, limit: int, value_bytes: int | None = None
+    ) -> list[tuple[Key, bytes]]:
+        """At most `limit` rows with start <= key < end in key order, from one snapshot.
+
+        With `value_bytes`, values are cut to so many bytes. Raises `Corrupt`.
+        """
+        ...
+
+    def last(self, table: str) -> Key | None:
+        """The greatest committed key of the table, or None when it is empty. Raises `Corrupt`."""
+        ...
+
+    def commit(self, writes: Sequence[Write], done: Done) -> None:
+        """Queue an atomic batch; from any thread.
+
+        `done(None)` once it is durable, `done(Full)` if the disk had no room (nothing changed); on the
+        loop thread, never from within this call. Of several writes of one key in a batch the last wins.
+        Raises `Unavailable` at once, with nothing queued, when the queue's bound is reached: callers that
+        heed `congested` never see it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Commit what is queued, call its callbacks, release everything. Later commits raise."""
+        ...
