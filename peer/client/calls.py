@@ -1,0 +1,154 @@
+"""Every call of the API that fits in memory: what to send and how to read the answer. No I/O.
+
+Client and AsyncClient run these; puts and gets, whose bytes stream, are in transfer.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from peer.client import wire
+from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Stored, unquoted
+from peer.client.wire import Repeat, Request, parse_json
+from peer.errors import Invalid
+
+T = TypeVar("T")
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request, the statuses that mean success, and what its answer is read as."""
+
+    request: Request
+    parse: Callable[[int, Headers, bytes], T]
+    ok: tuple[int, ...] = (200,)
+    gone_is_done: bool = False
+    """After a lost answer, "not found" means that the first attempt did it."""
+
+
+def _read(
+    path: str, what: str, parse: Callable[[dict[str, Any]], T], patience_s: float | None = None
+) -> Call[T]:
+    request = Request("GET", path, what, Repeat.FREELY, patience_s=patience_s)
+    return Call(request, lambda status, headers, body: parse(parse_json(body, what)))
+
+
+def buckets() -> Call[list[BucketInfo]]:
+    return _read(
+        "/v1/buckets",
+        "list buckets",
+        lambda a: [BucketInfo.from_json(entry) for entry in a.get("buckets", ())],
+    )
+
+
+def bucket(name: str) -> Call[BucketInfo]:
+    return _read(wire.bucket_path(name), f"bucket {name}", BucketInfo.from_json)
+
+
+def create_bucket(name: str, shards: int | None) -> Call[bool]:
+    """True if it is new, False if it was the caller's already."""
+    if shards is not None and shards < 1:
+        raise Invalid(f"{shards} shards: a bucket has at least one", code="InvalidArgument")
+    body = b"" if shards is None else json.dumps({"shards": shards}).encode()
+    headers = {"Content-Type": "application/json"} if body else {}
+    path, what = wire.bucket_path(name), f"create bucket {name}"
+    request = Request("PUT", path, what, Repeat.SAME_RESULT, headers, body)
+    return Call(request, lambda status, headers, body: status == 201, ok=(200, 201))
+
+
+def delete_bucket(name: str) -> Call[None]:
+    request = Request("DELETE", wire.bucket_path(name), f"delete bucket {name}", Repeat.SAME_RESULT)
+    return Call(request, _nothing, ok=(200, 204), gone_is_done=True)
+
+
+def list_page(
+    name: str, prefix: str, delimiter: str | None, after: str | None, limit: int | None
+) -> Call[Page]:
+    if limit is not None and limit < 1:
+        raise Invalid(f"limit {limit}: a page has room for at least one name", code="InvalidArgument")
+    path = wire.list_path(name, prefix, delimiter, after, limit)
+    return _read(path, f"list {name}/{prefix}", lambda answer: Page.from_json(name, answer))
+
+
+def stat(name: str, key: str) -> Call[ObjectInfo]:
+    def parse(status: int, headers: Headers, body: bytes) -> ObjectInfo:
+        return ObjectInfo.from_headers(name, key, headers, int(headers.get("content-length", "0")))
+
+    return Call(Request("HEAD", wire.object_path(name, key), f"stat {name}/{key}", Repeat.FREELY), parse)
+
+
+def delete(name: str, key: str, if_match: str | None) -> Call[None]:
+    headers = wire.conditions(if_match, None)
+    repeat = Repeat.NEVER if headers else Repeat.SAME_RESULT
+    request = Request("DELETE", wire.object_path(name, key), f"delete {name}/{key}", repeat, headers)
+    return Call(request, _nothing, ok=(200, 204))
+
+
+def put(
+    name: str,
+    key: str,
+    content_type: str | None,
+    metadata: Mapping[str, str] | None,
+    if_match: str | None,
+    if_none_match: str | None,
+) -> Call[Stored]:
+    """The put of an object whose body travels beside the request."""
+    conditions = wire.conditions(if_match, if_none_match)
+    headers = conditions | wire.metadata_headers(metadata)
+    if content_type is not None:
+        headers["Content-Type"] = content_type
+    repeat = Repeat.NEVER if conditions else Repeat.SAME_RESULT
+    what = f"put {name}/{key}"
+
+    def parse(status: int, answered: Headers, body: bytes) -> Stored:
+        answer = parse_json(body, what)
+        etag = unquoted(str(answer.get("etag") or answered.get("etag", "")))
+        return Stored(name, key, int(answer.get("size", -1)), etag)
+
+    return Call(Request("PUT", wire.object_path(name, key), what, repeat, headers), parse, ok=(200, 201))
+
+
+def cluster(patience_s: float | None = None) -> Call[ClusterInfo]:
+    return _read("/v1/cluster", "cluster", ClusterInfo.from_json, patience_s)
+
+
+def nodes() -> Call[list[NodeInfo]]:
+    return _read(
+        "/v1/cluster/nodes", "nodes", lambda a: [NodeInfo.from_json(entry) for entry in a.get("nodes", ())]
+    )
+
+
+def node(name: str) -> Call[NodeInfo]:
+    return _read(f"/v1/cluster/nodes/{quote(name, safe='')}", f"node {name}", NodeInfo.from_json)
+
+
+def ring() -> Call[dict[str, Any]]:
+    return _read("/v1/cluster/ring", "ring", dict)
+
+
+def epochs() -> Call[dict[str, Any]]:
+    return _read("/v1/cluster/epochs", "epochs", dict)
+
+
+def lookup(name: str, key: str | None, patience_s: float | None = None) -> Call[dict[str, Any]]:
+    what = f"owners of {name}" if key is None else f"owners of {name}/{key}"
+    return _read(wire.lookup_path(name, key), what, dict[str, Any], patience_s)
+
+
+def health() -> Call[str]:
+    """The verdict, from the one cluster view that is open without credentials."""
+
+    def parse(status: int, headers: Headers, body: bytes) -> str:
+        told = parse_json(body, "health")
+        return str(told.get("verdict") or ("unavailable" if status == 503 else "healthy"))
+
+    return Call(Request("GET", "/health/cluster", "health", Repeat.FREELY), parse, ok=(200, 503))
+
+
+def _nothing(status: int, headers: Headers, body: bytes) -> None:
+    return None

@@ -1,0 +1,245 @@
+"""Everything a peer can be told when it starts, after flags, environment, file and data directory are merged.
+
+`atoll peer` (tools/cli/peer_command.py) fills a PeerConfig and hands it to `peer.process.run_peer`.
+What a restart needs is kept by the running peer in DIR/peer.json (`PeerConfig.to_json`) and read back
+by `remembered`, so that a peer "restarted on its directory needs no other option" (contract.md).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from peer.errors import Invalid, StartupError
+from peer.etag import DEFAULT_CHUNK_BYTES
+
+DEFAULT_PORT = 7400
+PEER_FILE = "peer.json"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+MIN_CHUNK_BYTES = 64 * 1024
+MAX_CHUNK_BYTES = DEFAULT_CHUNK_BYTES
+"""The buffers of the pool hold one chunk of this size (peer/buffers.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """One peer's options, all decided. Sizes in bytes; paths as given; addresses as (host, port)."""
+
+    data: Path
+    found: bool = False
+    """Found a new cluster if the directory is uninitialised. Never with `join`."""
+    join: tuple[tuple[str, int], ...] = ()
+    """Seeds, names unresolved; may contain the peer itself."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on; a wildcard needs `advertise`."""
+    advertise: str = ""
+    """The host others are told; empty: `host`."""
+    s3_port: int = DEFAULT_PORT
+    api_port: int = DEFAULT_PORT + 1
+    peer_port: int = DEFAULT_PORT + 2
+    name: str = ""
+    """A label for people; empty: the peer makes one from its id."""
+    zone: str = ""
+    """The failure domain; empty: the advertised host."""
+    capacity_bytes: int | None = None
+    """Weight on the ring and limit of live extents; None: the file system's size when it joined."""
+    cluster_key_file: Path | None = None
+    """Where a joining peer reads the cluster's key; None: DIR/cluster.key."""
+
+    # Founding only; a peer that joins or restarts is told by the decided epoch.
+    replicas: int = 3
+    partition_power: int = 12
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    root_access_key: str = ""
+    """Empty: made at random and written to DIR/root.json."""
+    root_secret_key: str = field(default="", repr=False)
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls: str = ""
+    """"auto" for a self-made certificate, empty for none or for `tls_cert` and `tls_key`."""
+    domain: str = ""
+    """For virtual-host style S3 requests; empty: path style only."""
+    public_url: str = ""
+    encryption_key_file: Path | None = None
+    """Encryption at rest; None: off."""
+    insecure: bool = False
+    """Serve the API beyond loopback without TLS."""
+    metrics_public: bool = False
+    """Serve /metrics without credentials."""
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise Invalid(problem, code="InvalidArgument")
+
+    @property
+    def advertised_host(self) -> str:
+        """What other peers and clients connect to."""
+        return self.advertise or self.host
+
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """(S3, API, peers)."""
+        return self.s3_port, self.api_port, self.peer_port
+
+    def to_json(self) -> dict[str, Any]:
+        """What a restart needs, for DIR/peer.json: no secrets, nothing only founding or joining reads."""
+        kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name in REMEMBERED}
+        return {
+            name: str(value.absolute()) if isinstance(value, Path) else value for name, value in kept.items()
+        }
+
+
+_ONCE = {"data", "found", "join", "cluster_key_file", "replicas", "partition_power", "chunk_bytes"}
+_SECRET = {"root_access_key", "root_secret_key"}
+REMEMBERED = frozenset(item.name for item in fields(PeerConfig)) - _ONCE - _SECRET
+"""The fields a restart takes from DIR/peer.json unless told otherwise."""
+
+
+def remembered(data: Path) -> dict[str, Any]:
+    """The options an earlier start on this directory left in DIR/peer.json; {} if there was none.
+
+    Raises StartupError if the file is there but cannot be read.
+    """
+    path = data / PEER_FILE
+    try:
+        kept = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as problem:
+        raise StartupError(
+            f"cannot read {path}: {problem.strerror}; run as the user the data belongs to"
+        ) from None
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict):
+        raise StartupError(
+            f"{path} is damaged; remove it and start once more with the options of the first start"
+        )
+    return {name: value for name, value in kept.items() if name in REMEMBERED and value is not None}
+
+
+def is_initialised(data: Path) -> bool:
+    """Whether a peer has run here before: its options are kept."""
+    return (data / PEER_FILE).is_file()
+
+
+def uninitialised_message(data: Path) -> str:
+    """What to print, beside exit code 2, for an empty directory without --found or --join."""
+    return (
+        f"{data} holds no peer yet. If a disk belongs there, mount it. Otherwise say which it is to be:\n"
+        f"  the first peer of a new cluster:   atoll peer --data {data} --found\n"
+        f"  one more peer of a running one:    atoll peer --data {data} --join HOST:PEERPORT "
+        "--cluster-key-file FILE"
+    )
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether listening on `host` means every address of the machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _problems(config: PeerConfig) -> list[str]:
+    """What is wrong with a configuration, each with its remedy; only what needs no look at the machine."""
+    found: list[str] = []
+
+    def check(holds: bool, problem: str) -> None:
+        if not holds:
+            found.append(problem)
+
+    check(not (config.found and config.join), "--found and --join exclude each other: found once, join after")
+    check(
+        bool(config.advertise) or not is_wildcard(config.host),
+        f"--host {config.host} listens everywhere; say with --advertise HOST which address others should use",
+    )
+    check(
+        not is_wildcard(config.advertise or "-"),
+        f"--advertise {config.advertise}: others cannot connect to a wildcard; give this machine's address",
+    )
+    for name, port in zip(("s3", "api", "peer"), config.ports, strict=True):
+        check(1 <= port <= 65535, f"--{name}-port {port}: a port lies between 1 and 65535")
+    check(
+        len(set(config.ports)) == 3,
+        f"S3, API and peers need three different ports, not {', '.join(map(str, config.ports))}",
+    )
+    check(
+        1 <= config.replicas <= 16, f"--replicas {config.replicas}: between 1 and 16; 3 survives one failure"
+    )
+    check(8 <= config.partition_power <= 16, f"--partition-power {config.partition_power}: between 8 and 16")
+    check(
+        MIN_CHUNK_BYTES <= config.chunk_bytes <= MAX_CHUNK_BYTES and config.chunk_bytes % 4096 == 0,
+        f"--chunk-size {config.chunk_bytes}: a multiple of 4 KiB between 64 KiB and 4 MiB",
+    )
+    check(
+        config.capacity_bytes is None or config.capacity_bytes > 0,
+        f"--capacity {config.capacity_bytes}: a peer needs room; give its size, as in 500GB",
+    )
+    check((config.tls_cert is None) == (config.tls_key is None), "--tls-cert and --tls-key belong together")
+    check(config.tls in ("", "auto"), f"--tls {config.tls}: only `auto`, or give --tls-cert and --tls-key")
+    check(
+        not (config.tls and config.tls_cert),
+        "--tls auto makes a certificate; it excludes --tls-cert and --tls-key",
+    )
+    check(config.log_level in LOG_LEVELS, f"--log-level {config.log_level}: one of {', '.join(LOG_LEVELS)}")
+    check(
+        bool(config.root_access_key) == bool(config.root_secret_key),
+        "the root access key and the file with its secret belong together "
+        "(ATOLL_ROOT_ACCESS_KEY, ATOLL_ROOT_SECRET_KEY_FILE)",
+    )
+    return found
+
+
+def parse_address(text: str, what: str = "--join") -> tuple[str, int]:
+    """(host, port) of `host:port` or `[::1]:port`; Invalid says what is missing."""
+    host, colon, port = text.strip().rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    plain = text.strip().startswith("[") or ":" not in host
+    if not (colon and host and plain and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise Invalid(
+            f"{what} {text!r}: give HOST:PEERPORT, as in 10.0.0.1:7402 or [::1]:7402",
+            code="InvalidArgument",
+        )
+    return host, int(port)
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+    "PI": 2**50,
+}
+
+
+def parse_size(text: str | int, what: str = "the size") -> int:
+    """Bytes of `500GB`, `4MiB`, `1.5T` or `4096`; KB is 1,000 and KiB 1,024. Invalid otherwise."""
+    cleaned = str(text).strip().upper().removesuffix("B").strip()
+    number = cleaned.rstrip("KMGTPI")
+    unit = cleaned[len(number) :]
+    whole, _, part = number.strip().partition(".")
+    if unit not in _UNITS or not (whole + part).isdigit() or not (whole + part).isascii() or len(part) > 6:
+        raise Invalid(f"{what} {text!r}: give bytes, or a number with a unit, as in 500GB or 4MiB")
+    return int(int(whole + part) * _UNITS[unit] // 10 ** len(part))
+
+
+def merged(told: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for PeerConfig: what was told, over what the directory remembers.
+
+    A TLS choice that was told replaces the remembered one as a whole.
+    """
+    tls = {"tls", "tls_cert", "tls_key"}
+    drop = tls if any(told.get(name) for name in tls) else set()
+    base = {name: value for name, value in kept.items() if name not in drop}
+    for name in ("tls_cert", "tls_key", "encryption_key_file"):
+        if base.get(name):
+            base[name] = Path(str(base[name]))
+    return base | dict(told)
