@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from peer.errors import AtollError
+from peer.buffers import Buffer, BufferPool
+from peer.errors import AtollError, Full
+from peer.rpc.bulk import BulkClient, BulkServer
+from peer.rpc.bulkserver import Answer
 from peer.rpc.exchange import Exchange
 from peer.rpc.hello import Hello
 from peer.rpc.listener import Listener, Service
@@ -43,8 +47,18 @@ class Peer:
         self.requests: list[tuple[str, list[Any]]] = []
         self.held: list[Callable[[Any], None]] = []
         self.peers = Peers(lambda: self.hello, key, self.handle, lambda m: self.book.get(m), stats=self.stats)
+        self.bulk = BulkClient(lambda: self.hello, key, lambda m: self.book.get(m), stats=self.stats)
+        self.replica_buffers = BufferPool(4, name="replica")
+        self.stored: list[bytes] = []
+        self.bulk_server = BulkServer(self.serve, self.replica_buffers, stats=self.stats)
+        self.gate = threading.Event()
+        self.hanging = 0
         self.exchange = Exchange(lambda: self.hello, key, self.gossip, stats=self.stats)
-        self.services: dict[str, Service] = {"calls": self.peers, "gossip": self.exchange}
+        self.services: dict[str, Service] = {
+            "calls": self.peers,
+            "gossip": self.exchange,
+            "bulk": self.bulk_server,
+        }
         self.listener = Listener(lambda: self.hello, key, self.services, stats=self.stats)
         self.address = ("127.0.0.1", 0)
 
@@ -69,6 +83,41 @@ class Peer:
             case "unpackable":
                 reply((object(),))
 
+    def serve(self, sender: str, header: list[Any], buffer: Buffer | None, length: int) -> Answer:
+        """["put"] keeps the payload, ["get", i] sends it back, ["hang"] waits for the gate."""
+        match header[0]:
+            case "put":
+                assert buffer is not None
+                self.stored.append(bytes(buffer.payload(length)))
+                return (sender, length), None, None
+            case "get":
+                return ("here",), memoryview(self.stored[header[1]]), lambda: self.stored.append(b"released")
+            case "hang":
+                self.hanging += 1
+                self.gate.wait(10)
+                return ("late",), None, None
+            case "full":
+                raise Full("no room")
+        raise RuntimeError("a bug in the bulk handler")
+
+    async def transfer(
+        self,
+        other: str,
+        *header: Any,
+        payload: bytes | memoryview | None = None,
+        into: Buffer | None = None,
+        deadline_s: float = 10.0,
+    ) -> tuple[list[Any], int]:
+        """`BulkClient.call` as a coroutine."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        view = memoryview(payload) if payload is not None else None
+        self.bulk.call(other, header, view, into, deadline_s, answer.set_result)
+        result = await answer
+        if isinstance(result, AtollError):
+            raise result
+        assert isinstance(result, tuple)
+        return result
+
     async def gossip(self, payload: bytes) -> bytes:
         return payload[::-1]
 
@@ -86,11 +135,14 @@ class Peer:
         await self.listener.close()
         await self.exchange.close()
         await self.peers.close()
+        await self.bulk.close()
+        self.gate.set()
+        await self.bulk_server.close()
 
 
 @contextlib.asynccontextmanager
 async def peers(*made: Peer) -> AsyncIterator[None]:
-    """Start them, and afterwards prove that closing leaves no task behind."""
+    """Start them, and afterwards prove that closing leaves no task, thread or buffer behind."""
     try:
         for peer in made:
             await peer.start()
@@ -101,6 +153,8 @@ async def peers(*made: Peer) -> AsyncIterator[None]:
         for peer in made:
             await peer.close()
         await until(lambda: len(asyncio.all_tasks()) == 1)
+        assert not [t.name for t in threading.enumerate() if t.name.startswith("bulk")]
+        assert not any(p.replica_buffers.stats.lent for p in made)
 
 
 async def until(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:

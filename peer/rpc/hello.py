@@ -19,6 +19,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgpack
+
 from peer.errors import AtollError, ProtocolError, Refused
 from peer.rpc import frames
 from peer.rpc.noise import FIRST_MESSAGE_BYTES, TAG_BYTES, Cipher, Handshake, SealError
@@ -81,7 +83,7 @@ def dial(key: bytes, mine: Hello, kind: str, wanted: str, where: str) -> Steps:
         raise Refused(f"what answers at {where} does not hold our cluster key", code="WrongKey") from None
     send, receive = handshake.split()
     fields = (mine.cluster_id, mine.member_id, mine.boot, mine.format_level, mine.partition_power)
-    yield _framed(send.seal(frames.pack((VERSION, *fields, kind, wanted))))
+    yield _framed(send.seal(_pack((VERSION, *fields, kind, wanted))))
     sealed = yield from _read(_length((yield 2), where, MAX_HELLO_BYTES))
     told = frames.unpack(receive.open(sealed))
     if type(told) is list and len(told) == 2 and told[0] is False:
@@ -124,10 +126,10 @@ def answer(
     mine = hello()
     refused = judge(theirs, mine, wanted) or refuse(kind, theirs)
     if refused:
-        yield _framed(send.seal(frames.pack((False, frames.describe(refused)))))
+        yield _framed(send.seal(_pack((False, frames.describe(refused)))))
         raise refused
     fields = (mine.cluster_id, mine.member_id, mine.boot, mine.format_level, mine.partition_power)
-    yield _framed(send.seal(frames.pack((True, *fields))))
+    yield _framed(send.seal(_pack((True, *fields))))
     return Session(kind, mine, theirs, False, send, receive, where)
 
 
@@ -157,6 +159,11 @@ def judge(dialler: Hello, listener: Hello, wanted: str) -> Refused | None:
     if wanted and wanted != listener.member_id:
         return Refused(f"this is peer {listener.member_id or '(new)'}, not {wanted}", code="WrongMember")
     return None
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)  # not `frames.pack`: bulk connections are dialled in threads
+    return packed
 
 
 def _framed(message: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """What the peer port counts, for /metrics and `status`. One object per process, plain integers.
 
-Counters that bulk threads bump are added on the loop thread when their call ends, so none needs a lock.
+Counted on the loop thread, but for what the threads of the bulk server count under its lock.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ class Stats:
     bulk_in_flight: int = 0
     bulk_timed_out: int = 0
     bulk_failed: int = 0
-    bulk_served: int = 0
-    bulk_connections: int = 0  # inbound, each with its thread
-    bulk_bytes_in: int = 0
+    bulk_bytes_in: int = 0  # by our calls; failed ones not counted
     bulk_bytes_out: int = 0
+    bulk_connections: int = 0  # inbound, each with its thread
+    bulk_served: int = 0
+    bulk_served_in: int = 0
+    bulk_served_out: int = 0
     exchanges: int = 0
     exchanges_served: int = 0
 

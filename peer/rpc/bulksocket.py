@@ -1,0 +1,150 @@
+"""One bulk connection: a blocking socket, used by one thread at a time, one transfer after another.
+
+    transfer = u32 length | sealed [payload bytes, body]  and, if there is a payload, its seal as one message
+
+A chunk costs a handful of Python calls, and none of those that take long hold the interpreter: one
+seal into a pooled buffer, one sendmsg; on the other side one recv_into with MSG_WAITALL into the buffer
+the chunk will be written from, and one decryption in place.
+
+Time is bounded by SO_RCVTIMEO and SO_SNDTIMEO, because `settimeout` would make the socket non-blocking and
+end MSG_WAITALL early; and any thread may `shut` the connection, which wakes whoever is blocked in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from typing import Any, Final
+
+import msgpack
+
+from peer.buffers import Buffer, BufferPool
+from peer.errors import Invalid, ProtocolError
+from peer.rpc import frames
+from peer.rpc.hello import Session
+from peer.rpc.noise import TAG_BYTES
+
+MAX_HEADER_BYTES: Final = 64 << 10
+_TIMEVAL: Final = struct.Struct("ll")
+
+
+def limit_io(sock: socket.socket, timeout_s: float) -> None:
+    """Bound every single blocking call on the socket; BlockingIOError when the time is over."""
+    timeval = _TIMEVAL.pack(int(timeout_s), int(timeout_s % 1 * 1e6) + 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+
+class BulkSocket:
+    """Raises OSError (BlockingIOError: too slow), EOFError or ProtocolError; after any of them it is useless."""
+
+    __slots__ = ("_limit_s", "_lock", "_session", "_sock", "peer_id", "received", "sent", "used", "where")
+
+    def __init__(self, sock: socket.socket, session: Session) -> None:
+        self._sock = sock
+        self._session = session
+        self._limit_s = 0.0
+        self._lock = threading.Lock()
+        self.peer_id = session.theirs.member_id
+        self.where = session.where
+        self.used = 0.0  # loop time of the last transfer; kept by the client
+        self.sent = 0
+        self.received = 0
+
+    def limit(self, timeout_s: float) -> None:
+        """Bound each following call, rounded up to whole seconds so that it seldom changes."""
+        limit_s = float(int(timeout_s) + 1)
+        if limit_s != self._limit_s:
+            limit_io(self._sock, limit_s)
+            self._limit_s = limit_s
+
+    def shut(self) -> None:
+        """From any thread: end what is going on, both ways."""
+        # The lock: between reading the descriptor and using it, it must not become another connection's.
+        with self._lock, contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._lock:
+            self._sock.close()
+
+    def stale(self) -> bool:
+        """Whether an idle connection has ended meanwhile, or has bytes nobody asked for."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def send(self, body: object, payload: memoryview | None, seals: BufferPool) -> None:
+        """One transfer. `seals` lends the memory for the sealed payload while it is being sent."""
+        size = 0 if payload is None else len(payload)
+        try:
+            packed = msgpack.packb((size, body))
+        except (TypeError, ValueError, OverflowError) as e:
+            raise Invalid(f"a bulk header cannot be packed: {e}") from None
+        if len(packed) + TAG_BYTES > MAX_HEADER_BYTES or size > seals.chunk_bytes:
+            raise Invalid(f"a bulk transfer of {len(packed)} + {size} bytes is too large")
+        head = frames.seal(self._session.send, packed)
+        self.sent += len(head)
+        if payload is None or not size:
+            self._sock.sendall(head)
+            return
+        seal = seals.take_blocking(self._limit_s)
+        try:
+            n = self._session.send.seal_into(payload, seal.record)
+            with seal.record[:n] as sealed:
+                gone = self._sock.sendmsg((head, sealed))
+                if gone < len(head) + n:  # a signal came in between
+                    self._sock.sendall(head[gone:])
+                    self._sock.sendall(sealed[max(0, gone - len(head)) :])
+            self.sent += n
+        finally:
+            seals.give(seal)
+
+    def receive(self) -> tuple[Any, int] | None:
+        """The next transfer's body and the size of the payload that follows; None at a clean end."""
+        prefix = self._sock.recv(frames.LENGTH_BYTES, socket.MSG_WAITALL)
+        if not prefix:
+            return None
+        if len(prefix) < frames.LENGTH_BYTES:
+            raise EOFError
+        size: int = frames.LENGTH.unpack(prefix)[0]
+        if not TAG_BYTES <= size <= MAX_HEADER_BYTES:
+            raise ProtocolError(f"a bulk header claims {size} bytes; the limit is {MAX_HEADER_BYTES}")
+        head = bytearray(size)
+        with memoryview(head) as view:
+            self._fill(view)
+        self.received += frames.LENGTH_BYTES + size
+        told = frames.unpack(self._session.receive.open(head))
+        if type(told) is not list or len(told) != 2 or type(told[0]) is not int or told[0] < 0:
+            raise ProtocolError("a bulk header is not [payload bytes, body]")
+        return told[1], told[0]
+
+    def receive_payload(self, into: Buffer, size: int) -> None:
+        """The payload of `size` bytes into `into.payload(size)`; the seal lands in the slack behind it."""
+        if size > into.capacity:
+            raise ProtocolError(f"a payload of {size} bytes; the buffer holds {into.capacity}")
+        with into.payload(size + TAG_BYTES) as view:
+            self._fill(view)
+            self._session.receive.open_in_place(view)
+        self.received += size + TAG_BYTES
+
+    def _fill(self, view: memoryview) -> None:
+        """Read exactly len(view) bytes: one system call, more only if a signal interrupts it."""
+        got = self._sock.recv_into(view, 0, socket.MSG_WAITALL)
+        if got == len(view):
+            return
+        deadline = time.monotonic() + self._limit_s
+        while got < len(view):
+            more = self._sock.recv_into(view[got:], 0, socket.MSG_WAITALL)
+            if not more:
+                raise EOFError
+            got += more
+            if got < len(view) and time.monotonic() > deadline:
+                raise BlockingIOError("too slow")
