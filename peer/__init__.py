@@ -1,0 +1,14 @@
+"""One peer of an Atoll cluster: its disk, its connections, its replication and its HTTP surfaces.
+
+Layers, upper ones import lower ones only (tests/test_layers.py keeps it so):
+
+    process                      assembles one peer
+    api                          HTTP: parse, authorise, render
+    objects                      buckets, objects, listings
+    replication                  registers, chunks, epochs, identity
+    storage  rpc  membership     one machine's disk | one connection | gossip on real sockets
+    buffers  errors  etag        the bottom
+
+`peer.client` is the public client; it talks HTTP and imports nothing above the bottom.
+Start reading at `peer.replication.register`, the one primitive that holds all metadata.
+"""

@@ -1,0 +1,199 @@
+"""One owner of registers: it promises, accepts and tells (CASPaxos acceptor).
+
+Everything here runs on the loop, in one turn per message; the store commits in the order in which
+writes were queued. So a check made in the turn that queues a write holds "in commit order" (§5).
+
+A1  Accepts at or above the promise only; what is accepted never gets a lower ballot.
+A2  Answers reveal durable state only: a message about a row whose commit is pending waits for it.
+A3  Promises obey H1 to H3 of promises.py.
+A4  A row that fails its checksum takes no part in prepare and read until an accept replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from peer.errors import AtollError, Corrupt
+
+from .ballot import NONE
+from .env import Reply, RowStore, Write
+from .gates import Gates
+from .keys import GATE
+from .messages import ABSTAIN, CONFLICT, IS_FULL, OK
+from .promises import Entry, Promises
+from .value import Accepted, decode_row, encode_row
+
+SIDE_READ_TRIES = 8
+
+
+class Acceptor:
+    """The registers this peer owns. Handlers take the message and a `reply`, called exactly once."""
+
+    def __init__(self, rows: RowStore, unsafe: frozenset[str] = frozenset()) -> None:
+        self._rows = rows
+        self.promises = Promises(rows, unsafe)
+        self.gates = Gates(rows)
+        self._pending: dict[bytes, tuple[bytes, list[Callable[[], None]], Accepted, bytes | None]] = {}
+        last = rows.last("side")
+        self._next_side = (last or 0) + 1
+        self._read_uncommitted = "read_uncommitted" in unsafe
+        self.conflicts = 0
+        self.damaged = 0
+
+    @property
+    def idle(self) -> bool:
+        """No accept waits for its commit."""
+        return not self._pending
+
+    def prepare(self, message: Any, reply: Reply) -> None:
+        """Promise the ballot and tell what is accepted, or CONFLICT with what stands against it."""
+        _, _, key, ballot, gate, want_side = message
+        refusal = self.gates.refusal(key, gate)
+        if refusal is not None:
+            return reply(refusal)
+        if key in self._pending and not self._read_uncommitted:
+            return self._after_commit(key, lambda: self.prepare(message, reply))
+
+        def resume(error: AtollError | None) -> None:
+            reply((IS_FULL,)) if error is not None else self.prepare(message, reply)
+
+        if not self.promises.may_promise(ballot, resume):
+            return None
+        try:
+            accepted, side = self._accepted(key, want_side)
+        except Corrupt as error:
+            return self._abstain(error, reply)
+        entry = self.promises.get(key)
+        promised = max(entry.promised if entry else self.promises.floor, accepted.ballot)
+        if ballot <= promised:
+            self.conflicts += 1
+            return reply((CONFLICT, promised))
+        if entry is not None:
+            entry.promised = ballot
+        else:
+            self.promises.remember(key, Entry(ballot, accepted.ballot, accepted.side_id))
+        reply((OK, accepted.ballot, accepted.value, side))
+
+    def accept(self, message: Any, reply: Reply) -> None:
+        """Store (ballot, value) durably and answer OK, or CONFLICT; a repeated accept answers as the first."""
+        _, _, key, ballot, value, side, gate = message
+        refusal = self.gates.refusal(key, gate)
+        if refusal is not None:
+            return reply(refusal)
+        entry = self._entry(key)
+        if ballot == entry.ballot and ballot == entry.promised:
+            if key in self._pending:
+                return self._after_commit(key, lambda: self.accept(message, reply))
+            return reply((OK,))
+        if ballot < entry.promised or ballot <= entry.ballot:
+            self.conflicts += 1
+            return reply((CONFLICT, max(entry.promised, entry.ballot)))
+        side_id = 0
+        writes: list[Write] = []
+        if side is not None:
+            side_id = self._next_side
+            self._next_side += 1
+            writes.append(("side", side_id, side))
+        if entry.side_id:
+            writes.append(("side", entry.side_id, None))
+        writes.append(("rows", key, encode_row(key, ballot, side_id, value)))
+        entry.promised = entry.ballot = ballot
+        entry.side_id = side_id
+        self.promises.remember(key, entry)
+        waiting = self._pending[key][1] if key in self._pending else []
+        self._pending[key] = (ballot, waiting, Accepted(ballot, value, side_id), side)
+        if key[0] == GATE:
+            self.gates.queued(key, value)
+        self._rows.commit(writes, lambda error: self._committed(key, ballot, error, reply))
+        return None
+
+    def read(self, message: Any, reply: Reply) -> None:
+        """The accepted state, with the side value if wanted."""
+        _, _, key, gate, want_side = message
+        refusal = self.gates.refusal(key, gate)
+        if refusal is not None:
+            return reply(refusal)
+        if key in self._pending and not self._read_uncommitted:
+            return self._after_commit(key, lambda: self.read(message, reply))
+        try:
+            accepted, side = self._accepted(key, want_side)
+        except Corrupt as error:
+            return self._abstain(error, reply)
+        reply((OK, accepted.ballot, accepted.value, side))
+
+    def ballot(self, message: Any, reply: Reply) -> None:
+        """The accepted ballot alone."""
+        _, _, key, gate = message
+        refusal = self.gates.refusal(key, gate)
+        if refusal is not None:
+            return reply(refusal)
+        if key in self._pending and not self._read_uncommitted:
+            return self._after_commit(key, lambda: self.ballot(message, reply))
+        entry = self.promises.get(key)
+        if entry is not None:
+            return reply((OK, entry.ballot))
+        try:
+            accepted, _ = self._accepted(key, False)
+        except Corrupt as error:
+            return self._abstain(error, reply)
+        reply((OK, accepted.ballot))
+
+    def _accepted(self, key: bytes, want_side: bool) -> tuple[Accepted, bytes | None]:
+        """The durable accepted state. The side row is read apart: a commit may fall between, so look again."""
+        if self._read_uncommitted and key in self._pending:
+            _, _, accepted, side = self._pending[key]
+            return accepted, side
+        for _ in range(SIDE_READ_TRIES):
+            accepted = decode_row(key, self._rows.get("rows", key))
+            if not want_side or not accepted.side_id:
+                return accepted, None
+            side = self._rows.get("side", accepted.side_id)
+            if side is not None:
+                return accepted, side
+        raise Corrupt(f"the inline value of the metadata row {key.hex()} is missing")
+
+    def _entry(self, key: bytes) -> Entry:
+        entry = self.promises.get(key)
+        if entry is None:
+            try:
+                accepted = decode_row(key, self._rows.get("rows", key))
+            except Corrupt:  # A4: this accept was formed without us; it replaces the bad row
+                self.damaged += 1
+                return Entry(self.promises.floor, NONE, 0)
+            entry = Entry(max(self.promises.floor, accepted.ballot), accepted.ballot, accepted.side_id)
+            self.promises.remember(key, entry)
+        return entry
+
+    def _committed(self, key: bytes, ballot: bytes, error: AtollError | None, reply: Reply) -> None:
+        pending = self._pending.get(key)
+        waiting: list[Callable[[], None]] = []
+        if pending is not None and pending[0] == ballot:
+            del self._pending[key]
+            waiting = pending[1]
+        if error is not None:
+            self._undo(key, ballot)
+            reply((IS_FULL,))
+        else:
+            reply((OK,))
+        for resume in waiting:
+            resume()
+
+    def _undo(self, key: bytes, ballot: bytes) -> None:
+        """The disk was full and the row is as before; the promise stands."""
+        entry = self.promises.get(key)
+        if entry is not None and entry.ballot == ballot:
+            try:
+                accepted = decode_row(key, self._rows.get("rows", key))
+            except Corrupt:
+                accepted = Accepted(NONE, b"", 0)
+            entry.ballot, entry.side_id = accepted.ballot, accepted.side_id
+        if key[0] == GATE:
+            self.gates.forget(key)
+
+    def _after_commit(self, key: bytes, resume: Callable[[], None]) -> None:
+        self._pending[key][1].append(resume)
+
+    def _abstain(self, error: Corrupt, reply: Reply) -> None:
+        self.damaged += 1
+        reply((ABSTAIN, str(error)))

@@ -1,0 +1,83 @@
+"""Gates: the row beside each shard of a bucket that says whether the shard takes requests.
+
+A gate is a register like any other, holding (state, configuration generation). An owner checks it in the
+same turn in which it queues the write it guards, and writes commit in queue order, so a gate closed on a
+majority of owners stops every later write (architecture, Buckets).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from peer.errors import Corrupt
+
+from .env import RowStore
+from .keys import OBJECT, gate_key_of
+from .messages import GATE_REFUSED
+from .value import decode_row, payload_of
+
+OPEN, CLOSED = 1, 2
+GATES_KEPT = 65_536
+
+
+def gate_payload(state: int, generation: int) -> bytes:
+    return bytes(msgpack.packb([state, generation]))
+
+
+class Gates:
+    """The gates of the shards this peer owns, cached; the row is the truth."""
+
+    def __init__(self, rows: RowStore) -> None:
+        self._rows = rows
+        self._known: dict[bytes, tuple[int, int] | None] = {}
+
+    def refusal(self, row_key: bytes, generation: int) -> tuple[Any, ...] | None:
+        """None if a request under this configuration generation may touch the row, else the reply."""
+        if row_key[0] < OBJECT:
+            return None
+        return self.shard_refusal(gate_key_of(row_key), generation)
+
+    def shard_refusal(self, gate_key: bytes, generation: int) -> tuple[Any, ...] | None:
+        try:
+            gate = self._known[gate_key]
+        except KeyError:
+            gate = self._load(gate_key)
+        if gate is None:
+            return (GATE_REFUSED, "absent", 0)
+        state, stands_at = gate
+        if state != OPEN:
+            return (GATE_REFUSED, "closed", stands_at)
+        if stands_at > generation:
+            return (GATE_REFUSED, "newer", stands_at)
+        return None
+
+    def queued(self, gate_key: bytes, value: bytes) -> None:
+        """A gate row was queued for commit: it guards everything queued from now on."""
+        self._keep(gate_key, _decode(value))
+
+    def forget(self, gate_key: bytes) -> None:
+        """The commit failed, or the row changed otherwise: read it again when next asked."""
+        self._known.pop(gate_key, None)
+
+    def _load(self, gate_key: bytes) -> tuple[int, int] | None:
+        try:
+            accepted = decode_row(gate_key, self._rows.get("rows", gate_key))
+        except Corrupt:
+            return None
+        return self._keep(gate_key, _decode(accepted.value))
+
+    def _keep(self, gate_key: bytes, gate: tuple[int, int] | None) -> tuple[int, int] | None:
+        if len(self._known) >= GATES_KEPT:
+            self._known.pop(next(iter(self._known)))
+        self._known[gate_key] = gate
+        return gate
+
+
+def _decode(value: bytes) -> tuple[int, int] | None:
+    payload = payload_of(value)
+    if payload is None:
+        return None
+    state, generation = msgpack.unpackb(payload)
+    return state, generation

@@ -1,0 +1,43 @@
+"""The messages between replicas: one array each, operation first, then the sender's epoch tag.
+
+Request                                                            Reply after OK
+(PREPARE, tag, row key, ballot, gate, want side)                   accepted ballot, value, side | None
+(ACCEPT, tag, row key, ballot, value, side | None, gate)           -
+(READ, tag, row key, gate, want side)                              accepted ballot, value, side | None
+(BALLOT, tag, row key, gate)                                       accepted ballot
+(SCAN, tag, [shard prefix], after, end, limit, gate, mode)         [one answer a shard, see scan.py]
+(EPOCH_PREPARE, tag, ballot)                                       accepted ballot, epoch bytes, holds rows
+(EPOCH_ACCEPT, tag, ballot, epoch bytes)                           -
+(EPOCH_RELEASE, tag, ballot)                                       -
+(EPOCH_DECIDED, 0, epoch bytes)                                    -
+(EPOCH_GET, 0)                                                     epoch bytes
+(JOIN, 0, member fields)                                           epoch bytes
+(BOOTS, 0, [[member id, boot, sequence, nonce]])                   the same, as known before the request
+(ADD_REF, tag, chunk name, attempt, back pointer)                  -
+(HAS_CHUNK, tag, chunk name)                                       bytes
+(INFO, 0)                                                          a map about the peer
+
+A reply is an array that begins with a status. Every status but OK means: this message changed nothing here.
+The gate is the bucket configuration's generation the sender acts under, -1 for rows without a gate.
+"""
+
+from __future__ import annotations
+
+PREPARE, ACCEPT, READ, BALLOT, SCAN = 1, 2, 3, 4, 5
+EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10, 11, 12, 13, 14, 15
+BOOTS = 20
+ADD_REF, HAS_CHUNK = 30, 31
+INFO = 40
+
+OK = 0
+CONFLICT = 1  # ballot: the promise, or the accepted ballot, that stands against the request
+STALE = 2  # tag: the replier's newer epoch
+NOT_OWNER = 3
+GATE_REFUSED = 4  # gate state ("absent" | "closed" | "newer"), generation
+IS_FULL = 5
+ABSTAIN = 6  # reason: the replier may not vote on this (row damaged, identity not confirmed)
+FENCED = 7  # the replier promised a new epoch and takes no more rows of this one
+MISSING = 8
+FAILED = 9  # error code, message
+
+NO_GATE = -1

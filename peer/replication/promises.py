@@ -1,0 +1,95 @@
+"""Promises, kept in memory under one durable bound.
+
+A Paxos acceptor must never forget a promise. Writing each to disk would cost a put two fsyncs, so instead
+one number is durable: H, the greatest ballot counter this peer may have promised.
+
+H1  No ballot with counter > H is promised before H is durable.
+H2  After a restart every key counts as promised at H: no promise made before the crash can be broken.
+H3  An entry that leaves memory raises `floor` to its promise; keys without an entry count as promised there.
+
+H runs about two seconds ahead of the clock and is extended in the background, so a put rarely waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peer.errors import AtollError
+
+from .ballot import NONE, ceiling, counter_of
+from .env import RowStore
+
+AHEAD_US = 2_000_000
+ENTRIES_KEPT = 16_384
+_BOUND_KEY = b"bound"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One register as its owner remembers it: the promise, and what is accepted (perhaps not yet durable)."""
+
+    promised: bytes
+    ballot: bytes
+    side_id: int
+
+
+class Promises:
+    """All promises of one owner; bounded memory, one durable bound."""
+
+    def __init__(self, rows: RowStore, unsafe: frozenset[str] = frozenset()) -> None:
+        self._rows = rows
+        self._entries: dict[bytes, Entry] = {}
+        stored = rows.get("meta", _BOUND_KEY)
+        self._durable = self._requested = int.from_bytes(stored, "big") if stored else 0
+        self.floor = ceiling(self._durable) if stored and "h_not_durable" not in unsafe else NONE
+        self._waiting: list[Callable[[AtollError | None], None]] = []
+        self._ignore_bound = "h_not_durable" in unsafe
+        self.extensions = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes) -> Entry | None:
+        return self._entries.get(key)
+
+    def remember(self, key: bytes, entry: Entry) -> None:
+        """Keep `entry`; the oldest one leaves when there are too many (H3)."""
+        entries = self._entries
+        entries[key] = entry
+        if len(entries) > ENTRIES_KEPT:
+            oldest = next(iter(entries))
+            evicted = entries.pop(oldest)
+            if evicted.promised > self.floor:
+                self.floor = evicted.promised
+
+    def may_promise(self, ballot: bytes, resume: Callable[[AtollError | None], None]) -> bool:
+        """True if H covers the ballot (H1). Otherwise False, and `resume` runs once it does, or with an error."""
+        counter = counter_of(ballot)
+        if self._ignore_bound:
+            return True
+        if counter <= self._durable:
+            if counter + AHEAD_US // 2 > self._requested:
+                self._extend(counter)
+            return True
+        self._waiting.append(resume)
+        self._extend(counter)
+        return False
+
+    def _extend(self, counter: int) -> None:
+        if counter <= self._requested - AHEAD_US // 2:
+            return
+        target = min(max(counter + AHEAD_US, self._requested), 2**64 - 1)
+        self._requested = target
+        self.extensions += 1
+
+        def done(error: AtollError | None) -> None:
+            if error is None:
+                self._durable = max(self._durable, target)
+            else:
+                self._requested = self._durable
+            waiting, self._waiting = self._waiting, []
+            for resume in waiting:
+                resume(error)
+
+        self._rows.commit([("meta", _BOUND_KEY, target.to_bytes(8, "big"))], done)

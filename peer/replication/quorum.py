@@ -1,0 +1,244 @@
+"""One round of messages to owners: a counter and a future, no task per call.
+
+A round asks `targets` first and turns to `spares` when one of them fails, refuses or is late (a hedge), so that
+a dead or frozen owner costs one hedge delay and not a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from peer.errors import AtollError
+
+from .env import Cancellable, Done, Env
+from .messages import ABSTAIN, CONFLICT, FAILED, FENCED, GATE_REFUSED, IS_FULL, NOT_OWNER, OK, STALE
+
+HEDGE_S = 0.12
+
+Send = Callable[[str, tuple[Any, ...], float, Done], None]
+
+_WORDS = {
+    CONFLICT: "a higher ballot stands",
+    STALE: "it is in a newer epoch",
+    NOT_OWNER: "it does not own the key",
+    GATE_REFUSED: "the bucket's gate refused",
+    IS_FULL: "its disk is full",
+    ABSTAIN: "it abstains",
+    FENCED: "it waits for a new epoch",
+}
+
+
+class Answers:
+    """What a round heard besides OK, in words and by status."""
+
+    refusals: list[tuple[str, Any]]
+    silent: list[tuple[str, AtollError]]
+
+    def conflict(self) -> bytes | None:
+        """The highest ballot that stood against the round, if any did."""
+        ballots = [reply[1] for _, reply in self.refusals if reply[0] == CONFLICT]
+        return max(ballots) if ballots else None
+
+    def refused_with(self, status: int) -> Any | None:
+        """The first refusal with this status."""
+        return next((reply for _, reply in self.refusals if reply[0] == status), None)
+
+    def story(self) -> str:
+        """Who said no and why, for an error message."""
+        parts = [f"{member}: {_words(reply)}" for member, reply in self.refusals]
+        parts += [f"{member}: {error}" for member, error in self.silent]
+        return "; ".join(parts[:5]) or "no answer in time"
+
+
+class Round(Answers):
+    """Sends one message until `need` owners said OK, or no longer can. `await round.future` never raises
+    for replies: it gives True (quorum) or False; `oks`, `refusals` and `silent` tell the rest."""
+
+    def __init__(
+        self, env: Env, send: Send, message: tuple[Any, ...], need: int, deadline_s: float,
+        late: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.env = env
+        self.future: asyncio.Future[bool] = env.future()
+        self.oks: list[tuple[str, Any]] = []
+        self.refusals = []
+        self.silent = []
+        self.sent: set[str] = set()
+        self.late = late
+        self._send = send
+        self._message = message
+        self._need = need
+        self._left = 0
+        self._spares: list[str] = []
+        self._until_s = env.now() + deadline_s
+        self._hedge: Cancellable | None = None
+
+    def start(self, targets: Sequence[str], spares: Sequence[str] = ()) -> asyncio.Future[bool]:
+        """Ask all targets; keep the spares. Returns the future."""
+        self._spares = list(spares)
+        self._left += len(targets)
+        if self._spares:
+            self._hedge = self.env.call_later(HEDGE_S, self._hedge_now)
+        for member in targets:
+            self._ask(member)
+        if not targets and not self.future.done():
+            self._settle()
+        return self.future
+
+    def _ask(self, member: str) -> None:
+        self.sent.add(member)
+        left_s = max(0.01, self._until_s - self.env.now())
+        self._send(member, self._message, left_s, lambda reply: self._got(member, reply))
+
+    def _got(self, member: str, reply: Any) -> None:
+        self._left -= 1
+        self.sent.discard(member)
+        if isinstance(reply, AtollError):
+            self.silent.append((member, reply))
+        elif reply[0] == OK:
+            self.oks.append((member, reply))
+            if len(self.oks) == self._need:
+                self._finish(True)
+            return
+        else:
+            self.refusals.append((member, reply))
+        if not self.future.done():
+            if self._spares:
+                self._ask_spare()
+            else:
+                self._settle()
+
+    def _ask_spare(self) -> None:
+        self._left += 1
+        self._ask(self._spares.pop(0))
+
+    def _hedge_now(self) -> None:
+        self._hedge = None
+        if self.late is not None:
+            for member in self.sent:
+                self.late(member)
+        while self._spares and not self.future.done():
+            self._ask_spare()
+
+    def _settle(self) -> None:
+        if len(self.oks) + self._left < self._need:
+            self._finish(False)
+
+    def _finish(self, result: bool) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+        if self._hedge is not None:
+            self._hedge.cancel()
+            self._hedge = None
+
+
+class ReadRound(Answers):
+    """Asks one owner for a value and others for their ballots, until a majority agrees or somebody differs.
+
+    `await start(...)` gives True when `need` owners, the value's giver among them, hold one ballot. Otherwise
+    `disagree` tells a difference from a lack of answers. After a failure or a hedge everybody is asked for the value.
+    """
+
+    def __init__(
+        self, env: Env, send: Send, value: tuple[Any, ...], ballot: tuple[Any, ...], need: int, deadline_s: float,
+        late: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.future: asyncio.Future[bool] = env.future()
+        self.refusals = []
+        self.silent = []
+        self.value: Any = None
+        self.disagree = False
+        self._env = env
+        self._send = send
+        self._messages = (value, ballot)
+        self._need = need
+        self._until_s = env.now() + deadline_s
+        self._ballots: dict[str, bytes] = {}
+        self._outstanding: set[str] = set()
+        self._left = 0
+        self._spares: list[str] = []
+        self._late = late
+        self._hedge: Cancellable | None = None
+
+    def start(self, order: Sequence[str]) -> asyncio.Future[bool]:
+        """`order`: all owners, the ones to ask first in front."""
+        self._spares = list(order[self._need :])
+        self._hedge = self._env.call_later(HEDGE_S, self._hedge_now)
+        first = order[: self._need]
+        self._left = len(first)
+        for member in first[1:]:
+            self._ask(member, 1)
+        self._ask(first[0], 0)
+        return self.future
+
+    def _ask(self, member: str, kind: int) -> None:
+        self._outstanding.add(member)
+        left_s = max(0.01, self._until_s - self._env.now())
+        self._send(member, self._messages[kind], left_s, lambda reply: self._got(member, kind, reply))
+
+    def _got(self, member: str, kind: int, reply: Any) -> None:
+        self._left -= 1
+        self._outstanding.discard(member)
+        if self.future.done():
+            return
+        if isinstance(reply, AtollError):
+            self.silent.append((member, reply))
+        elif reply[0] != OK:
+            self.refusals.append((member, reply))
+        else:
+            self._ballots[member] = reply[1]
+            if kind == 0 and self.value is None:
+                self.value = reply
+            return self._judge()
+        self._replace()
+
+    def _judge(self) -> None:
+        ballots = self._ballots.values()
+        first = next(iter(ballots))
+        if any(ballot != first for ballot in ballots):
+            self.disagree = True
+            self._finish(False)
+        elif len(ballots) >= self._need and self.value is not None:
+            self._finish(True)
+        elif self._left == 0:
+            self._replace()
+
+    def _replace(self) -> None:
+        """Somebody failed: ask a spare, or, lacking only the value, somebody whose ballot we have."""
+        if self._spares:
+            self._left += 1
+            self._ask(self._spares.pop(0), 0)
+        elif self._left == 0:
+            failed = {member for member, _ in (*self.silent, *self.refusals)}
+            holder = next((m for m in self._ballots if m not in failed), None)
+            if self.value is None and holder is not None and len(self._ballots) >= self._need:
+                self._left += 1
+                self._ask(holder, 0)
+            else:
+                self._finish(False)
+
+    def _hedge_now(self) -> None:
+        self._hedge = None
+        if self._late is not None:
+            for member in self._outstanding:
+                self._late(member)
+        while self._spares and not self.future.done():
+            self._left += 1
+            self._ask(self._spares.pop(0), 0)
+
+    def _finish(self, result: bool) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+        if self._hedge is not None:
+            self._hedge.cancel()
+            self._hedge = None
+
+
+def _words(reply: Any) -> str:
+    if reply[0] == FAILED:
+        return str(reply[2])
+    if reply[0] == ABSTAIN:
+        return f"it abstains ({reply[1]})"
+    return _WORDS.get(reply[0], f"status {reply[0]}")

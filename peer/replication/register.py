@@ -1,0 +1,368 @@
+"""Registers: a key whose value changes only by consensus among its owners (CASPaxos).
+
+One primitive holds every piece of metadata. `change` prepares at a majority, judges or transforms the current
+value, and accepts at a majority, durable, before it returns: promises P2 and P3 of docs/architecture.md.
+There is no leader; racing coordinators are ordered by ballots.
+
+R1  A coordinator proposes f(current) only for the accepted value of the highest ballot in a majority.
+R2  A read or a refusal is answered only from a chosen value: identical ballots on a majority, or an
+    accept of the same value by a majority (the identity change, which is also read repair).
+R3  "Nothing changed" is said only if no accept of ours can ever be chosen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from peer.errors import AtollError, Full, Refused, Unavailable, UnknownOutcome
+
+from .ballot import NONE, BallotClock
+from .env import Done, Env
+from .messages import (
+    ACCEPT,
+    BALLOT,
+    FENCED,
+    GATE_REFUSED,
+    IS_FULL,
+    NO_GATE,
+    PREPARE,
+    READ,
+    STALE,
+)
+from .quorum import HEDGE_S, ReadRound, Round
+from .value import NEVER_WRITTEN, names_operation, payload_of, wrap
+
+BUDGET_S = 4.5
+ROUND_S = 2.0
+BACKOFF_S = 0.004
+BACKOFF_MOST_S = 0.25
+QUEUE_MOST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """A register as judged: `payload` None when the key is absent or deleted."""
+
+    ballot: bytes
+    payload: bytes | None
+    side: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What a change wants stored: payload None writes a tombstone; `side` is the inline bytes beside it."""
+
+    payload: bytes | None
+    side: bytes | None = None
+
+
+class Keep:
+    """The change turned out to need nothing: the current value stands (and is chosen when `change` returns)."""
+
+
+class GateRefused(Refused):
+    """The bucket's configuration moved on: `state` is absent, closed or newer. Nothing changed."""
+
+    def __init__(self, state: str, generation: int) -> None:
+        super().__init__(f"the bucket's gate is {state} (generation {generation})", code="BucketChanged")
+        self.state = state
+        self.generation = generation
+
+
+class Stale(Refused):
+    """An owner knows a newer epoch (`tag`). Nothing changed; fetch it and try again."""
+
+    def __init__(self, tag: int) -> None:
+        super().__init__(f"a newer epoch ({tag}) is in force", code="StaleEpoch")
+        self.tag = tag
+
+
+Judge = Callable[[Current], Put | type[Keep] | AtollError]
+
+
+class Ring(Protocol):
+    """What a coordinator must know of the ring right now."""
+
+    @property
+    def tag(self) -> int: ...
+    def owners_of_row(self, row_key: bytes) -> tuple[str, ...]: ...
+    async def catch_up(self, tag: int) -> None:
+        """Learn the epoch `tag` from somebody, or wait a little."""
+
+    async def lift_fence(self) -> None:
+        """Owners wait for the next epoch: see that it is decided."""
+
+
+class Registers:
+    """Coordinates changes and reads of registers; one per peer."""
+
+    def __init__(
+        self, env: Env, me: str, boot: int, ring: Ring, send: Callable[[str, tuple[Any, ...], float, Done], None],
+        prefer: Callable[[Iterable[str]], list[str]], late: Callable[[str], None],
+        unsafe: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
+        self._env = env
+        self._me = me
+        self._ring = ring
+        self._send = send
+        self._prefer = prefer
+        self._late = late
+        self._clock = BallotClock(env, me, boot)
+        self._busy: dict[bytes, list[Any]] = {}
+        self._skip_identity = "no_identity_round" in unsafe
+        self._refuse_unchosen = "failed_condition_unchosen" in unsafe
+        self.counts = {"changes": 0, "reads": 0, "conflicts": 0, "identities": 0, "unknown": 0, "hedges": 0}
+
+    async def change(
+        self, key: bytes, judge: Judge, *, gate: int = NO_GATE, want_side: bool = False,
+        budget_s: float = BUDGET_S,
+    ) -> Current:  # fmt: skip
+        """Apply `judge` to the register and return what stands afterwards.
+
+        `judge` is pure and may run several times. An error it returns is raised once the value it judged is
+        chosen.
+        Raises Unavailable (nothing changed), UnknownOutcome (503; it may happen yet), GateRefused, Full.
+        """
+        await self._enter(key, budget_s)
+        try:
+            return await _Change(self, key, judge, gate, want_side, budget_s).run()
+        finally:
+            self._leave(key)
+
+    async def read(self, key: bytes, *, gate: int = NO_GATE, want_side: bool = False) -> Current:
+        """The chosen value. One owner gives the value, the rest of a majority their ballots; when these
+        differ, the identity change runs first, so that reads never go backwards (R2).
+
+        Raises Unavailable or GateRefused. May repair replicas, never changes the value.
+        """
+        self.counts["reads"] += 1
+        until_s = self._env.now() + BUDGET_S
+        answer = await self._read_once(key, gate, want_side, until_s)
+        if answer is not None:
+            return answer
+        self.counts["identities"] += 1
+        left_s = max(0.2, until_s - self._env.now())
+        return await self.change(key, lambda _: Keep, gate=gate, want_side=want_side, budget_s=left_s)
+
+    async def _read_once(self, key: bytes, gate: int, want_side: bool, until_s: float) -> Current | None:
+        """The value if a majority holds it under one ballot; None if they differ."""
+        while True:
+            ring = self._ring
+            owners = ring.owners_of_row(key)
+            left_s = min(ROUND_S, until_s - self._env.now())
+            value = (READ, ring.tag, key, gate, want_side)
+            ballot = (BALLOT, ring.tag, key, gate)
+            one = ReadRound(self._env, self._send, value, ballot, len(owners) // 2 + 1, left_s, self._late)
+            agreed = await one.start(self._prefer(owners))
+            if one.value is not None and (agreed or (self._skip_identity and one.disagree)):
+                return Current(one.value[1], payload_of(one.value[2]), one.value[3])
+            if one.disagree:
+                return None
+            await self._after_refusal([one], until_s, sent=False)
+
+    async def _after_refusal(self, rounds: Sequence[Round | ReadRound], until_s: float, sent: bool) -> None:
+        """Make of failed rounds what they are: catch up and return to try again, or raise."""
+        for status in (STALE, FENCED):
+            for one in rounds:
+                refusal = one.refused_with(status)
+                if refusal is None:
+                    continue
+                if self._env.now() >= until_s:
+                    break
+                if status == STALE:
+                    return await self._ring.catch_up(refusal[1])
+                return await self._ring.lift_fence()
+        story = "; ".join(one.story() for one in rounds)
+        if sent:
+            raise UnknownOutcome(
+                f"the write may or may not have happened ({story}); read before you repeat it"
+            )
+        for one in rounds:
+            gate = one.refused_with(GATE_REFUSED)
+            if gate is not None:
+                raise GateRefused(gate[1], gate[2])
+        if any(one.refused_with(IS_FULL) for one in rounds):
+            raise Full(f"too many owners of this key have a full disk ({story}); free space or add a peer")
+        raise Unavailable(f"no majority of the owners of this key answered ({story}); try again")
+
+    async def _enter(self, key: bytes, budget_s: float) -> None:
+        """One change per key at a time per coordinator; the others queue, at most QUEUE_MOST."""
+        queue = self._busy.get(key)
+        if queue is None:
+            self._busy[key] = []
+            return
+        if len(queue) >= QUEUE_MOST:
+            raise Unavailable("too many requests change this key at once; slow down", code="SlowDown")
+        turn = self._env.future()
+        queue.append(turn)
+        timer = self._env.call_later(budget_s, partial(_settle, turn, False))
+        try:
+            mine = await turn
+        except BaseException:
+            if turn in queue:
+                queue.remove(turn)
+            elif turn.done() and not turn.cancelled() and turn.result():
+                self._leave(key)
+            raise
+        finally:
+            timer.cancel()
+        if not mine:
+            queue.remove(turn)
+            raise Unavailable("too many requests change this key at once; slow down", code="SlowDown")
+
+    def _leave(self, key: bytes) -> None:
+        queue = self._busy[key]
+        while queue:
+            turn = queue.pop(0)
+            if not turn.done():
+                turn.set_result(True)
+                return
+        del self._busy[key]
+
+
+def _settle(turn: asyncio.Future[bool], result: bool) -> None:
+    if not turn.done():
+        turn.set_result(result)
+
+
+class _Change:
+    """One change in progress: what it sent, what it saw."""
+
+    def __init__(
+        self, registers: Registers, key: bytes, judge: Judge, gate: int, want_side: bool, budget_s: float
+    ) -> None:
+        self.r = registers
+        self.key = key
+        self.judge = judge
+        self.gate = gate
+        self.want_side = want_side
+        self.op_id = registers._env.rng.getrandbits(64).to_bytes(8, "big")
+        self.sent = NONE  # the last ballot under which we sent accepts of a new value
+        self.highest = NONE
+        self.tries = 0
+        self.until_s = registers._env.now() + budget_s
+
+    async def run(self) -> Current:
+        self.r.counts["changes"] += 1
+        while True:
+            done = await self._attempt()
+            if done is not None:
+                return done
+            await self._back_off()
+
+    async def _attempt(self) -> Current | None:
+        """One prepare and accept; None means: try again with a higher ballot."""
+        r = self.r
+        owners = r._ring.owners_of_row(self.key)
+        need = len(owners) // 2 + 1
+        ballot = r._clock.next(self.highest)
+        self.highest = ballot
+        message = (PREPARE, r._ring.tag, self.key, ballot, self.gate, self.want_side)
+        prepare = Round(r._env, r._send, message, need, self._round_s(), r._late)
+        order = r._prefer(owners)
+        if not await prepare.start(order[:need], order[need:]):
+            await self._failed(prepare)
+            return None
+        member, best = max(prepare.oks, key=lambda ok: ok[1][1])
+        chosen = all(reply[1] == best[1] for _, reply in prepare.oks)
+        if self.sent:
+            mine = names_operation(best[2], self.op_id)
+            if mine is None:
+                raise UnknownOutcome(
+                    "this write was overtaken by many others before its outcome was known; read the key"
+                )
+            chosen = False  # a minority may still hold ours: only an accept above it settles that (R3)
+            if mine:
+                return await self._identity(ballot, member, best, chosen, owners, need)
+        return await self._decide(ballot, member, best, chosen, owners, need)
+
+    async def _decide(
+        self, ballot: bytes, member: str, best: Any, chosen: bool, owners: tuple[str, ...], need: int
+    ) -> Current | None:
+        current = Current(best[1], payload_of(best[2]), best[3])
+        wanted = self.judge(current)
+        if isinstance(wanted, Put):
+            value = wrap(wanted.payload, best[2], self.op_id)
+            self.sent = ballot
+            if await self._accept(ballot, value, wanted.side, owners, need):
+                return Current(ballot, wanted.payload, wanted.side)
+            return None
+        if isinstance(wanted, AtollError) and self.r._refuse_unchosen:
+            raise wanted
+        stands = await self._identity(ballot, member, best, chosen, owners, need)
+        if stands is not None and isinstance(wanted, AtollError):
+            raise wanted
+        return stands
+
+    async def _identity(
+        self, ballot: bytes, member: str, best: Any, chosen: bool, owners: tuple[str, ...], need: int
+    ) -> Current | None:
+        """See that the judged value is chosen: by identical ballots, or by accepting it anew (R2)."""
+        if chosen:
+            return Current(best[1], payload_of(best[2]), best[3])
+        side = best[3]
+        if best[1] == NONE:
+            stands = Current(ballot, None, None)
+            return stands if await self._accept(ballot, NEVER_WRITTEN, None, owners, need) else None
+        if side is None and not self.want_side:
+            held = await self._side_of(member, best[1])
+            if held is None:
+                return None
+            side = held[3]
+        if await self._accept(ballot, best[2], side, owners, need):
+            return Current(ballot, payload_of(best[2]), side)
+        return None
+
+    async def _side_of(self, member: str, ballot: bytes) -> Any | None:
+        """The whole accepted value from the owner that told us its ballot, if it still holds that."""
+        r = self.r
+        fetch = Round(r._env, r._send, (READ, r._ring.tag, self.key, self.gate, True), 1, self._round_s())
+        if await fetch.start([member]) and fetch.oks[0][1][1] == ballot:
+            return fetch.oks[0][1]
+        return None
+
+    async def _accept(
+        self, ballot: bytes, value: bytes, side: bytes | None, owners: tuple[str, ...], need: int
+    ) -> bool:
+        r = self.r
+        message = (ACCEPT, r._ring.tag, self.key, ballot, value, side, self.gate)
+        accept = Round(r._env, r._send, message, need, self._round_s(), r._late)
+        if await accept.start(owners):
+            return True
+        await self._failed(accept)
+        return False
+
+    async def _failed(self, one: Round) -> None:
+        """A round without quorum: remember what stands against us, or give up."""
+        r = self.r
+        seen = one.conflict()
+        if seen is not None:
+            r.counts["conflicts"] += 1
+            self.highest = max(self.highest, seen)
+            if r._env.now() < self.until_s:
+                return
+            if not self.sent:
+                raise Unavailable(
+                    "other requests keep changing this key; slow down and try again", code="SlowDown"
+                )
+        elif self.sent and r._env.now() + HEDGE_S < self.until_s and self.tries < 3:
+            return  # unknown outcome: prepare again and look
+        if self.sent:
+            r.counts["unknown"] += 1
+        await r._after_refusal([one], self.until_s, sent=bool(self.sent))
+
+    async def _back_off(self) -> None:
+        self.tries += 1
+        env = self.r._env
+        most = min(BACKOFF_MOST_S, BACKOFF_S * 2**self.tries)
+        await env.sleep(most * (0.5 + env.rng.random() / 2) * (0.2 if self.tries == 1 else 1.0))
+
+    def _round_s(self) -> float:
+        return max(0.05, min(ROUND_S, self.until_s - self.r._env.now()))
+
+
+__all__ = ["Current", "GateRefused", "Judge", "Keep", "Put", "Registers", "Ring", "Stale"]

@@ -1,0 +1,278 @@
+"""Listings: ordered pages over the shards of a key space (promise P4).
+
+For every shard one owner sends its rows, the rest of a majority a digest of (row key, ballot) over the same range,
+tombstones included; requests are batched per peer. Where digests differ or somebody is silent, a majority sends
+rows and keys on which they differ are read as registers before they are listed.
+
+L1  A page holds every key of its range that was present throughout the scan, and none absent throughout it: each
+    listed state was held under one ballot by a majority, or read.
+L2  A page is valid up to the smallest last key among truncated answers; what lies beyond is for the next one.
+L3  Owners answer only for shards they own and whose gate admits the request; silence never means "empty".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import blake3
+
+from peer.errors import Corrupt, Unavailable
+
+from .env import Env, Reply, RowStore
+from .gates import Gates
+from .keys import OBJECT, PREFIX_BYTES, Space, gate_key_of, prefix_end
+from .messages import ABSTAIN, GATE_REFUSED, OK, SCAN
+from .quorum import HEDGE_S, Round, Send
+from .register import Current, GateRefused, Registers
+from .value import BALLOT_SLICE, decode_row, payload_of
+
+ROWS, DIGEST = 0, 1
+ROWS_MOST = 1_000
+SHARDS_MOST = 4_096
+SCAN_S = 2.0
+READS_AT_ONCE = 32
+
+
+class Ring(Protocol):
+    @property
+    def tag(self) -> int: ...
+    def owners_of_row(self, row_key: bytes) -> tuple[str, ...]: ...
+    async def catch_up(self, tag: int) -> None: ...
+
+
+# --- an owner's side
+
+
+def answer_scan(rows: RowStore, gates: Gates, message: Any, reply: Reply) -> None:
+    """One bounded read per shard: its rows, or their digest."""
+    _, _, prefixes, start, end, limit, gate, mode = message
+    limit = min(limit, ROWS_MOST)
+    answers: list[tuple[bool, bytes, Any]] = []
+    for prefix in prefixes[:SHARDS_MOST]:
+        if prefix[0] >= OBJECT:
+            refusal = gates.shard_refusal(gate_key_of(prefix), gate)
+            if refusal is not None:
+                return reply(refusal)
+        stop = prefix + end if end else prefix_end(prefix)
+        if mode == ROWS:
+            found = rows.scan("rows", prefix + start, stop, limit)
+            content: Any = found
+        else:
+            found = rows.scan("rows", prefix + start, stop, limit, BALLOT_SLICE.stop)
+            content = digest_of(found)
+        truncated = len(found) >= limit
+        answers.append((truncated, found[-1][0] if truncated else b"", content))
+    reply((OK, answers))
+    return None
+
+
+def digest_of(rows: list[tuple[bytes, bytes]]) -> bytes:
+    """A hash of (row key, ballot) of stored rows, whole or cut after the ballot."""
+    parts = [key + row[BALLOT_SLICE] for key, row in rows]
+    return bytes(blake3.blake3(b"\xff\x00\xff".join(parts)).digest(16))
+
+
+# --- the coordinator's side
+
+
+@dataclass(slots=True)
+class Page:
+    """Keys agreed live, in order, with their payloads; `bound` is the last key the page is valid up to, or
+    None when it reaches the end of the range."""
+
+    entries: list[tuple[bytes, bytes]]
+    bound: bytes | None
+
+
+@dataclass(slots=True)
+class _Shard:
+    prefix: bytes
+    owners: tuple[str, ...]
+    order: list[str]
+    rows: Any = None
+    digests: list[tuple[bool, bytes, bytes]] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+
+    @property
+    def need(self) -> int:
+        return len(self.owners) // 2 + 1
+
+
+class Scans:
+    """Coordinates listings; one per peer."""
+
+    def __init__(
+        self,
+        env: Env,
+        ring: Ring,
+        registers: Registers,
+        send: Send,
+        prefer: Any,
+        unsafe: frozenset[str] = frozenset(),
+    ) -> None:
+        self._env = env
+        self._ring = ring
+        self._registers = registers
+        self._send = send
+        self._prefer = prefer
+        self._one_owner = "list_one_owner" in unsafe
+        self.counts = {"pages": 0, "doubtful_shards": 0, "reads": 0}
+
+    async def page(self, space: Space, start: bytes, end: bytes, limit: int, gate: int) -> Page:
+        """Up to `limit` live keys from `start` (inclusive) to `end` (exclusive; b"" for none).
+
+        Raises Unavailable, or GateRefused when the bucket changed.
+        """
+        self.counts["pages"] += 1
+        limit = max(1, min(limit, ROWS_MOST))
+        per_shard = min(limit, limit * 3 // (2 * space.shards) + 8) if space.shards > 1 else limit
+        shards = []
+        for number in range(space.shards):
+            prefix = space.prefix(number)
+            owners = self._ring.owners_of_row(prefix)
+            shards.append(_Shard(prefix, owners, self._prefer(owners)))
+        ask = (start, end, per_shard, gate)
+        await self._first_round(shards, ask)
+        doubtful = [shard for shard in shards if not self._agrees(shard)]
+        if doubtful:
+            self.counts["doubtful_shards"] += len(doubtful)
+            await self._second_round(doubtful, ask)
+        return await self._merge(shards, limit, gate)
+
+    async def _first_round(self, shards: list[_Shard], ask: tuple[Any, ...]) -> None:
+        """Rows from the first owner of each shard, digests from the rest of a majority."""
+        batches: dict[tuple[str, int], list[_Shard]] = {}
+        for shard in shards:
+            batches.setdefault((shard.order[0], ROWS), []).append(shard)
+            if not self._one_owner:
+                for member in shard.order[1 : shard.need]:
+                    batches.setdefault((member, DIGEST), []).append(shard)
+        rounds = [
+            (batch, mode, self._ask(member, mode, batch, ask)) for (member, mode), batch in batches.items()
+        ]
+        for batch, mode, one in rounds:
+            if not await one.future:
+                continue
+            for shard, answer in zip(batch, one.oks[0][1][1], strict=True):
+                if mode == ROWS:
+                    shard.rows = answer
+                else:
+                    shard.digests.append(answer)
+
+    async def _second_round(self, shards: list[_Shard], ask: tuple[Any, ...]) -> None:
+        """Rows from every owner of the doubtful shards; a majority must answer for each."""
+        batches: dict[str, list[_Shard]] = {}
+        for shard in shards:
+            shard.rows = None
+            for member in shard.owners:
+                batches.setdefault(member, []).append(shard)
+        rounds = [(batch, self._ask(member, ROWS, batch, ask)) for member, batch in batches.items()]
+        for batch, one in rounds:
+            if await one.future:
+                for shard, answer in zip(batch, one.oks[0][1][1], strict=True):
+                    shard.answers.append(answer)
+        if all(len(shard.answers) >= shard.need for shard in shards):
+            return
+        for _, one in rounds:
+            refusal = one.refused_with(GATE_REFUSED)
+            if refusal is not None:
+                raise GateRefused(refusal[1], refusal[2])
+        story = "; ".join(one.story() for _, one in rounds if not one.oks)
+        raise Unavailable(f"a listing needs a majority of the owners of every shard ({story}); try again")
+
+    def _ask(self, member: str, mode: int, batch: list[_Shard], ask: tuple[Any, ...]) -> Round:
+        message = (SCAN, self._ring.tag, [shard.prefix for shard in batch], *ask, mode)
+        one = Round(self._env, self._send, message, 1, SCAN_S if mode == ROWS else SCAN_S / 2 + HEDGE_S)
+        one.start([member])
+        return one
+
+    def _agrees(self, shard: _Shard) -> bool:
+        """The rows' owner and the rest of a majority hold the same ballots over the same range."""
+        if shard.rows is None or (len(shard.digests) + 1 < shard.need and not self._one_owner):
+            return False
+        if not shard.digests:
+            return True
+        truncated, last, rows = shard.rows
+        mine = digest_of(rows)
+        return all(
+            theirs[0] == truncated and theirs[1] == last and theirs[2] == mine for theirs in shard.digests
+        )
+
+    async def _merge(self, shards: list[_Shard], limit: int, gate: int) -> Page:
+        bounds = []
+        for shard in shards:
+            for truncated, last, _ in [shard.rows] if shard.rows is not None else shard.answers:
+                if truncated:
+                    bounds.append(last[PREFIX_BYTES:])
+        bound = min(bounds) if bounds else None
+        entries: list[tuple[bytes, bytes]] = []
+        unsettled: list[bytes] = []
+        for shard in shards:
+            if shard.rows is not None:
+                self._take(shard.rows[2], bound, entries, unsettled)
+            else:
+                self._compare(shard, bound, entries, unsettled)
+        await self._settle(unsettled, gate, entries)
+        entries.sort()
+        if len(entries) > limit:
+            del entries[limit:]
+            bound = entries[-1][0]
+        return Page(entries, bound)
+
+    @staticmethod
+    def _take(
+        rows: list[Any], bound: bytes | None, entries: list[tuple[bytes, bytes]], unsettled: list[bytes]
+    ) -> None:
+        for row_key, row in rows:
+            key = row_key[PREFIX_BYTES:]
+            if bound is not None and key > bound:
+                return
+            try:
+                payload = payload_of(decode_row(row_key, row).value)
+            except Corrupt:
+                unsettled.append(row_key)
+                continue
+            if payload is not None:
+                entries.append((key, payload))
+
+    @staticmethod
+    def _compare(
+        shard: _Shard, bound: bytes | None, entries: list[tuple[bytes, bytes]], unsettled: list[bytes]
+    ) -> None:
+        """Keys that a majority of the answers hold under one ballot are agreed; the rest are read."""
+        held: dict[bytes, list[bytes]] = {}
+        for _, _, rows in shard.answers:
+            for row_key, row in rows:
+                if bound is None or row_key[PREFIX_BYTES:] <= bound:
+                    held.setdefault(row_key, []).append(row)
+        for row_key, copies in held.items():
+            ballots = [row[BALLOT_SLICE] for row in copies]
+            best = max(ballots)
+            agreed = next((row for row in copies if row[BALLOT_SLICE] == best), b"")
+            try:
+                payload = payload_of(decode_row(row_key, agreed).value)
+            except Corrupt:
+                unsettled.append(row_key)
+                continue
+            if len(copies) < len(shard.answers) or ballots.count(best) < len(copies):
+                unsettled.append(row_key)
+            elif payload is not None:
+                entries.append((row_key[PREFIX_BYTES:], payload))
+
+    async def _settle(self, row_keys: list[bytes], gate: int, entries: list[tuple[bytes, bytes]]) -> None:
+        self.counts["reads"] += len(row_keys)
+        for at in range(0, len(row_keys), READS_AT_ONCE):
+            batch = row_keys[at : at + READS_AT_ONCE]
+            tasks = [self._env.spawn(self._registers.read(row_key, gate=gate), "settle") for row_key in batch]
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            for row_key, result in zip(batch, results, strict=True):
+                if isinstance(result, BaseException):
+                    raise result
+                assert isinstance(result, Current)
+                if result.payload is not None:
+                    entries.append((row_key[PREFIX_BYTES:], result.payload))
+
+
+__all__ = ["ABSTAIN", "Page", "Scans", "answer_scan"]

@@ -1,0 +1,83 @@
+"""What a register holds, and how an owner stores it.
+
+A **value** is `count u8 (bit 7: tombstone) | count x 8-byte operation ids, newest first | payload`. The ids let
+a coordinator whose accept went unanswered learn whether its change is part of history (architecture,
+unknown outcomes). A **stored row** is `crc32 u32 | version u8 | ballot 20 | side id u64 | value`; the crc covers the key
+as well, so that a row found under the wrong key is bad too.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import NamedTuple
+
+from peer.errors import Corrupt
+
+from .ballot import BALLOT_BYTES, NONE
+
+OP_ID_BYTES = 8
+OP_IDS_KEPT = 16
+_TOMBSTONE = 0x80
+NEVER_WRITTEN = bytes((_TOMBSTONE,))
+"""A tombstone without history: what the identity change stores where a majority holds nothing."""
+_VERSION = 1
+_HEADER = struct.Struct(">IB20sQ")
+ROW_HEADER_BYTES = _HEADER.size
+BALLOT_SLICE = slice(5, 5 + BALLOT_BYTES)
+
+
+class Accepted(NamedTuple):
+    """An owner's accepted state of one register. `ballot` NONE means it never accepted anything."""
+
+    ballot: bytes
+    value: bytes
+    side_id: int
+
+
+NOTHING = Accepted(NONE, b"", 0)
+
+
+def wrap(payload: bytes | None, previous: bytes, op_id: bytes) -> bytes:
+    """A value with `payload` (None: tombstone) whose history is `previous`' and this operation."""
+    kept = previous[1 : 1 + (OP_IDS_KEPT - 1) * OP_ID_BYTES] if previous else b""
+    if previous:
+        kept = kept[: (previous[0] & 0x1F) * OP_ID_BYTES]
+    ids = op_id + kept
+    count = len(ids) // OP_ID_BYTES
+    if payload is None:
+        return bytes((count | _TOMBSTONE,)) + ids
+    return bytes((count,)) + ids + payload
+
+
+def payload_of(value: bytes) -> bytes | None:
+    """The payload, or None for a tombstone or a register never written."""
+    if not value or value[0] & _TOMBSTONE:
+        return None
+    return value[1 + (value[0] & 0x1F) * OP_ID_BYTES :]
+
+
+def names_operation(value: bytes, op_id: bytes) -> bool | None:
+    """Whether `op_id` is in the value's history; None when the history may have forgotten it."""
+    count = (value[0] & 0x1F) if value else 0
+    for i in range(count):
+        if value[1 + i * OP_ID_BYTES : 1 + (i + 1) * OP_ID_BYTES] == op_id:
+            return True
+    return None if count >= OP_IDS_KEPT else False
+
+
+def encode_row(key: bytes, ballot: bytes, side_id: int, value: bytes) -> bytes:
+    body = _HEADER.pack(0, _VERSION, ballot, side_id)[4:] + value
+    return zlib.crc32(body, zlib.crc32(key)).to_bytes(4, "big") + body
+
+
+def decode_row(key: bytes, row: bytes | None) -> Accepted:
+    """The accepted state in a stored row; Corrupt if its checksum disagrees."""
+    if row is None:
+        return NOTHING
+    if len(row) < ROW_HEADER_BYTES:
+        raise Corrupt(f"the metadata row {key.hex()} is {len(row)} bytes long, shorter than its header")
+    crc, version, ballot, side_id = _HEADER.unpack_from(row)
+    if zlib.crc32(memoryview(row)[4:], zlib.crc32(key)) != crc or version != _VERSION:
+        raise Corrupt(f"the metadata row {key.hex()} does not match its checksum")
+    return Accepted(ballot, row[ROW_HEADER_BYTES:], side_id)
