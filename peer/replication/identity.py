@@ -8,6 +8,8 @@ I1  A peer whose own record is below what anybody has seen of it never votes und
 I2  A peer votes only after a majority of the voters (itself counted) have durably recorded its new boot. It asks all
     of them and waits a second for the rest, so that one dead peer does not keep a restarted one from serving.
 I3  What a peer knows of third ones is merged in every exchange, so the majorities of two starts meet in knowledge.
+I4  Boots and sequences are kept apart, each at its highest: an old copy that is started twice raises the boot it is
+    known by, but never lowers the sequence that convicts it.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ class Identity:
                 self._note(member, (boot, sequence, nonce))
                 continue
             another_start = boot >= self.boot and nonce != self._nonce
-            if another_start or (boot < self.boot and (boot, sequence) > self._before):
+            if another_start or (nonce != self._nonce and sequence > self._before[1]):
                 self.amnesiac = True
                 raise Amnesia(
                     f"this data directory is an old copy: it remembers start {self._before[0]}, commit"
@@ -135,14 +137,18 @@ class Identity:
         return None
 
     def _note(self, member: str, seen: Seen) -> bool:
-        """Keep the higher record; True if the boot is new and must be made durable."""
+        """Keep the highest boot and the highest sequence, each by itself (I4); True if the boot is new and must be
+        made durable."""
         old = self._seen.get(member)
-        if old is not None and old >= seen:
-            return False
-        if old is None and len(self._seen) >= MEMBERS_KEPT:
-            return False
-        self._seen[member] = seen
-        return old is None or old[0] != seen[0] or old[2] != seen[2]
+        if old is None:
+            if len(self._seen) >= MEMBERS_KEPT:
+                return False
+            self._seen[member] = seen
+            return True
+        newer_start = seen[0] > old[0]
+        boot, nonce = (seen[0], seen[2]) if newer_start else (old[0], old[2])
+        self._seen[member] = (boot, max(old[1], seen[1]), nonce)
+        return newer_start
 
     def _table(self) -> list[tuple[str, int, int, int]]:
         return [(self.me, *self._mine()), *((member, *seen) for member, seen in self._seen.items())]
