@@ -69,6 +69,10 @@ class Core:
         self._requests += 1
         if not transfer and (self._requests < 2 or self.book.pinned):
             return False
+        return self.time_to_learn()
+
+    def time_to_learn(self) -> bool:
+        """Whether what is known is old."""
         return self._clock() >= self._learn_at
 
     @property

@@ -254,8 +254,8 @@ class Client:
         if not self._learning.acquire(blocking=first):
             return
         try:
-            if first and self._core.knows_cluster:
-                return
+            if not self._core.time_to_learn():
+                return  # another thread did while we waited
             self._core.learn(self._run(calls.cluster(SIDE_PATIENCE_S), learn=False))
         except AtollError:
             self._core.learned_nothing()
@@ -377,11 +377,11 @@ class Download:
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write to a temporary file beside `path` and rename it there once all bytes are verified."""
         target = Path(path)
-        handle, part = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".part", dir=target.parent)
+        handle, part = tempfile.mkstemp(prefix=".atoll-", suffix=".part", dir=target.parent)
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
                 total = self.write_to(file)
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
+                os.fchmod(file.fileno(), 0o666 & ~umask())
             Path(part).replace(target)
         except BaseException:
             with suppress(OSError):
@@ -474,7 +474,7 @@ class Download:
         self._incoming.finish()
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's umask, which can only be read by setting it (Linux tells it elsewhere)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
