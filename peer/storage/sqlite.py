@@ -14,32 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
 from peer.storage import sqlite_files as files
+from peer.storage.durable import end_process
 from peer.storage.rows import BYTES_TABLES, INT_TABLES, Done, Key, Write
 from peer.storage.sqlite_files import SqliteOptions
 
 log = logging.getLogger(__name__)
 
-EXIT_IO_ERROR = 70
-"""Exit status after an I/O error (EX_SOFTWARE of sysexits.h)."""
-
 _KEY_TYPE: dict[str, type] = {**dict.fromkeys(BYTES_TABLES, bytes), **dict.fromkeys(INT_TABLES, int)}
-
-
-def end_process(reason: str) -> NoReturn:
-    """The default `fatal`: log and leave at once. No handlers, no flushing: the disk cannot be trusted."""
-    log.critical("%s; ending the process, as after an I/O error nothing may be acknowledged", reason)
-    os._exit(EXIT_IO_ERROR)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ Only `sqlite.SqliteRows` uses this module. All SQL of the project is here.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peer.errors import Corrupt, StartupError
+from peer.storage.durable import sync_directory
 from peer.storage.rows import BYTES_TABLES, INT_TABLES, TABLES, Key, Write
 
 FORMAT = 1
@@ -28,7 +28,7 @@ class SqliteOptions:
     """Sizes and limits. A peer runs with the defaults; tests shrink them."""
 
     synchronous: str = "FULL"  # OFF only for the negative control of the test that watches fsyncs
-    cache_bytes: int = 32 << 20  # the writer's page cache: inner pages and the leaves being filled
+    cache_bytes: int = 16 << 20  # the writer's page cache: inner pages and the leaves being filled
     reader_cache_bytes: int = 4 << 20  # of each reader; the kernel's cache is behind it
     queue_soft_bytes: int = 8 << 20  # above either of these two: congested
     queue_soft_batches: int = 4096
@@ -256,12 +256,3 @@ class Checkpointer:
             if rest <= self._options.wal_rest_bytes or self._closing:
                 return
             before = after
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in the directory durable. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

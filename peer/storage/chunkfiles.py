@@ -1,0 +1,418 @@
+"""Chunks in segment files: the threads and system calls that execute `segments` (architecture.md §9).
+
+An append costs a handful of Python calls: header, one pwrite (O_DIRECT where possible), and an fdatasync
+shared with whoever else wrote meanwhile. All calls here block and let go of the interpreter while they
+do; the event loop uses threads. One housekeeping thread creates, seals, punches and removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from peer.buffers import HEADER_BYTES, Buffer
+from peer.errors import AtollError, Corrupt, Full, NotFound, StartupError, Unavailable
+from peer.storage.durable import end_process
+from peer.storage.records import Extent, lay_out, payload_name, unpack_header
+from peer.storage.segmentdir import SegmentDir
+from peer.storage.segments import Create, Limits, Operation, Punch, Remove, Seal, Segments
+
+log = logging.getLogger(__name__)
+
+_COUNTERS = ("appends", "append_bytes", "syncs", "reads", "read_bytes", "corrupt", "punched_bytes")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOptions:
+    """What a peer sets once. The two `sync_` switches exist for negative controls of tests only."""
+
+    limits: Limits = field(default_factory=Limits)
+    direct: bool = True  # O_DIRECT for writes, where the file system takes it
+    open_files: int = 256  # descriptors kept for reading
+    punch_after_s: float = 1.0  # how long unnamed extents wait for a batch to fill
+    space_every_s: float = 0.5  # how old the known free space may be when a chunk is accepted
+    sync_data: bool = True
+    sync_directory: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReport:
+    """What a start found: segments, rows that name bytes, and rows whose bytes cannot be there."""
+
+    segments: int
+    named: int
+    lost: int
+    truncated_bytes: int
+    direct: bool
+
+
+class ChunkFiles:
+    """The chunk store of one peer, in one directory. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        options: ChunkOptions | None = None,
+        fatal: Callable[[str], object] = end_process,
+    ) -> None:
+        self._options = options or ChunkOptions()
+        self._fatal = fatal
+        self._files = SegmentDir(
+            directory,
+            direct=self._options.direct,
+            open_files=self._options.open_files,
+            sync_names=self._options.sync_directory,
+        )
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # a segment was created, or could not be
+        self._synced = threading.Condition(self._lock)
+        self._chores = threading.Condition(self._lock)  # the housekeeping thread waits on it
+        self._machine = Segments(self._options.limits)
+        self._space_known_at = float("-inf")
+        self._busy = False  # the housekeeping thread executes operations
+        self._patient = False  # it waits for a batch of punches to fill, and will look by itself
+        self._flush = 0  # flushes asked for
+        self._closing = False
+        self._counts = dict.fromkeys(_COUNTERS, 0)
+        self._thread: threading.Thread | None = None
+
+    # --- start and end ---
+
+    def open(
+        self,
+        named: Iterable[tuple[bytes, Extent]],
+        on_lost: Callable[[bytes, Extent, str], None],
+        *,
+        adopting: bool = False,
+    ) -> OpenReport:
+        """Compare files and rows before the first answer. Blocks; reads no chunk.
+
+        `named` yields every (chunk name, extent) that a row names; `on_lost` hears of each whose segment
+        is missing or ends before it. `adopting` is for a peer whose rows are gone: nothing is reclaimed
+        in a segment before `adopted` is called for it. Unsealed segments are cut after the last byte
+        written and sealed. Raises StartupError when the file system lacks what segments need.
+        """
+        try:
+            self._files.probe()
+            found, truncated = self._files.recover()
+        except OSError as error:
+            raise StartupError(f"cannot open the segments in {self._files.path}: {error}") from error
+        machine = self._machine
+        for segment, end in found:
+            machine.found(segment, end, adopting=adopting)
+        count = lost = 0
+        for name, extent in named:
+            why = machine.found_named(extent)
+            if why is None:
+                count += 1
+            else:
+                lost += 1
+                on_lost(name, extent, why)
+        machine.space(self._files.free_bytes())
+        self._thread = threading.Thread(target=self._housekeep, name="chunk-housekeeping", daemon=True)
+        self._thread.start()
+        return OpenReport(len(found), count, lost, truncated, self._files.direct)
+
+    def close(self) -> None:
+        """End the housekeeping thread and close the files. No call may be under way. Idempotent."""
+        with self._lock:
+            self._closing = True
+            self._chores.notify_all()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._files.close()
+
+    # --- appending ---
+
+    def append(self, buffer: Buffer, length: int, name: bytes) -> Extent:
+        """Write the payload in `buffer` as a record; returns once an fdatasync covers it.
+
+        Overwrites the buffer's header and padding. `name` must be the payload's BLAKE3 (whoever received
+        the bytes has checked it). Next the caller commits the row and calls `named`, or `abandon`.
+        Raises Full (no room, or below the floor) or Unavailable (the write failed); nothing is kept then.
+        """
+        record = lay_out(buffer.record, name, length)
+        extent = self._allocate(length)
+        try:
+            fd = self._files.writable(extent.segment)
+            wrote = os.pwrite(fd, record, extent.offset)
+        except OSError as error:
+            raise self._write_failed(extent, error) from error
+        if wrote != len(record):
+            raise self._write_failed(extent, OSError(errno.ENOSPC, f"short write of {wrote} bytes"))
+        self._sync(extent, fd)
+        return extent
+
+    def _allocate(self, length: int) -> Extent:
+        machine = self._machine
+        with self._lock:
+            while True:
+                if self._closing:
+                    raise Unavailable("this peer is shutting down")
+                now = time.monotonic()
+                if now - self._space_known_at > self._options.space_every_s:
+                    self._space_known_at = now
+                    machine.space(self._files.free_bytes())
+                extent = machine.allocate(length)
+                if machine.has_chores:
+                    self._chores.notify_all()
+                if extent is not None:
+                    return extent
+                self._changed.wait()
+
+    def _write_failed(self, extent: Extent, error: OSError) -> AtollError:
+        with self._lock:
+            self._machine.failed(extent)
+            self._space_known_at = float("-inf")
+            self._chores.notify_all()
+        log.warning("writing a chunk to segment %d failed: %s", extent.segment, error)
+        if error.errno in _NO_ROOM:
+            return Full(f"the disk of {self._files.path} is full: {error}")
+        return Unavailable(f"writing a chunk to {self._files.path} failed: {error}")
+
+    def _sync(self, extent: Extent, fd: int) -> None:
+        """Return once the extent is durable, by a sync of this thread or of another one (S3)."""
+        machine = self._machine
+        with self._lock:
+            machine.written(extent)
+            while True:
+                if machine.is_synced(extent):
+                    self._counts["appends"] += 1
+                    self._counts["append_bytes"] += extent.record_bytes
+                    return
+                sync = machine.begin_sync(extent.segment)
+                if sync is not None:
+                    break
+                self._synced.wait()
+        # This write returned before begin_sync, so one sync of our own always suffices.
+        if self._options.sync_data:
+            self._fdatasync(fd, extent.segment)
+        with self._lock:
+            machine.synced(sync)
+            self._counts["syncs"] += 1
+            self._counts["appends"] += 1
+            self._counts["append_bytes"] += extent.record_bytes
+            self._synced.notify_all()
+            if machine.has_chores:
+                self._chores.notify_all()
+
+    def _fdatasync(self, fd: int, segment: int) -> None:
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            self._fatal(f"fdatasync of segment {segment} failed: {error}")
+            raise Unavailable(f"fdatasync failed: {error}") from error  # only where fatal returns: in tests
+
+    # --- the extent's later life; see `segments` ---
+
+    def named(self, extent: Extent) -> None:
+        """The row that names the extent is durable."""
+        with self._lock:
+            self._machine.named(extent)
+
+    def abandon(self, extent: Extent) -> None:
+        """No row will name the extent that `append` returned."""
+        with self._lock:
+            self._machine.abandon(extent)
+            self._chores.notify_all()
+
+    def doomed(self, extent: Extent) -> None:
+        """The row is durably marked doomed."""
+        with self._lock:
+            self._machine.doomed(extent)
+
+    def unnamed(self, extent: Extent) -> None:
+        """The row's removal (or its move to another extent) is durable: punch when no reader is left."""
+        with self._lock:
+            self._machine.unnamed(extent)
+            if not self._patient or self._machine.punch_due:
+                self._chores.notify_all()
+
+    def pin(self, extent: Extent) -> bool:
+        """Keep the bytes until `unpin`. False: they are gone or going, read the row again."""
+        with self._lock:
+            return self._machine.pin(extent)
+
+    def unpin(self, extent: Extent) -> None:
+        with self._lock:
+            if self._machine.unpin(extent):
+                self._chores.notify_all()
+
+    def adopt(self, extent: Extent) -> None:
+        """A row for a record found by `scan` in an earlier start's segment is durable."""
+        with self._lock:
+            self._machine.adopt(extent)
+
+    def adopted(self, segment: int) -> None:
+        """All of the segment that shall live has durable rows: from now scrub may reclaim the rest."""
+        with self._lock:
+            self._machine.adopted(segment)
+            self._chores.notify_all()
+
+    def stray(self, extent: Extent) -> bool:
+        """Scrub found bytes that no row names. True if they will be punched, False if not yet allowed."""
+        with self._lock:
+            accepted = self._machine.stray(extent)
+            self._chores.notify_all()
+            return accepted
+
+    # --- reading ---
+
+    def read(self, extent: Extent, name: bytes, buffer: Buffer, *, direct: bool = False) -> int:
+        """Read the record into `buffer`, check header and BLAKE3; the payload's length.
+
+        Raises NotFound when the extent was let go (read the row again), Corrupt when the bytes are not
+        the named chunk (read the row again before anything is quarantined). `direct` bypasses the page
+        cache: for scrub, which must see the disk and leave the cache to clients.
+        """
+        if not self.pin(extent):
+            raise NotFound(f"{extent} was released")
+        try:
+            self._read_raw(extent, buffer, direct)
+            header = unpack_header(buffer.record[:HEADER_BYTES])
+            if header != (name, extent.length):
+                raise self._corrupt(extent, name, "its header is damaged or of another chunk")
+            if payload_name(buffer.payload(extent.length)) != name:
+                raise self._corrupt(extent, name, "its bytes do not have the hash that names them")
+        finally:
+            self.unpin(extent)
+        self._counts["reads"] += 1
+        self._counts["read_bytes"] += extent.length
+        return extent.length
+
+    def _read_raw(self, extent: Extent, buffer: Buffer, direct: bool) -> None:
+        size = extent.record_bytes if direct else HEADER_BYTES + extent.length
+        if size > len(buffer.record):
+            raise Corrupt(f"{extent} is larger than a chunk")
+        try:
+            with self._files.readable(extent.segment, direct) as fd:
+                got = os.preadv(fd, [buffer.record[:size]], extent.offset)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise Unavailable(f"cannot read {extent} now: {error}") from error
+            self._counts["corrupt"] += 1
+            raise Corrupt(f"cannot read {extent}: {error}") from error
+        if got != size:
+            self._counts["corrupt"] += 1
+            raise Corrupt(f"{extent} ends after {got} of {size} bytes")
+
+    def _corrupt(self, extent: Extent, name: bytes, why: str) -> Corrupt:
+        self._counts["corrupt"] += 1
+        return Corrupt(f"chunk {name.hex()} in {extent}: {why}")
+
+    def segments(self) -> list[int]:
+        """Ids of sealed segments of earlier starts, for scrub and adoption."""
+        with self._lock:
+            return sorted(s.id for s in self._machine.all.values() if s.earlier)
+
+    def scan(self, segment: int, buffer: Buffer) -> Iterator[tuple[bytes, Extent]]:
+        """Every record of a sealed segment whose bytes have the hash in its header, found without rows.
+
+        Steps over a record only if its hash agrees, else by 4 KiB. Reads with O_DIRECT where possible,
+        into `buffer`, which the caller may use between two steps. Raises OSError.
+        """
+        return self._files.scan(segment, buffer)
+
+    # --- housekeeping ---
+
+    def settle(self) -> None:
+        """Block until everything that can be sealed, punched and removed now has been."""
+        with self._lock:
+            self._flush += 1
+            self._chores.notify_all()
+            while (self._flush or self._busy) and not self._closing:
+                self._changed.wait()
+
+    def _housekeep(self) -> None:
+        try:
+            while True:
+                with self._lock:
+                    operations = self._next_operations()
+                if operations is None:
+                    return
+                for operation in operations:
+                    self._execute(operation)
+        except Exception as error:  # noqa: BLE001 (without this thread appends would wait for ever)
+            self._fatal(f"housekeeping of {self._files.path} failed: {error!r}")
+
+    def _next_operations(self) -> list[Operation] | None:
+        """Wait for something to do; None when closing. The lock is held."""
+        machine = self._machine
+        self._busy = False
+        waited = False
+        while True:
+            if self._closing:
+                return None
+            operations = machine.operations(flush=waited or self._flush > 0)
+            if operations:
+                self._busy = True
+                return operations
+            if self._flush:
+                self._flush = 0
+                self._changed.notify_all()
+            self._patient = machine.has_dying and not waited
+            waited = not self._chores.wait(self._options.punch_after_s if self._patient else None)
+            self._patient = False
+
+    def _execute(self, operation: Operation) -> None:
+        machine = self._machine
+        ended: Callable[[], None]
+        try:
+            match operation:
+                case Create(segment, size):
+                    ended = self._create(segment, size)
+                case Seal(segment, size):
+                    self._files.seal(segment, size)
+                    ended = lambda: machine.sealed(segment)  # noqa: E731
+                case Punch():
+                    ended = self._punch(operation)
+                case Remove(segment):
+                    gone = self._files.remove(segment)
+                    ended = lambda: machine.removed(segment) if gone else machine.remove_refused(segment)  # noqa: E731
+        except OSError as error:
+            self._fatal(f"{operation} failed: {error}")
+            return
+        with self._lock:
+            ended()
+            self._changed.notify_all()
+
+    def _create(self, segment: int, size: int) -> Callable[[], None]:
+        try:
+            self._files.create(segment, size)
+        except OSError as error:
+            log.warning("cannot create segment %d of %d MiB: %s", segment, size >> 20, error)
+            return lambda: self._machine.create_failed(segment)
+        return lambda: self._machine.created(segment)
+
+    def _punch(self, punch: Punch) -> Callable[[], None]:
+        try:
+            self._files.punch(punch.segment, punch.ranges)
+        except OSError as error:
+            log.warning("cannot punch segment %d: %s", punch.segment, error)
+            return lambda: self._machine.punch_failed(punch)
+        self._counts["punched_bytes"] += sum(size for _, size in punch.ranges)
+        return lambda: self._machine.punched(punch)
+
+    @property
+    def stats(self) -> dict[str, int | bool]:
+        """Counters since the start; segments, live and dying bytes, free space and the floor now."""
+        with self._lock:
+            return {**self._counts, **asdict(self._machine.stats)}
+
+    @property
+    def below_floor(self) -> bool:
+        """True while new chunks are refused for lack of space; said in gossip. Refreshes what is known."""
+        with self._lock:
+            self._machine.space(self._files.free_bytes())
+            self._space_known_at = time.monotonic()
+            return self._machine.below_floor
