@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Json = Mapping[str, Any]
-Fetch = Callable[[str, str], Awaitable[Json]]  # (endpoint, path) -> JSON; raises FeedError
+Fetch = Callable[[str, str], Awaitable[Json]]  # (endpoint, "cluster" or "ring") -> JSON; raises FeedError
 
 MAX_ENDPOINTS = 1000  # the endpoints learnt are bounded, like everything
 
@@ -58,7 +58,7 @@ class Feed:
     pinned: bool = False
     last: Snapshot | None = None
     moved: tuple[str, str, str] | None = None  # from, to, why: set by the poll that moved
-    _down_since: float | None = field(default=None)
+    _down_since: float | None = None
 
     async def poll(self) -> Snapshot | Outage:
         """Ask until one answers. Sets `moved` if it is another peer than last time."""
@@ -81,11 +81,11 @@ class Feed:
         return Outage(tuple(failures), self._down_since)
 
     async def _ask(self, endpoint: str) -> Snapshot:
-        cluster = await self.fetch(endpoint, "/v1/cluster")
+        cluster = await self.fetch(endpoint, "cluster")
         ring = self.last.ring if self.last is not None else None
         if ring is None or _epoch(ring) != _epoch(cluster):
             try:
-                ring = await self.fetch(endpoint, "/v1/cluster/ring")
+                ring = await self.fetch(endpoint, "ring")
             except FeedError:
                 ring = None  # the rest is worth showing without the circle of partitions
         return Snapshot(cluster, ring, endpoint, self.clock())

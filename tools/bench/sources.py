@@ -53,7 +53,7 @@ class _Source:
 
     keep = False
     head_only = False
-    want = (200,)
+    want: tuple[int, ...] = (200,)
 
     def __init__(self, heads: Heads) -> None:
         self.heads = heads

@@ -1,0 +1,140 @@
+"""`atoll bench`: options in, tables out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tools.bench.workloads import BY_NAME, USUAL, WORKLOADS, Plan
+
+if TYPE_CHECKING:
+    from tools.bench.run import Wish
+
+
+@click.command()
+@click.argument("workloads", nargs=-1, type=click.Choice([*BY_NAME, "all"]), metavar="[WORKLOAD]...")
+@click.option(
+    "--start",
+    type=click.IntRange(1, 30),
+    help="Found a cluster of N peers and measure that.",
+    metavar="N",
+)
+@click.option(
+    "--clients",
+    type=click.IntRange(1, 4096),
+    default=32,
+    show_default=True,
+    help="Clients at once (small objects).",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Rounds; medians are over them.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0.05, 3600), default=3.0, show_default=True, help="Length of a round."
+)
+@click.option(
+    "--warm-up",
+    type=click.FloatRange(0.0, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds before the first round.",
+)
+@click.option(
+    "--keys",
+    type=click.IntRange(1, 100_000_000),
+    default=100_000,
+    show_default=True,
+    help="Keys in the listing.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0.1, 3600),
+    default=30.0,
+    show_default=True,
+    help="Seconds a request may take.",
+)
+@click.option(
+    "--verify", is_flag=True, help="Compare every byte read and every page listed (costs the generator CPU)."
+)
+@click.option("--floor", is_flag=True, help="Measure the bare machine in the same run.")
+@click.option("--figures", is_flag=True, help="Run all workloads and print the release's table of figures.")
+@click.option("--keep", is_flag=True, help="Leave the bucket and its objects.")
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    help="Where --start and --floor write; on the disk to be measured.  [default: .]",
+)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--endpoint", envvar="ATOLL_ENDPOINT", help="Load this peer only (API address).")
+@click.option("--profile", envvar="ATOLL_PROFILE", help="Profile of the cluster.  [default: the default one]")
+def bench(
+    workloads: tuple[str, ...],
+    start: int | None,
+    clients: int,
+    rounds: int,
+    seconds: float,
+    warm_up: float,
+    keys: int,
+    deadline: float,
+    verify: bool,
+    floor: bool,
+    figures: bool,
+    keep: bool,
+    scratch: Path,
+    output: str,
+    endpoint: str | None,
+    profile: str | None,
+) -> None:
+    """Measure a cluster: the profile's, or one founded for it with --start.
+
+    WORKLOADs: put-4k get-4k head put-inline put-above get-inline get-above put-128k get-128k put-64m get-64m
+    get-64m-cold list put-one, or all. Requests are spread over all peers; CPU seconds are those of all peers
+    together, without the generator. What it stores it deletes.
+    """
+    names = (
+        [workload.name for workload in WORKLOADS]
+        if figures or "all" in workloads
+        else list(workloads or USUAL)
+    )
+    plan = Plan(clients, rounds, seconds, warm_up, deadline, keys, verify)
+    from tools.bench.run import Wish
+
+    execute(Wish(names, plan, scratch, start or 0, floor, figures, keep), output, endpoint, profile)
+
+
+def execute(wish: Wish, output: str, endpoint: str | None, profile: str | None) -> None:
+    """Run and print. Ctrl-C stops peers it started, deletes what it stored, and passes on as KeyboardInterrupt."""
+    import asyncio
+
+    import uvloop
+    from rich.console import Console
+
+    from tools.bench.run import Access, progress_to_stderr, run
+    from tools.bench.target import BenchError
+    from tools.devlayout import DevError
+
+    access = None
+    if not wish.start:
+        from tui.access import access_to
+
+        found = access_to(endpoint, profile)
+        access = Access(found.endpoints, found.access_key, found.secret_key, found.pinned)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            report = runner.run(run(wish, access, progress_to_stderr))
+    except (BenchError, DevError) as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        click.echo(err=True)
+    if output == "json":
+        click.echo(json.dumps(report.document()))
+    else:
+        report.show(Console())
