@@ -1,0 +1,225 @@
+"""A peer's data directory: its lock, its layout, and what is checked before anything is written.
+
+The layout is in the docstring of `peer.storage` and in contract.md ('Ports and files of a peer').
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+from peer.errors import StartupError
+from peer.storage.ballast import Ballast
+from peer.storage.durable import write_file
+from peer.storage.syscalls import file_system
+
+MIB = 1 << 20
+
+PID_FILE = "peer.pid"
+PEER_FILE = "peer.json"
+KEY_FILE = "cluster.key"
+ROOT_FILE = "root.json"
+
+_OURS = {PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, "rows", "segments", "ballast"}
+_HARMLESS = {"lost+found"}
+
+MIN_FREE_BYTES = 192 * MIB
+"""A new directory needs so much: a segment, the log of the database, and some rows."""
+MIN_FREE_INODES = 64
+MIN_OPEN_FILES = 512
+WANTED_OPEN_FILES = 65536
+
+
+def floor_bytes(total: int) -> int:
+    """Free space below which new chunks are refused: 2 % of the file system, between 64 MiB and 4 GiB."""
+    return min(max(total // 50, 64 * MIB), 4096 * MIB)
+
+
+class DataDir:
+    """An open, locked data directory. `warnings` are sentences for the log and for `doctor`."""
+
+    def __init__(self, path: Path, lock: int, warnings: list[str]) -> None:
+        """Use `DataDir.open`."""
+        self.path = path
+        self.warnings = warnings
+        self._lock: int | None = lock
+        space = os.statvfs(path)
+        self.total_bytes = space.f_blocks * space.f_frsize
+        self.floor_bytes = floor_bytes(self.total_bytes)
+        self.ballast = Ballast(path / "ballast", min(64 * MIB, self.floor_bytes // 4))
+
+    @staticmethod
+    def initialised(path: Path) -> bool:
+        """True if a peer has lived in `path`: then neither --found nor --join is needed. Touches nothing."""
+        return (path / "rows" / "atoll.db").exists()
+
+    @staticmethod
+    def open(path: Path) -> DataDir:
+        """Create if need be, lock and check the directory; writes `peer.pid`.
+
+        Raises StartupError, with the remedy, for a directory in use by a live peer, of somebody else's
+        files, on a network file system, unwritable, or without room; a refused start changes nothing
+        but a new directory's existence and an old one's mode.
+        """
+        path = path.absolute()
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _lock(path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            warnings = _check(path)
+            os.fchmod(lock, 0o700)
+            for name in ("rows", "segments"):
+                (path / name).mkdir(mode=0o700, exist_ok=True)
+            os.fsync(lock)
+            directory = DataDir(path, lock, warnings)
+            write_file(path / PID_FILE, f"{os.getpid()}\n".encode())
+            return directory
+        except OSError as error:
+            os.close(lock)
+            raise _unusable(path, error) from error
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @property
+    def rows_path(self) -> Path:
+        """The metadata database."""
+        return self.path / "rows" / "atoll.db"
+
+    @property
+    def segments_path(self) -> Path:
+        """The directory of segments."""
+        return self.path / "segments"
+
+    def free_bytes(self) -> int:
+        """What this process may still allocate. Raises OSError."""
+        space = os.statvfs(self.path)
+        return space.f_bavail * space.f_frsize
+
+    # --- small files ---
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace DIR/name (0600) atomically and durably. Raises OSError, the old content then stays."""
+        write_file(self.path / name, json.dumps(value, indent=2).encode() + b"\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """The content of DIR/name, None if there is no such file. Raises StartupError if it is damaged."""
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StartupError(f"{self.path / name} cannot be read: {error}; restore or remove it") from error
+
+    def write_cluster_key(self, key: bytes) -> None:
+        """Keep the cluster's 32-byte key in DIR/cluster.key, as hex digits."""
+        write_file(self.path / KEY_FILE, key.hex().encode() + b"\n")
+
+    def cluster_key(self) -> bytes | None:
+        """The key in DIR/cluster.key, None if there is none. Raises StartupError if it is no key."""
+        return read_cluster_key(self.path / KEY_FILE)
+
+    def close(self) -> None:
+        """Remove `peer.pid` and let the directory go. Idempotent."""
+        if self._lock is None:
+            return
+        (self.path / PID_FILE).unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = None
+
+
+def read_cluster_key(path: Path) -> bytes | None:
+    """The 32-byte key in a file of 64 hex digits, None if there is no file. Raises StartupError."""
+    try:
+        key = bytes.fromhex(path.read_text("ascii"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StartupError(f"{path} is not a readable cluster key: {error}") from error
+    if len(key) != 32:
+        raise StartupError(f"{path} is not a cluster key: it must hold 64 hex digits")
+    return key
+
+
+def _lock(path: Path) -> int:
+    """flock the directory itself: no file to leave behind, and the kernel lets go when the process dies."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        try:
+            owner = f"pid {int((path / PID_FILE).read_text())}"
+        except (OSError, ValueError):
+            owner = "pid unknown, it is just starting"
+        raise StartupError(
+            f"{path} is in use by a running peer ({owner}); stop that one or give another --data"
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check(path: Path) -> list[str]:
+    """Warnings; StartupError for what makes a peer impossible here."""
+    warnings: list[str] = []
+    names = {entry.name for entry in path.iterdir()}
+    new = not names & _OURS
+    if new and names - _HARMLESS:
+        some = ", ".join(sorted(names)[:3])
+        raise StartupError(
+            f"{path} holds files that are no peer's ({some}); give an empty directory as --data"
+        )
+    system = file_system(path)
+    if system.kind == "network":
+        raise StartupError(
+            f"{path} is on {system.name}, a network file system: locks, holes and fsync cannot be relied on"
+            " there; give a directory on a local disk as --data"
+        )
+    if system.kind == "memory":
+        warnings.append(f"{path} is on {system.name}: everything stored is lost when this machine stops")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StartupError(f"{path} is not writable by this user, or mounted read-only")
+    _check_space(path, new, warnings)
+    _check_open_files()
+    return warnings
+
+
+def _check_space(path: Path, new: bool, warnings: list[str]) -> None:
+    """A new peer needs room; an old one must start on a full disk too, to serve and to delete."""
+    space = os.statvfs(path)
+    free, floor = space.f_bavail * space.f_frsize, floor_bytes(space.f_blocks * space.f_frsize)
+    problems: list[str] = []
+    if free < MIN_FREE_BYTES:
+        problems.append(f"only {free // MIB} MiB free at {path}; a new peer needs {MIN_FREE_BYTES // MIB}")
+    elif free < floor:
+        warnings.append(f"{free // MIB} MiB free at {path}: below {floor // MIB} new chunks are refused")
+    if space.f_files and space.f_favail < MIN_FREE_INODES:
+        problems.append(f"only {space.f_favail} inodes free at {path}")
+    if new and problems:
+        raise StartupError("; ".join(problems) + "; free some or give another --data")
+    warnings += problems
+
+
+def _check_open_files() -> None:
+    """Raise the soft limit of open files as far as allowed; refuse a hopeless one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES:
+        raise StartupError(
+            f"only {soft} open files are allowed, a peer needs {MIN_OPEN_FILES}; raise the limit (ulimit -n)"
+        )
+
+
+def _unusable(path: Path, error: OSError) -> StartupError:
+    return StartupError(f"{path} cannot be used as a data directory: {error.strerror or error}")
