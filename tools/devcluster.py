@@ -54,6 +54,7 @@ class Peer:
 
 
 OnChange = Callable[[Peer], None]
+Command = Callable[[Place, Layout], list[str]]
 
 
 class DevCluster:
@@ -61,10 +62,14 @@ class DevCluster:
 
     Args:
         on_change: called after every change of a peer's state or detail.
+        command: what runs as a peer.
     """
 
-    def __init__(self, layout: Layout, on_change: OnChange = lambda peer: None) -> None:
+    def __init__(
+        self, layout: Layout, on_change: OnChange = lambda peer: None, command: Command = peer_command
+    ) -> None:
         self.layout = layout
+        self._command = command
         self.peers = [Peer(place) for place in layout.places]
         self._on_change = on_change
         self._session: aiohttp.ClientSession | None = None
@@ -154,7 +159,7 @@ class DevCluster:
             # A session of its own: Ctrl-C is ours to pass on, with a deadline.
             peer.process = await asyncio.create_subprocess_exec(
                 *launch,
-                *peer_command(peer.place, self.layout),
+                *self._command(peer.place, self.layout),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -154,12 +154,11 @@ def peer_command(place: Place, layout: Layout) -> list[str]:
 
 
 def peer_environment() -> dict[str, str]:
-    """Ours, without the variables that are options of our own command."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("ATOLL_") or name in PASSED_ON
-    }
+    """Ours, without the variables that are options of our own command; peers run this very Atoll."""
+    kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name[:6] != "ATOLL_"}
+    ours = str(Path(__file__).resolve().parent.parent)
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (ours, kept.get("PYTHONPATH"))))
+    return kept
 
 
 def take_lock(data: Path) -> int:

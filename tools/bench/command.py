@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tools.bench.workloads import BY_NAME, USUAL, WORKLOADS, Plan
+from tools.cli import settings
 
 if TYPE_CHECKING:
     from tools.bench.run import Wish
@@ -72,9 +73,8 @@ if TYPE_CHECKING:
     default=Path(),
     help="Where --start and --floor write; on the disk to be measured.  [default: .]",
 )
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option("--endpoint", envvar="ATOLL_ENDPOINT", help="Load this peer only (API address).")
-@click.option("--profile", envvar="ATOLL_PROFILE", help="Profile of the cluster.  [default: the default one]")
+@settings.connects
+@settings.lists
 def bench(
     workloads: tuple[str, ...],
     start: int | None,
@@ -89,9 +89,6 @@ def bench(
     figures: bool,
     keep: bool,
     scratch: Path,
-    output: str,
-    endpoint: str | None,
-    profile: str | None,
 ) -> None:
     """Measure a cluster: the profile's, or one founded for it with --start.
 
@@ -107,10 +104,10 @@ def bench(
     plan = Plan(clients, rounds, seconds, warm_up, deadline, keys, verify)
     from tools.bench.run import Wish
 
-    execute(Wish(names, plan, scratch, start or 0, floor, figures, keep), output, endpoint, profile)
+    execute(Wish(names, plan, scratch, start or 0, floor, figures, keep))
 
 
-def execute(wish: Wish, output: str, endpoint: str | None, profile: str | None) -> None:
+def execute(wish: Wish) -> None:
     """Run and print. Ctrl-C stops peers it started, deletes what it stored, and passes on as KeyboardInterrupt."""
     import asyncio
 
@@ -119,14 +116,15 @@ def execute(wish: Wish, output: str, endpoint: str | None, profile: str | None) 
 
     from tools.bench.run import Access, progress_to_stderr, run
     from tools.bench.target import BenchError
+    from tools.cli import session
     from tools.devlayout import DevError
 
+    asked = settings.current()
     access = None
     if not wish.start:
-        from tui.access import access_to
-
-        found = access_to(endpoint, profile)
-        access = Access(found.endpoints, found.access_key, found.secret_key, found.pinned)
+        profile = session.resolve(asked)
+        keys = (profile.access_key or "", profile.secret_key or "")
+        access = Access(profile.endpoints, *keys, pinned=asked.endpoint is not None)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(run(wish, access, progress_to_stderr))
@@ -134,7 +132,10 @@ def execute(wish: Wish, output: str, endpoint: str | None, profile: str | None) 
         raise click.ClickException(str(error)) from None
     finally:
         click.echo(err=True)
-    if output == "json":
+    if asked.output == "table":
+        report.show(Console())
+    elif asked.output == "json":
         click.echo(json.dumps(report.document()))
     else:
-        report.show(Console())
+        for result in report.document()["workloads"]:
+            click.echo(json.dumps(result) if asked.output == "jsonl" else result["name"])

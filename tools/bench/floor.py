@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bench.bodies import Bodies
+from tools.bench.figures import APPEND, GROUP_COMMIT, HTTP_GET, HTTP_PUT
 from tools.bench.load import Load
 from tools.bench.sources import Get, Heads, Put
 from tools.bench.target import BenchError, Peer, Target
@@ -63,7 +64,7 @@ def group_commit(directory: Path, seconds: float) -> Floor:
     finally:
         for name in ("floor.db", "floor.db-wal", "floor.db-shm"):
             (directory / name).unlink(missing_ok=True)
-    return Floor("group commit, 64 rows of 4 KiB", "rows", rows / took, rows / used)
+    return Floor(GROUP_COMMIT, "rows", rows / took, rows / used)
 
 
 def segment_append(directory: Path, seconds: float) -> Floor:
@@ -89,17 +90,15 @@ def segment_append(directory: Path, seconds: float) -> Floor:
     finally:
         os.close(handle)
         path.unlink(missing_ok=True)
-    return Floor(
-        "segment append, 4 MiB O_DIRECT + fdatasync", "MB", written / took / 1e6, written / used / 1e6, note
-    )
+    return Floor(APPEND, "MB", written / took / 1e6, written / used / 1e6, note)
 
 
 async def http_server(clients: int, seconds: float, deadline_s: float) -> list[Floor]:
     """Put and get of 4 KiB against a bare aiohttp server in a process of its own. Raises BenchError."""
     server = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "tools.bench.floorserver",
+        "-I",
+        str(Path(__file__).with_name("floorserver.py")),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -139,7 +138,12 @@ async def _measure_http(endpoint: Endpoint, clients: int, seconds: float, deadli
         if not one.ops or before is None or after is None:
             raise BenchError(f"the bare HTTP server did not answer: {dict(one.errors)}")
         floors.append(
-            Floor(f"bare aiohttp, {name} 4 KiB", "ops", one.ops / one.elapsed_s, one.ops / (after - before))
+            Floor(
+                HTTP_PUT if name == "put" else HTTP_GET,
+                "ops",
+                one.ops / one.elapsed_s,
+                one.ops / (after - before),
+            )
         )
     return floors
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tools.bench.figures import FIGURES, judge
+from tools.bench.figures import FIGURES, Figure, judge
 from tools.bench.floor import Floor
 from tools.bench.stats import Result
 
@@ -18,7 +18,7 @@ WORDS = {
     "enough": ("enough", "green"),
     "below": ("BELOW", "red"),
     "reported": ("", ""),
-    "missing": ("not measured", "yellow"),
+    "missing": ("missing", "yellow"),
 }
 
 
@@ -51,6 +51,7 @@ class Report:
                     "at_least": figure.at_least,
                     "aim": figure.aim,
                     "verdict": judge(figure, value),
+                    "of_floor": self._of_floor(figure, value),
                 }
                 for figure in FIGURES
             ]
@@ -70,21 +71,31 @@ class Report:
         for note in self.notes:
             console.print(note, highlight=False)
 
+    def _of_floor(self, figure: Figure, value: float | None) -> float | None:
+        """The figure as a part of the bare measurement it stands on."""
+        for floor in self.floor:
+            if floor.name == figure.floor and value is not None:
+                return value / (floor.per_cpu_s if figure.unit.endswith("/CPU-s") else floor.per_s)
+        return None
+
     def _figures_table(self) -> Table:
-        table = _table("Figures", "figure", ("measured", "at least", "aim"), "unit", "")
+        beside = ("of floor",) if self.floor else ()
+        table = _table("Figures", "figure", ("measured", "at least", "aim", *beside), "unit", "")
         results = self._by_name()
         for figure in FIGURES:
             value = figure.measure(results)
             verdict = judge(figure, value)
             words, colour = WORDS[verdict]
-            bounds = (number(figure.at_least), number(figure.aim))
+            numbers = [number(value), number(figure.at_least), number(figure.aim)]
+            if self.floor:
+                part = self._of_floor(figure, value)
+                numbers.append("-" if part is None else f"{part * 100:.0f} %")
             table.add_row(
                 figure.label,
-                number(value),
-                *bounds,
+                *numbers,
                 figure.unit,
                 words,
-                style=colour if verdict == "below" else "",
+                style=colour if verdict in ("below", "missing") else "",
             )
         return table
 
@@ -104,7 +115,7 @@ def _table(title: str, first: str, numbers: Sequence[str], *words: str) -> Table
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in words:
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     return table
 
 
