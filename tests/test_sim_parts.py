@@ -102,7 +102,8 @@ class World:
             self.asked.append((name, sender, message))
             reply((0, *message))
 
-        self.links[name] = self.network.attach(name, env, handle)
+        self.network.attach(name, env, handle)
+        self.links[name] = self.network.link(name, env)
 
     async def call(self, sender: str, target: str, message: tuple[Any, ...], deadline_s: float = 1.0) -> Any:
         """The reply, or the error as a value."""

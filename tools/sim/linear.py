@@ -42,7 +42,7 @@ MAX_STEPS = 2_000_000
 State = str | None  # a register's value
 
 
-class Undecided(Exception):  # noqa: N818 - not an error of the history, a limit of this search
+class Undecided(Exception):
     """The search ended at its bound. Never to be read as a verdict."""
 
 

@@ -15,15 +15,15 @@ from typing import Any, NoReturn, TypeVar
 T = TypeVar("T")
 
 
-class Deadlock(RuntimeError):  # noqa: N818 - named for what happened, like Stuck and Crashed
+class Deadlock(RuntimeError):
     """Nothing is scheduled any more, and the main coroutine still waits."""
 
 
-class Stuck(RuntimeError):  # noqa: N818
+class Stuck(RuntimeError):
     """The run went beyond its bound of virtual time or of loop turns: a livelock, most likely."""
 
 
-class Crashed(RuntimeError):  # noqa: N818
+class Crashed(RuntimeError):
     """A callback or task of the code under simulation raised what nobody expected; see __cause__."""
 
 

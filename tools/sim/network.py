@@ -70,10 +70,13 @@ class SimNetwork:
         self.rule: Callable[[str, str, Any], float | None] | None = None
         self._calls: dict[_Call, None] = {}
 
-    def attach(self, member: str, env: SimEnv, handler: Handler) -> SimLink:
+    def link(self, member: str, env: SimEnv) -> SimLink:
+        """What the process of `member` in `env` calls others with."""
+        return SimLink(self, member, env)
+
+    def attach(self, member: str, env: SimEnv, handler: Handler) -> None:
         """`member` runs in `env` from now on and answers with `handler`."""
         self.nodes[member] = (env, handler)
-        return SimLink(self, member, env)
 
     def call(
         self, sender: str, env: SimEnv, target: str, message: Any, deadline_s: float, done: Done

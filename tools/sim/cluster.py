@@ -1,0 +1,284 @@
+"""A cluster of simulated peers: each a real Replica on a simulated machine that can be made to fail.
+
+A `SimPeer` is a machine: its disk and its clock outlive the processes that are started on it. What the
+process of a real peer does around its Replica (start, wait for the identity to be confirmed, serve, stop for
+good when it turns out to be an old copy) is done here in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from peer.errors import AtollError, Conflict, Unavailable
+from peer.replication import messages
+from peer.replication.identity import Amnesia
+from peer.replication.node import Replica
+from ring.epoch import Epoch
+from ring.members import Member
+from ring.placement import place
+from ring.table import Table
+from tools.sim.disk import DiskTraits, SimDisk, SimRows
+from tools.sim.env import SimEnv
+from tools.sim.loop import VirtualLoop
+from tools.sim.network import SimNetwork
+from tools.sim.story import Story
+
+PARTITION_POWER = 8
+REPLICAS = 3
+CLIENT_DELAY_S = 0.0005
+
+REFUSALS = {
+    messages.CONFLICT: "conflict refused",
+    messages.STALE: "stale epoch refused",
+    messages.NOT_OWNER: "non-owner refused",
+    messages.GATE_REFUSED: "gate refused",
+    messages.IS_FULL: "full disk refused",
+    messages.ABSTAIN: "abstained",
+    messages.FENCED: "fenced",
+}
+READS = (messages.READ, messages.BALLOT, messages.PREPARE)
+
+
+class NotServing(Unavailable):
+    """Nobody listens there (a stopped, starting or refused peer): the request had no effect."""
+
+
+class Gone(Unavailable):
+    """The connection broke or the client's patience ended: the request may have had any effect, or none."""
+
+
+def member(index: int) -> Member:
+    """The machine number `index`; the same in every run, so that tables need computing once."""
+    member_id = blake2b(b"peer %d" % index, digest_size=8).hexdigest()
+    port = 7400 + 10 * index
+    return Member(member_id, f"p{index}", "127.0.0.1", port + 2, port, port + 1, f"zone-{index}", 10**12)
+
+
+@lru_cache(maxsize=64)
+def _table(previous: Table | None, members: tuple[Member, ...]) -> Table:
+    return place(previous, members, REPLICAS, PARTITION_POWER)
+
+
+def founding_epoch(first: Member) -> Epoch:
+    return Epoch(
+        generation=0,
+        number=1,
+        kind="final",
+        cluster_id="a7" * 16,
+        members=(first,),
+        replicas=REPLICAS,
+        partition_power=PARTITION_POWER,
+        format_level=1,
+        chunk_bytes=4 << 20,
+        table=_table(None, (first,)),
+        previous=None,
+        root_access_key="",
+        root_secret_key="",
+    )
+
+
+def grown(base: Epoch, joiner: Member) -> Epoch:
+    """The epoch with one member more."""
+    members = (*base.members, joiner)
+    return replace(base, number=base.number + 1, members=members, table=_table(base.table, members))
+
+
+class SimPeer:
+    """One machine and the process that runs on it now, if any. `name` is for stories, `id` for protocols."""
+
+    def __init__(self, cluster: Cluster, index: int) -> None:
+        self.cluster = cluster
+        self.member = member(index)
+        self.id = self.member.id
+        self.name = self.member.name
+        self.rng = random.Random(f"machine {cluster.seed} {index}")
+        self.disk = SimDisk(lying="lying_disk" in cluster.unsafe)
+        self.traits = DiskTraits()
+        self.skew_s = (self.rng.random() - 0.5) * 0.2
+        self.starts = 0
+        self.env: SimEnv | None = None
+        self.rows: SimRows | None = None
+        self.replica: Replica | None = None
+        self.serving = False
+        self.refused = ""
+        self._requests: dict[asyncio.Future[Any], None] = {}
+
+    @property
+    def running(self) -> bool:
+        return self.env is not None
+
+    def start(self, founding: Epoch | None = None) -> None:
+        """Start a process on this machine's disk."""
+        assert self.env is None, f"{self.name} runs already"
+        cluster = self.cluster
+        self.starts += 1
+        self.refused = ""
+        env = SimEnv(cluster.loop, self.name, f"{cluster.seed} {self.name} {self.starts}", self.skew_s)
+        env.on_task_failure = lambda name, error: cluster.task_failed(self, name, error)
+        self.env = env
+        self.rows = SimRows(self.disk, env, self.rng, cluster.story, self.traits)
+        link = cluster.network.link(self.id, env)
+        replica = Replica(env, link, self.rows, self.id, cluster.unsafe)
+        self.replica = replica
+        cluster.story.event(self.name, f"starts, boot {replica.identity.boot}")
+        env.spawn(self._live(env, replica, founding), "life")
+
+    async def _live(self, env: SimEnv, replica: Replica, founding: Epoch | None) -> None:
+        cluster = self.cluster
+        await replica.begin()
+        if founding is not None:
+            await replica.epochs.installed(founding)
+        cluster.network.attach(self.id, env, self._watched(replica))
+        while replica.epochs.current is None:
+            await self._join(env, replica)
+        try:
+            await replica.confirm()
+        except Amnesia as error:
+            cluster.story.event(
+                self.name, "is refused: its disk is older than what the others have seen of it"
+            )
+            cluster.story.safeguards["amnesia detected"] += 1
+            self.stop(str(error))
+            return
+        cluster.story.event(self.name, "serves")
+        self.serving = True
+
+    async def _join(self, env: SimEnv, replica: Replica) -> None:
+        """Ask a running peer to be admitted; the answer is the epoch that contains us."""
+        seeds = [peer for peer in self.cluster.peers if peer is not self and peer.serving]
+        try:
+            if not seeds:
+                raise NotServing("no seed is up")
+            seed = seeds[self.rng.randrange(len(seeds))]
+            seed_replica = seed.replica
+            assert seed_replica is not None
+            epoch = await seed.request(lambda: seed_replica.admit(self.member, grown))
+            await replica.epochs.installed(epoch)
+        except Conflict as error:
+            self.cluster.story.safeguards["join refused"] += 1
+            self.stop(str(error))
+            await env.sleep(3600)
+        except AtollError:
+            await env.sleep(0.2 + 0.2 * self.rng.random())
+
+    def stop(self, why: str) -> None:
+        """The process ends itself."""
+        self.refused = why
+        env = self.env
+        self.cluster.loop.call_soon(lambda: self.crash() if self.env is env and env is not None else None)
+
+    def crash(self) -> None:
+        """SIGKILL and power loss in one: what was not durable is gone."""
+        assert self.env is not None and self.rows is not None
+        self.cluster.collect(self)
+        self.env.kill()
+        self.rows.crash()
+        self.cluster.network.died(self.id)
+        self.env = self.rows = self.replica = None
+        self.serving = False
+        requests, self._requests = self._requests, {}
+        for answer in requests:
+            if not answer.done():
+                answer.set_exception(Gone("the connection broke"))
+
+    async def request(self, work: Callable[[], Awaitable[Any]], patience_s: float = 8.0) -> Any:
+        """A client's request to this peer. Raises what `work` raises, NotServing or Gone."""
+        loop, env = self.cluster.loop, self.env
+        await asyncio.sleep(CLIENT_DELAY_S)
+        if env is None or env.dead or not self.serving or self.env is not env:
+            raise NotServing(f"{self.name} does not serve")
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._requests[answer] = None
+
+        async def run() -> None:
+            try:
+                result, error = await work(), None
+            except AtollError as caught:
+                result, error = None, caught
+            loop.call_later(CLIENT_DELAY_S, settle, result, error)
+
+        def settle(result: Any, error: AtollError | None) -> None:
+            self._requests.pop(answer, None)
+            if not answer.done():
+                answer.set_exception(error) if error is not None else answer.set_result(result)
+
+        env.post(lambda: env.spawn(run(), "request"))
+        timer = loop.call_later(patience_s, settle, None, Gone("no answer in time"))
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    def _watched(self, replica: Replica) -> Callable[[str, list[Any], Callable[[Any], None]], None]:
+        """The replica's handler, counting the safeguards that show in its answers."""
+        safeguards = self.cluster.story.safeguards
+
+        def handle(sender: str, message: list[Any], reply: Callable[[Any], None]) -> None:
+            answered = False
+
+            def watch(answer: Any) -> None:
+                nonlocal answered
+                answered = True
+                name = REFUSALS.get(answer[0])
+                if name is not None:
+                    safeguards[name] += 1
+                reply(answer)
+
+            replica.handle(sender, message, watch)
+            if not answered and message[0] in READS:
+                safeguards["answer waited for a commit"] += 1
+
+        return handle
+
+
+class Cluster:
+    """All machines of one run."""
+
+    def __init__(
+        self, loop: VirtualLoop, story: Story, seed: int, peers: int, unsafe: frozenset[str]
+    ) -> None:
+        self.loop = loop
+        self.story = story
+        self.seed = seed
+        self.unsafe = unsafe
+        self.network = SimNetwork(loop, random.Random(f"network {seed}"), story)
+        self.peers = [SimPeer(self, index + 1) for index in range(peers)]
+        self.failures: list[str] = []
+        self.counts: Counter[str] = Counter()
+
+    async def found(self) -> None:
+        """Found on the first peer and let the others join one by one, through any."""
+        self.peers[0].start(founding_epoch(self.peers[0].member))
+        for peer in self.peers[1:]:
+            peer.start()
+        while not all(peer.serving for peer in self.peers):  # noqa: ASYNC110 - time is virtual
+            await asyncio.sleep(0.05)
+
+    def by_id(self, member_id: str) -> SimPeer:
+        return next(peer for peer in self.peers if peer.id == member_id)
+
+    def task_failed(self, peer: SimPeer, name: str, error: BaseException) -> None:
+        """A task ended with an error. Atoll's own are somebody's answer; Amnesia ends the peer."""
+        if isinstance(error, Amnesia):
+            self.story.safeguards["amnesia detected late"] += 1
+            self.story.event(peer.name, "stops: it turns out to run on an old disk")
+            peer.stop(str(error))
+        elif not isinstance(error, AtollError):
+            self.failures.append(f"{peer.name}: task {name} ended with {error!r}")
+
+    def collect(self, peer: SimPeer) -> None:
+        """Keep a process's own counts before it goes."""
+        replica = peer.replica
+        if replica is None:
+            return
+        for name, count in (*replica.registers.counts.items(), *replica.scans.counts.items()):
+            self.counts[name] += count
+        self.counts["bound extensions"] += replica.acceptor.promises.extensions
+        self.counts["damaged rows met"] += replica.acceptor.damaged

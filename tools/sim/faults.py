@@ -1,0 +1,316 @@
+"""What goes wrong in a run: a nemesis draws faults from its seed and lets each last a drawn time.
+
+Safety must hold whatever happens, so any number of faults may overlap. Two things would make a run prove
+nothing, and are avoided: a cluster that never works (each fault ends), and losses beyond the promise (at most
+one machine at a time may run on a wrong disk or have a rotten row, P2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tools.sim.cluster import Cluster, SimPeer
+from tools.sim.disk import SimDisk
+from tools.sim.network import Weather
+
+FAULTS = {
+    "bad weather": 16,
+    "partition": 14,
+    "one-way cut": 8,
+    "reset": 8,
+    "crash": 16,
+    "crash beside a pause": 6,
+    "power loss": 4,
+    "pause": 12,
+    "clock jump": 6,
+    "slow disks": 5,
+    "full disk": 4,
+    "false suspicion": 5,
+    "old disk": 4,
+    "lost disk": 3,
+    "rotten row": 3,
+    "stranger joins": 2,
+}
+
+
+@dataclass(frozen=True)
+class Climate:
+    """How often faults begin (mean seconds between two) and how likely each kind is."""
+
+    every_s: float = 0.6
+    weights: dict[str, int] = field(default_factory=lambda: dict(FAULTS))
+
+
+class Nemesis:
+    """Draws faults while `running`; `calm` ends them all."""
+
+    def __init__(self, cluster: Cluster, rng: random.Random, climate: Climate) -> None:
+        self.cluster = cluster
+        self.rng = rng
+        self.climate = climate
+        self.running = True
+        self._backups: dict[str, tuple[SimDisk, int]] = {}
+        self._wrong_disk: str | None = None
+        self._rotten = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        kinds, weights = list(self.climate.weights), list(self.climate.weights.values())
+        actions: dict[str, Callable[[], Awaitable[None]]] = {
+            "bad weather": self.bad_weather,
+            "partition": self.partition,
+            "one-way cut": self.one_way_cut,
+            "reset": self.reset,
+            "crash": self.crash,
+            "crash beside a pause": self.crash_beside_a_pause,
+            "power loss": self.power_loss,
+            "pause": self.pause,
+            "clock jump": self.clock_jump,
+            "slow disks": self.slow_disks,
+            "full disk": self.full_disk,
+            "false suspicion": self.false_suspicion,
+            "old disk": self.old_disk,
+            "lost disk": self.lost_disk,
+            "rotten row": self.rotten_row,
+            "stranger joins": self.stranger_joins,
+        }
+        while self.running:
+            await asyncio.sleep(self.rng.expovariate(1 / self.climate.every_s))
+            if not self.running:
+                return
+            kind = self.rng.choices(kinds, weights)[0]
+            task = self.cluster.loop.create_task(_as_coroutine(actions[kind]()), name=f"fault {kind}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def calm(self) -> None:
+        """End every fault: fair weather, all machines up on their own disks."""
+        self.running = False
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        self.cluster.network.heal()
+        for peer in self.cluster.peers:
+            peer.disk.full = False
+            if peer.env is not None and peer.env.paused:
+                peer.env.resume()
+            if not peer.running:
+                peer.start()
+
+    # --- drawing
+
+    def _peer(self) -> SimPeer:
+        return self.cluster.peers[self.rng.randrange(len(self.cluster.peers))]
+
+    def _note(self, fault: str, peer: SimPeer | None, what: str) -> None:
+        self.cluster.story.fault(fault, peer.name if peer is not None else "world", what)
+
+    def _short_s(self, most_s: float) -> float:
+        """Mostly short, sometimes long: most faults should end while requests still remember them."""
+        return most_s * self.rng.random() ** 2.5
+
+    # --- the network
+
+    async def bad_weather(self) -> None:
+        rng, network = self.rng, self.cluster.network
+        network.weather = Weather(
+            delay_s=rng.choice([0.0002, 0.001, 0.01, 0.05]),
+            loss=rng.choice([0, 0.02, 0.1, 0.25]),
+            duplicate=rng.choice([0, 0.05, 0.3]),
+            straggle=rng.choice([0, 0.02, 0.1, 0.3]),
+            straggle_s=rng.choice([0.05, 0.5, 3.0]),
+        )
+        self._note("bad weather", None, str(network.weather))
+        mine = network.weather
+        await asyncio.sleep(0.3 + self._short_s(6))
+        if network.weather is mine:
+            network.weather = Weather()
+
+    async def partition(self) -> None:
+        peers = self.cluster.peers[:]
+        self.rng.shuffle(peers)
+        split = self.rng.randint(1, len(peers) - 1)
+        pairs = {(a.id, b.id) for a in peers[:split] for b in peers[split:]}
+        cut = pairs | {(b, a) for a, b in pairs}
+        names = " ".join(p.name for p in peers[:split]) + " | " + " ".join(p.name for p in peers[split:])
+        await self._cut("partition", cut, names)
+
+    async def one_way_cut(self) -> None:
+        one, other = self.rng.sample(self.cluster.peers, 2)
+        await self._cut("one-way cut", {(one.id, other.id)}, f"{one.name} -> {other.name}")
+
+    async def _cut(self, fault: str, cut: set[tuple[str, str]], text: str) -> None:
+        network = self.cluster.network
+        self._note(fault, None, text)
+        network.cut |= cut
+        await asyncio.sleep(0.1 + self._short_s(6))
+        network.cut -= cut
+        self.cluster.story.event("world", f"{fault} over: {text}")
+
+    async def reset(self) -> None:
+        one, other = self.rng.sample(self.cluster.peers, 2)
+        broken = self.cluster.network.reset(one.id, other.id)
+        if broken:
+            self._note("reset", None, f"{one.name} - {other.name}, {broken} calls broken")
+
+    async def false_suspicion(self) -> None:
+        one, other = self.rng.sample(self.cluster.peers, 2)
+        self._note("false suspicion", one, f"believes {other.name} dead")
+        self.cluster.network.doubted.add((one.id, other.id))
+        await asyncio.sleep(self._short_s(5))
+        self.cluster.network.doubted.discard((one.id, other.id))
+
+    # --- machines
+
+    async def crash(self) -> None:
+        peer = self._peer()
+        if peer.running:
+            self._note("crash", peer, "loses what was not durable")
+            peer.crash()
+            await self._start_after(peer, self._short_s(4))
+
+    async def power_loss(self) -> None:
+        up = [peer for peer in self.cluster.peers if peer.running]
+        self._note("power loss", None, "every machine at once")
+        for peer in up:
+            peer.crash()
+        await asyncio.gather(*(self._start_after(peer, self._short_s(2)) for peer in up))
+
+    async def _start_after(self, peer: SimPeer, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        if not peer.running and self._wrong_disk != peer.name:
+            peer.start()
+
+    async def pause(self, most_s: float = 6.0) -> None:
+        peer = self._peer()
+        if peer.env is None or peer.env.paused:
+            return
+        env = peer.env
+        self._note("pause", peer, "stands still")
+        env.pause()
+        await asyncio.sleep(self._short_s(most_s))
+        if not env.dead:
+            self.cluster.story.event(peer.name, "goes on")
+            env.resume()
+
+    async def crash_beside_a_pause(self) -> None:
+        """Coordinators stand still between their two rounds while an owner forgets what it may."""
+        await asyncio.gather(self.pause(3.0), self.pause(3.0), self.crash())
+
+    async def clock_jump(self) -> None:
+        peer = self._peer()
+        jump_s = self.rng.choice([-1, 1]) * self.rng.choice([0.01, 1, 60, 3600])
+        self._note("clock jump", peer, f"{jump_s:+} s")
+        peer.skew_s += jump_s
+        if peer.env is not None:
+            peer.env.skew_s = peer.skew_s
+
+    # --- disks
+
+    async def slow_disks(self) -> None:
+        slow = [peer for peer in self.cluster.peers if self.rng.random() < 0.7]
+        self._note("slow disks", None, " ".join(peer.name for peer in slow))
+        for peer in slow:
+            peer.traits.stall, peer.traits.stall_s = 0.7, 0.5
+        await asyncio.sleep(0.2 + self._short_s(3))
+        if self.rng.random() < 0.5:
+            await self.power_loss()
+        for peer in slow:
+            peer.traits.stall, peer.traits.stall_s = 0.01, 0.2
+
+    async def full_disk(self) -> None:
+        peer = self._peer()
+        self._note("full disk", peer, "no room for anything")
+        peer.disk.full = True
+        await asyncio.sleep(self._short_s(3))
+        peer.disk.full = False
+
+    async def old_disk(self) -> None:
+        """Copy a disk, go on for a while, come back on the copy; then find the right disk again.
+
+        The copy is from an earlier start, or some time before the last report of the commit sequence: of a
+        rollback by less the others cannot know.
+        """
+        peer = self._peer()
+        if self._wrong_disk is not None or not peer.running:
+            return
+        self._wrong_disk = peer.name
+        backup, starts = peer.disk.copy(), peer.starts
+        await asyncio.sleep(0.5 + self._short_s(4))
+        if peer.starts == starts:
+            if peer.running:
+                peer.crash()
+            self._wrong_disk = None
+            peer.start()
+            await self._until(lambda: peer.serving, 5)
+            self._wrong_disk = peer.name
+        confirmed = peer.serving and peer.starts > starts
+        if peer.running:
+            peer.crash()
+        if confirmed:
+            right, peer.disk = peer.disk, backup
+            self._note("old disk", peer, "comes back on a copy of its disk from an earlier start")
+            for _ in range(self.rng.randint(1, 3)):
+                await asyncio.sleep(self._short_s(1))
+                peer.start()
+                await self._until(lambda: bool(peer.refused) and not peer.running, 0.5 + self._short_s(6))
+                if peer.running:
+                    peer.crash()
+            peer.disk = right
+        self._wrong_disk = None
+        await self._start_after(peer, 0.0)
+
+    async def lost_disk(self) -> None:
+        """Start on an empty disk: a stranger, which a ring that holds rows does not admit."""
+        peer = self._peer()
+        if self._wrong_disk is not None:
+            return
+        self._wrong_disk = peer.name
+        if peer.running:
+            peer.crash()
+        right, peer.disk = peer.disk, SimDisk()
+        self._note("lost disk", peer, "starts on an empty disk")
+        peer.start()
+        await asyncio.sleep(1 + self._short_s(4))
+        if peer.running:
+            peer.crash()
+        peer.disk = right
+        self._wrong_disk = None
+        await self._start_after(peer, 0.0)
+
+    async def rotten_row(self) -> None:
+        """Flip a bit of one register on one machine; once a run, as a second copy may be the last good one."""
+        peer = self._peer()
+        if self._rotten or self._wrong_disk is not None:
+            return
+        self._rotten = True
+        key = peer.disk.corrupt(self.rng, "rows")
+        if key is not None:
+            self._note("rotten row", peer, f"a bit of row {key!r} flipped")
+
+    async def stranger_joins(self) -> None:
+        """Somebody asks to be admitted to a ring that holds rows, through any peer."""
+        peer = self._peer()
+        replica = peer.replica
+        if replica is None or not peer.serving:
+            return
+        from peer.errors import AtollError
+        from tools.sim.cluster import grown, member
+
+        self._note("stranger joins", peer, "is asked to admit a stranger")
+        try:
+            await peer.request(lambda: replica.admit(member(99), grown))
+            self.cluster.failures.append("a stranger was admitted to a ring that holds rows")
+        except AtollError:
+            self.cluster.story.safeguards["join refused"] += 1
+
+    async def _until(self, condition: Callable[[], bool], most_s: float) -> None:
+        until = self.cluster.loop.time() + most_s
+        while not condition() and self.cluster.loop.time() < until:
+            await asyncio.sleep(0.05)
+
+
+async def _as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable

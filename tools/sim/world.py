@@ -1,0 +1,161 @@
+"""One seeded run: found a cluster, let clients work while faults strike, heal, read everything, judge.
+
+The same seed and options give the same run, bit for bit, in any process: `Result.digest` shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from peer.errors import AtollError
+from tools.sim import linear
+from tools.sim.cluster import Cluster
+from tools.sim.faults import Climate, Nemesis
+from tools.sim.linear import Undecided
+from tools.sim.listing import judge
+from tools.sim.loop import Crashed, Deadlock, Stuck, VirtualLoop
+from tools.sim.story import Story
+from tools.sim.workload import Habits, Workload
+
+LEAST_OPERATIONS = 500
+LEAST_FAULTS = 5
+MOST_S = 180.0
+HEAL_S = 30.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is made of, apart from its seed."""
+
+    peers: int = 3
+    operations: int = 520
+    unsafe: frozenset[str] = frozenset()
+    habits: Habits = field(default_factory=Habits)
+    climate: Climate = field(default_factory=Climate)
+
+
+@dataclass
+class Result:
+    """What came of a run. `problems` is empty if every promise held."""
+
+    seed: int
+    problems: list[str]
+    operations: int
+    virtual_s: float
+    digest: str
+    faults: Counter[str]
+    safeguards: Counter[str]
+    outcomes: Counter[str]
+    lines: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+class World:
+    """The parts of one run, wired together."""
+
+    def __init__(self, seed: int, options: Options, story: bool = False) -> None:
+        self.seed = seed
+        self.options = options
+        self.loop = VirtualLoop(limit_s=MOST_S + 120)
+        self.story = Story(self.loop.time, keep=story)
+        self.cluster = Cluster(self.loop, self.story, seed, options.peers, options.unsafe)
+        self.workload = Workload(self.cluster, random.Random(f"workload {seed}"), options.habits)
+        self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)
+        self.problems: list[str] = []
+
+    def run(self) -> Result:
+        try:
+            self.loop.run(self._main())
+        except (Crashed, Deadlock, Stuck, AssertionError) as error:
+            self.problems.append(f"the run broke: {type(error).__name__}: {error}")
+        for peer in self.cluster.peers:
+            self.cluster.collect(peer)
+        self.problems += self.cluster.failures
+        self.problems += self.workload.torn
+        if not self.problems:
+            self._judge()
+        safeguards = Counter(self.story.safeguards)
+        safeguards.update({name: count for name, count in self.cluster.counts.items() if count})
+        return Result(
+            seed=self.seed,
+            problems=self.problems,
+            operations=self.workload.completed,
+            virtual_s=self.loop.time(),
+            digest=self.story.digest(),
+            faults=Counter(self.story.faults),
+            safeguards=safeguards,
+            outcomes=Counter(self.workload.outcomes),
+            lines=self.story.lines,
+        )
+
+    async def _main(self) -> None:
+        await self.cluster.found()
+        await self.workload.open_gates()
+        clients = [
+            self.loop.create_task(self.workload.client(f"c{number}"), name=f"client {number}")
+            for number in range(self.options.habits.clients)
+        ]
+        nemesis = self.loop.create_task(self.nemesis.run(), name="nemesis")
+        while not self._enough() and self.loop.time() < MOST_S:
+            await asyncio.sleep(0.1)
+        self.workload.stopping = True
+        self.nemesis.running = False
+        await asyncio.gather(nemesis, *clients)
+        await self.nemesis.calm()
+        self.story.event("world", "all faults are over")
+        await self._read_everything()
+
+    def _enough(self) -> bool:
+        return self.workload.completed >= self.options.operations and self._faults() >= LEAST_FAULTS
+
+    def _faults(self) -> int:
+        return sum(1 for count in self.story.faults.values() if count)
+
+    async def _read_everything(self) -> None:
+        """After healing every peer must answer for every key; the answers join the history."""
+        until = self.loop.time() + HEAL_S
+        while not all(peer.serving for peer in self.cluster.peers):
+            await asyncio.sleep(0.1)
+            if self.loop.time() > until:
+                down = [
+                    f"{peer.name} ({peer.refused or 'starting'})"
+                    for peer in self.cluster.peers
+                    if not peer.serving
+                ]
+                self.problems.append(f"not serving {HEAL_S:.0f} s after the last fault: {', '.join(down)}")
+                return
+        await asyncio.sleep(6.0)  # beyond every budget and every message still under way
+        for peer in self.cluster.peers:
+            for key in self.workload.keys:
+                op = await self.workload.operate("final", peer, linear.GET, key)
+                if op.outcome not in (linear.OK, linear.ABSENT):
+                    self.problems.append(f"{peer.name} cannot read {key} in a healed cluster: {op}")
+            if not await self.workload.list_page("final", peer):
+                self.problems.append(f"{peer.name} cannot list in a healed cluster")
+
+    def _judge(self) -> None:
+        work = self.workload
+        try:
+            faults = judge(work.history, work.pages, work.keys)
+        except Undecided as error:
+            self.problems.append(f"undecided: {error}")
+            return
+        self.problems += [f"{fault.kind} broken at {fault.key or 'a page'}: {fault.text}" for fault in faults]
+        if work.completed < LEAST_OPERATIONS:
+            self.problems.append(f"only {work.completed} operations completed in {self.loop.time():.0f} s")
+        if self._faults() < LEAST_FAULTS:
+            self.problems.append(f"only {self._faults()} kinds of faults struck")
+
+
+def run_seed(seed: int, options: Options | None = None, story: bool = False) -> Result:
+    """Run one seed. Never raises for what the simulated code does: that is in `problems`."""
+    return World(seed, options or Options(), story).run()
+
+
+__all__ = ["AtollError", "Options", "Result", "World", "run_seed"]
