@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class BulkServer:
-    """Serves `handler(sender_id, header, buffer or None, length) -> (reply, payload or None, release or None)`.
+    """Serves `handler(sender_id, header, buffer, length) -> (reply, payload, release)`, see `Handler`.
 
     The handler runs in the connection's thread and may block. The payload of the request is
     `buffer.payload(length)` and the handler's only until it returns. The reply's payload (another buffer's,

@@ -39,7 +39,7 @@ def limit_io(sock: socket.socket, timeout_s: float) -> None:
 
 
 class BulkSocket:
-    """Raises OSError (BlockingIOError: too slow), EOFError or ProtocolError; after any of them it is useless."""
+    """Raises OSError (BlockingIOError: too slow), EOFError or ProtocolError, and is useless afterwards."""
 
     __slots__ = ("_limit_s", "_lock", "_session", "_sock", "peer_id", "received", "sent", "used", "where")
 

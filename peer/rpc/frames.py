@@ -39,7 +39,7 @@ _pack = msgpack.Packer(use_bin_type=True).pack
 
 
 def pack(value: object) -> bytes:
-    """One msgpack value, on the loop thread (the packer is shared). ValueError, TypeError or OverflowError."""
+    """One msgpack value, on the loop thread: the packer is shared. ValueError, TypeError, OverflowError."""
     packed: bytes = _pack(value)
     return packed
 

@@ -80,7 +80,7 @@ class Link(asyncio.Protocol):
         self._owed: set[int] = set()
         self._we_said_goodbye = False
         self._they_said_goodbye = False
-        self._last_call: asyncio.TimerHandle | None = None
+        self._overdue: asyncio.TimerHandle | None = None
 
     # -- calls
 
@@ -249,13 +249,25 @@ class Link(asyncio.Protocol):
         """The member id of the side that dialled."""
         return self.session.mine.member_id if self.session.dialled else self.peer_id
 
+    @property
+    def retired(self) -> bool:
+        """Whether we have promised to send no more requests over it."""
+        return self._we_said_goodbye
+
     def retire(self) -> None:
         """Another link has taken over: say GOODBYE, serve what is open, close when idle (L4)."""
         if not self._we_said_goodbye and not self.dead:
             self._we_said_goodbye = True
             self._send(frames.pack((GOODBYE, 0, None)))
-            self._last_call = self._loop.call_later(RETIRED_MOST_S, self.close, None)
+            self._overdue = self._loop.call_later(RETIRED_MOST_S, self._retired_for_long)
             self._close_if_idle()
+
+    def _retired_for_long(self) -> None:
+        """Neither side has used the link for long, but some reply never came: close it all the same."""
+        if self._they_said_goodbye:
+            self.close(None)
+        else:  # they still use it, having no other
+            self._overdue = self._loop.call_later(RETIRED_MOST_S, self._retired_for_long)
 
     def _close_if_idle(self) -> None:
         if (
@@ -284,8 +296,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._die(None)
-        if self._last_call is not None:
-            self._last_call.cancel()
+        if self._overdue is not None:
+            self._overdue.cancel()
         if not self.closed.done():
             self.closed.set_result(None)
         self._owner.lost(self)

@@ -60,7 +60,11 @@ class Listener:
         self._strangers = 0
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; returns the port (port 0 picks one). Raises StartupError with the remedy."""
+        """Listen; returns the port (port 0 picks one). Raises StartupError with the remedy.
+
+        `host` is an address, or a name of which the first address is taken: gossip's datagrams must come
+        to the same one.
+        """
         where = shown(host, port)
         try:
             found = await asyncio.get_running_loop().getaddrinfo(

@@ -209,7 +209,7 @@ class Peers:
 
     def _choose(self, route: _Route) -> None:
         """P1. Links are kept in the order in which they opened."""
-        live = [n for n in route.links if not n.dead]
+        live = [n for n in route.links if not n.dead and not n.retired]
         preferred = [n for n in live if n.dialler == min(n.peer_id, n.session.mine.member_id)] or live
         route.link = preferred[-1] if preferred else None
         for link in live:
