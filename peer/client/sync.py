@@ -348,6 +348,10 @@ class Download:
         """Whether the end of the bytes includes a comparison with the ETag."""
         return self._incoming.verified
 
+    def on_progress(self, progress: Progress) -> None:
+        """Call `progress` from now on with the bytes that come, for who must know `length` first."""
+        self._progress = progress
+
     def __iter__(self) -> Iterator[bytes]:
         room = memoryview(bytearray(min(BLOCK_BYTES, max(1, self.length))))
         try:

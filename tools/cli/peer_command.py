@@ -1,0 +1,190 @@
+"""`atoll peer`: one peer in the foreground. Decides its options here; peer/process.py runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from peer import config
+from tools.cli.exits import USAGE
+from tools.cli.output import Column, emit
+from tools.cli.session import note, read_secret
+from tools.cli.settings import current, lists
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path, dir_okay=False)
+# option name -> field of PeerConfig, where they differ
+_FIELD_OF = {"capacity": "capacity_bytes", "chunk_size": "chunk_bytes"}
+_SIZES = ("capacity", "chunk_size")
+
+
+def _options(*rows: tuple[str, dict[str, Any]]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for name, attributes in reversed(rows):
+            command = click.option(name, **attributes)(command)
+        return command
+
+    return add
+
+
+def _text(metavar: str, says: str, **more: Any) -> dict[str, Any]:
+    return {"metavar": metavar, "help": says} | more
+
+
+_PORT = click.IntRange(1, 65535)
+
+
+@click.command()
+@_options(
+    ("--data", _text("DIR", "The peer's directory.", type=click.Path(path_type=Path, file_okay=False))),
+    ("--found", {"is_flag": True, "default": None, "help": "Found a new cluster here, if DIR is empty."}),
+    ("--join", _text("HOST:PEERPORT...", "Join the cluster of any of these peers.", multiple=True)),
+    ("--host", _text("HOST", "Listen on this address.  [127.0.0.1]")),
+    ("--advertise", _text("HOST", "What others are told; needed with a wildcard host.")),
+    ("--port", _text("PORT", "S3 port; the API is one above, peers two.  [7400]", type=_PORT)),
+    ("--s3-port", _text("PORT", "The S3 port by itself.", type=_PORT)),
+    ("--api-port", _text("PORT", "The API port by itself.", type=_PORT)),
+    ("--peer-port", _text("PORT", "The port for other peers by itself.", type=_PORT)),
+    ("--name", _text("NAME", "A label for people.")),
+    ("--zone", _text("ZONE", "The failure domain.  [the advertised host]")),
+    ("--capacity", _text("SIZE", "Weight on the ring and limit, as in 500GB.  [the file system]")),
+    ("--cluster-key-file", _text("FILE", "The founder's cluster.key, to join with.", type=_FILE)),
+    ("--replicas", _text("N", "Founding: copies of everything.  [3]", type=int)),
+    ("--partition-power", _text("N", "Founding: 2^N partitions, 8 to 16.  [12]", type=int)),
+    ("--chunk-size", _text("SIZE", "Founding: pieces that objects are cut into.  [4MiB]")),
+    ("--root-access-key", _text("KEY", "Founding: instead of a random one.")),
+    ("--root-secret-key-file", _text("FILE", "Founding: holds the secret; `-` is stdin.")),
+    ("--tls-cert", _text("FILE", "Serve S3 and API over TLS; with --tls-key.", type=_FILE)),
+    ("--tls-key", _text("FILE", "The certificate's key.", type=_FILE)),
+    ("--tls", _text("auto", "Make a certificate.", type=click.Choice(["auto"]))),
+    ("--domain", _text("DOMAIN", "For virtual-host style S3 requests.")),
+    ("--public-url", _text("URL", "How browsers reach this peer.")),
+    ("--encryption-key-file", _text("FILE", "Encrypt what is stored.", type=_FILE)),
+    ("--insecure/--secure", {"default": None, "help": "Serve beyond loopback without TLS."}),
+    ("--metrics-public/--metrics-private", {"default": None, "help": "/metrics without keys.  [private]"}),
+    ("--log-level", {"type": click.Choice(config.LOG_LEVELS), "help": "[info]"}),
+)
+@click.option("--print-config", is_flag=True, help="Show every value and where it came from; run nothing.")
+@click.argument("more_seeds", nargs=-1, metavar="")
+@lists
+def peer(print_config: bool, more_seeds: tuple[str, ...], **told: Any) -> int | None:
+    """Run one peer in the foreground, until SIGTERM or Ctrl-C.
+
+    \b
+    The first peer of a new cluster:   atoll peer --data DIR --found
+    One more peer of a running one:    atoll peer --data DIR --join HOST:PEERPORT --cluster-key-file F
+    Started again:                     atoll peer --data DIR
+    """
+    choice = Choice(told, more_seeds)
+    if print_config:
+        choice.show()
+        return 0
+    data = choice.values["data"]
+    if not (choice.values["found"] or choice.values["join"] or config.is_initialised(data)):
+        note(f"atoll: {config.uninitialised_message(data)}")
+        return USAGE
+    # Looked up when needed: only this command pays for importing a peer.
+    result = import_module("peer.process").run_peer(choice.config())
+    return result if isinstance(result, int) else 0
+
+
+class Choice:
+    """Every option decided: flag, environment, file, then what the directory remembers, then the default."""
+
+    def __init__(self, told: dict[str, Any], more_seeds: tuple[str, ...]) -> None:
+        if told["data"] is None:
+            raise click.UsageError("say where the peer's data lives: --data DIR")
+        self.sources: dict[str, str] = {}
+        given = self._given(told, more_seeds)
+        kept = config.remembered(given["data"])
+        merged = config.merged(given, kept)
+        for item in fields(config.PeerConfig):
+            if item.name not in given:
+                kept_here = item.name in merged
+                self.sources[item.name] = str(given["data"] / config.PEER_FILE) if kept_here else "default"
+        self._arguments = merged
+        self.values: dict[str, Any] = {
+            item.name: merged.get(item.name, item.default) for item in fields(config.PeerConfig)
+        }
+
+    def config(self) -> config.PeerConfig:
+        """Invalid names an option that makes no sense."""
+        return config.PeerConfig(**self._arguments)
+
+    def _given(self, told: dict[str, Any], more_seeds: tuple[str, ...]) -> dict[str, Any]:
+        """What was said, by field, and who said it."""
+        given: dict[str, Any] = {}
+        base = told.pop("port")
+        if base is not None:
+            for step, name in enumerate(("s3_port", "api_port", "peer_port")):
+                given[name] = base + step
+                self.sources[name] = f"{_source('port')} (--port {base})"
+        secret_file = told.pop("root_secret_key_file")
+        seeds = (*told.pop("join"), *more_seeds)
+        if more_seeds and _source("join") == "default":
+            raise click.UsageError(f"what is {more_seeds[0]!r} for? Seeds follow --join")
+        if seeds:
+            addresses = [part for seed in seeds for part in seed.replace(",", " ").split()]
+            given["join"] = tuple(config.parse_address(address) for address in addresses)
+            self.sources["join"] = _source("join")
+        for name, value in told.items():
+            if value is None:
+                continue
+            field = _FIELD_OF.get(name, name)
+            flag = "--" + name.replace("_", "-")
+            given[field] = config.parse_size(value, flag) if name in _SIZES else value
+            self.sources[field] = _source(name)
+        secret = read_secret(secret_file) if secret_file else os.environ.get("ATOLL_ROOT_SECRET_KEY")
+        if secret:
+            given["root_secret_key"] = secret
+            named = "environment ATOLL_ROOT_SECRET_KEY"
+            self.sources["root_secret_key"] = _source("root_secret_key_file") if secret_file else named
+        return given
+
+    def show(self) -> None:
+        """Print every value and where it came from; secrets are hidden. Then complain, if there is reason."""
+        rows = [
+            {"option": name, "value": self._shown(name), "source": self.sources[name]} for name in self.values
+        ]
+        columns = [
+            Column("OPTION", lambda row: row["option"]),
+            Column("VALUE", lambda row: _plain(row["value"])),
+            Column("SOURCE", lambda row: row["source"]),
+        ]
+        emit(rows, columns, lambda row: f"{row['option']}={_plain(row['value'])}")
+        self.config()
+
+    def _shown(self, name: str) -> Any:
+        value = self.values[name]
+        if name == "root_secret_key":
+            return "(hidden)" if value else ""
+        if name == "join":
+            return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in value]
+        return str(value) if isinstance(value, Path) else value
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _source(name: str) -> str:
+    """Where click found an option's value."""
+    source = click.get_current_context().get_parameter_source(name)
+    if source is ParameterSource.COMMANDLINE:
+        return "flag"
+    if source is ParameterSource.ENVIRONMENT:
+        return "environment ATOLL_" + name.upper()
+    if source is ParameterSource.DEFAULT_MAP:
+        file = current().config
+        return f"file {file.path}" if file is not None else "file"
+    return "default"

@@ -1,0 +1,55 @@
+"""`atoll sim`: the simulators, each written beside what it simulates, in one group."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from tools.cli.root import LazyGroup, adopt
+
+_SIMULATORS = {
+    "gossip": ("tools.gossip_sim:gossip_sim", "Membership: detection, false deaths, traffic."),
+    "ring": ("tools.ring_table:ring_table", "Placement: balance and movement."),
+}
+
+
+class SimGroup(LazyGroup):
+    """The two above, and whatever tools.sim_command brings."""
+
+    def _more(self) -> click.Command | None:
+        try:
+            registers = import_module("tools.sim_command").sim
+        except ModuleNotFoundError as problem:
+            if problem.name != "tools.sim_command":
+                raise
+            return None
+        assert isinstance(registers, click.Command)
+        return adopt(registers)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        more = self._more()
+        if isinstance(more, click.Group):
+            return [*super().list_commands(ctx), *more.list_commands(ctx)]
+        return [*super().list_commands(ctx), *(["registers"] if more is not None else [])]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.lazy:
+            return super().get_command(ctx, cmd_name)
+        more = self._more()
+        if isinstance(more, click.Group):
+            return more.get_command(ctx, cmd_name)
+        return more if cmd_name == "registers" else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = None if name in self.lazy else self.get_command(ctx, name)
+            rows.append((name, command.get_short_help_str() if command else self.lazy[name][1]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=SimGroup, lazy=_SIMULATORS)
+def sim() -> None:
+    """Run the code under virtual time, seeded: the same seed gives the same run."""
