@@ -37,7 +37,6 @@ class SqliteOptions:
     wal_soft_bytes: int = 64 << 20  # a checkpoint begins
     wal_rest_bytes: int = 2 << 20  # what the writer itself copies at the end: some milliseconds
     wal_hard_bytes: int = 256 << 20  # the writer waits for the checkpoint: the log's bound
-    max_pages: int = 0  # > 0 limits the database's size: "disk full" without a full disk
 
 
 GET = {t: f"select v from {t} where k = ?" for t in TABLES}
@@ -112,8 +111,6 @@ class Writer:
         if db.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
             raise Corrupt(f"{path} is a database, but not one of a peer")
         self.sequence = db.execute("select sequence from commits").fetchone()[0]
-        if options.max_pages:
-            db.execute(f"pragma max_page_count = {options.max_pages}")
         if created:
             sync_directory(path.parent)
 
@@ -177,6 +174,14 @@ class Writer:
         """Copy what the checkpointer left. If all of the log is copied the next write begins it anew."""
         busy, frames, copied = self._db.execute("pragma wal_checkpoint(passive)").fetchone()
         self.wal_bytes = 0 if not busy and frames == copied else frames * PAGE_BYTES
+
+    def limit_pages(self, pages: int) -> None:
+        """Let the database grow to so many pages, then be "full"; 0 lifts the limit. For tests."""
+        self._db.execute(f"pragma max_page_count = {pages or 0xFFFFFFFE}")
+
+    def pages(self) -> int:
+        """Size of the database in pages."""
+        return int(self._db.execute("pragma page_count").fetchone()[0])
 
     def close(self) -> None:
         self._db.close()
