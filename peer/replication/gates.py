@@ -19,6 +19,8 @@ from .messages import GATE_REFUSED
 from .value import decode_row, payload_of
 
 OPEN, CLOSED = 1, 2
+BEHIND = -2
+"""A request with generation BEHIND - g looks behind gates closed at generation g: who deletes a bucket does."""
 GATES_KEPT = 65_536
 
 
@@ -47,6 +49,12 @@ class Gates:
         if gate is None:
             return (GATE_REFUSED, "absent", 0)
         state, stands_at = gate
+        if generation <= BEHIND:
+            return (
+                None
+                if state != OPEN and stands_at == BEHIND - generation
+                else (GATE_REFUSED, "open", stands_at)
+            )
         if state != OPEN:
             return (GATE_REFUSED, "closed", stands_at)
         if stands_at > generation:

@@ -48,7 +48,7 @@ class Ring(Protocol):
 def answer_scan(rows: RowStore, gates: Gates, message: Any, reply: Reply) -> None:
     """One bounded read per shard: its rows, or their digest."""
     _, _, prefixes, start, end, limit, gate, mode = message
-    limit = min(limit, ROWS_MOST)
+    limit = min(limit, ROWS_MOST + 1)
     answers: list[tuple[bool, bytes, Any]] = []
     for prefix in prefixes[:SHARDS_MOST]:
         if prefix[0] >= OBJECT:
@@ -120,19 +120,23 @@ class Scans:
         self._one_owner = "list_one_owner" in unsafe
         self.counts = {"pages": 0, "doubtful_shards": 0, "reads": 0}
 
-    async def page(self, space: Space, start: bytes, end: bytes, limit: int, gate: int) -> Page:
+    async def page(
+        self, space: Space, start: bytes, end: bytes, limit: int, gate: int, *, closed: bool = False
+    ) -> Page:
         """Up to `limit` live keys from `start` (inclusive) to `end` (exclusive; b"" for none).
 
+        `closed`: look behind closed gates of exactly this generation, as the deletion of a bucket does.
         Raises Unavailable, or GateRefused when the bucket changed.
         """
         self.counts["pages"] += 1
-        limit = max(1, min(limit, ROWS_MOST))
+        limit = max(1, min(limit, ROWS_MOST + 1))
         per_shard = min(limit, limit * 3 // (2 * space.shards) + 8) if space.shards > 1 else limit
         shards = []
         for number in range(space.shards):
             prefix = space.prefix(number)
             owners = self._ring.owners_of_row(prefix)
             shards.append(_Shard(prefix, owners, self._prefer(owners)))
+        gate = -2 - gate if closed else gate
         ask = (start, end, per_shard, gate)
         await self._first_round(shards, ask)
         doubtful = [shard for shard in shards if not self._agrees(shard)]

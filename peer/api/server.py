@@ -1,0 +1,172 @@
+"""The API's HTTP server: one handler, routes by the raw path, errors rendered in one place.
+
+The path is taken raw and decoded once, so keys like `..`, `a//b`, `%2F` or a leading `/` arrive byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
+
+from . import buckets_api, cluster_api, objects_api
+from .context import Call, Context
+from .http import RangeNotSatisfiable, decode_segment, error_body, parse_query
+
+log = logging.getLogger(__name__)
+
+BUCKETS = "/v1/buckets"
+RETRY_AFTER_S = "1"
+OBJECT_METHODS: dict[str, Callable[[Call, str, bytes], Awaitable[web.StreamResponse]]] = {
+    "PUT": objects_api.put_object,
+    "GET": objects_api.get_object,
+    "HEAD": objects_api.get_object,
+    "DELETE": objects_api.delete_object,
+}
+BUCKET_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
+    "PUT": buckets_api.create_bucket,
+    "GET": buckets_api.get_bucket,
+    "DELETE": buckets_api.delete_bucket,
+}
+OPEN_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
+    "/health": cluster_api.health,
+    "/ready": cluster_api.ready,
+    "/health/cluster": cluster_api.health_cluster,
+}
+FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
+    "/openapi.json": cluster_api.openapi,
+    "/v1/buckets": buckets_api.list_buckets,
+    "/v1/cluster": cluster_api.overview,
+    "/v1/cluster/nodes": cluster_api.nodes,
+    "/v1/cluster/ring": cluster_api.ring,
+    "/v1/cluster/ring/lookup": cluster_api.lookup,
+    "/v1/cluster/epochs": cluster_api.epochs,
+}
+
+
+class MethodNotAllowed(Invalid):
+    code = "MethodNotAllowed"
+    status = 405
+
+
+class ApiServer:
+    """Serves the API of one peer on one port."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._runner: web.ServerRunner | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._request_prefix = context.replica.me[:8]
+        self._requests = 0
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; the port in use. Raises StartupError if it is taken."""
+        server = web.Server(self.handle, access_log=None, read_bufsize=2**18, keepalive_timeout=75.0)
+        self._runner = web.ServerRunner(server, shutdown_timeout=10.0)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port, backlog=1024).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise StartupError(
+                f"the API port {host}:{port} cannot be used ({error.strerror}); is another peer running? choose --port"
+            ) from error
+        self._sweeper = asyncio.create_task(self._sweep())
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Let requests in flight end (10 s at most), then close."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._context.cut_idle_bodies()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request: never raises but for cancellation."""
+        self._requests += 1
+        request_id = f"{self._request_prefix}-{self._requests:x}"
+        try:
+            response = await self._route(request, request_id)
+        except AtollError as error:
+            response = self._error(request, error, request_id)
+        except Exception:
+            log.exception("request %s %s %s failed", request_id, request.method, request.path)
+            failure = AtollError(f"an unexpected error; the peer's log has it under {request_id}")
+            failure.state_changed = None
+            response = self._error(request, failure, request_id)
+        if not response.prepared:
+            response.headers["x-request-id"] = request_id
+            if not request.content.is_eof():
+                # An answer before the body's end: what follows on this connection would be the body.
+                response.force_close()
+        return response
+
+    async def _route(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        context = self._context
+        raw, _, query = request.raw_path.partition("?")
+        method = request.method
+        call = Call(request, context, request_id, method, parse_query(query))
+        if raw in OPEN_PATHS:
+            self._allow(method, "GET", "HEAD")
+            return await OPEN_PATHS[raw](call)
+        context.authorise(request.headers.get("Authorization"))
+        if raw.startswith(BUCKETS) and len(raw) > len(BUCKETS) and raw[len(BUCKETS)] == "/":
+            return await self._bucket_route(call, raw[len(BUCKETS) + 1 :])
+        if raw in FIXED_PATHS:
+            self._allow(method, "GET")
+            context.count("views")
+            return await FIXED_PATHS[raw](call)
+        if raw.startswith("/v1/cluster/nodes/"):
+            self._allow(method, "GET")
+            return await cluster_api.node(call, cluster_api.text_of(raw[len("/v1/cluster/nodes/") :]))
+        raise NotFound(f"there is nothing at {raw[:200]!r}; see /openapi.json", code="NoSuchPath")
+
+    async def _bucket_route(self, call: Call, rest: str) -> web.StreamResponse:
+        raw_name, slash, tail = rest.partition("/")
+        name = decode_segment(raw_name).decode("utf-8", "replace")
+        if not slash or not tail:
+            self._allow(call.method, *BUCKET_METHODS)
+            call.context.count("bucket")
+            return await BUCKET_METHODS[call.method](call, name)
+        if tail.startswith("objects/"):
+            self._allow(call.method, *OBJECT_METHODS)
+            call.context.count(call.method)
+            return await OBJECT_METHODS[call.method](call, name, decode_segment(tail[8:]))
+        if tail == "objects":
+            self._allow(call.method, "GET")
+            call.context.count("list")
+            return await objects_api.list_bucket(call, name)
+        if tail == "upload":
+            self._allow(call.method, "POST")
+            call.context.count("upload")
+            return await objects_api.upload_form(call, name)
+        raise AtollError(
+            f"{tail.partition('/')[0]!r} of a bucket is not implemented", code="NotImplemented", status=501
+        )
+
+    @staticmethod
+    def _allow(method: str, *allowed: str) -> None:
+        if method not in allowed:
+            raise MethodNotAllowed(f"{method} is not allowed here; allowed: {', '.join(allowed)}")
+
+    def _error(self, request: web.BaseRequest, error: AtollError, request_id: str) -> web.Response:
+        headers: dict[str, Any] = {"Content-Type": "application/json"}
+        if isinstance(error, Unavailable) or error.retry:
+            headers["Retry-After"] = RETRY_AFTER_S
+        if isinstance(error, RangeNotSatisfiable):
+            headers["Content-Range"] = error.__notes__[0]
+        if error.status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="atoll"'
+        self._context.count(f"status {error.status}")
+        body = b"" if request.method == "HEAD" else error_body(error, request_id)
+        return web.Response(status=error.status, body=body, headers=headers)

@@ -1,0 +1,477 @@
+"""Chunks: immutable bytes named by their BLAKE3 hash, on the N owners of that name.
+
+A put is acknowledged when a majority of the owners hold the bytes durably, each with a **reference row**
+(chunk, attempt) committed in the same transaction. `ADD_REF` succeeds only where the bytes are durable already, so
+equal chunks are stored, and sent, once. A get verifies what it got against the name before anybody sees it (P5).
+
+C1  A chunk's row commits only after its bytes are synced; the row decides existence.
+C2  Two puts of one chunk on one peer never both name an extent: the second waits, references, and lets its go.
+C3  A damaged chunk is quarantined only if, read again, its row still names the damaged extent.
+C4  "Not found" is said only when every owner said so; silence is Unavailable.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from peer.buffers import Buffer, BufferPool
+from peer.errors import AtollError, Corrupt, Full, NotFound, Refused, Unavailable
+from peer.storage.records import Extent
+from ring.epoch import Epoch
+from ring.hashing import partition_of
+
+from .env import Cancellable, Done, Env, Reply, RowStore
+from .messages import ADD_REF, FAILED, IS_FULL, MISSING, OK
+
+SEND_S = 10.0
+READ_S = 10.0
+HEDGE_READ_S = 0.25
+STRAGGLE_S = 1.0
+TAKE_S = 20.0
+LIVE, QUARANTINED = 1, 2
+_ROW_VERSION = 1
+
+
+class Disk(Protocol):
+    """One peer's chunk files, driven from the loop; every `done` runs on it."""
+
+    def name_of(self, buffer: Buffer, length: int, done: Callable[[bytes], None]) -> None: ...
+    def append(
+        self, buffer: Buffer, length: int, name: bytes, done: Callable[[Extent | AtollError], None]
+    ) -> None: ...
+    def read(
+        self, extent: Extent, name: bytes, buffer: Buffer, done: Callable[[int | AtollError], None]
+    ) -> None: ...
+    def named(self, extent: Extent) -> None: ...
+    def abandon(self, extent: Extent) -> None: ...
+    def unnamed(self, extent: Extent) -> None: ...
+
+
+class Bulk(Protocol):
+    """Transfers of chunk bytes. `done` gets (reply, bytes received into `into`) or an AtollError, and from then on
+    nobody touches payload or buffer. The cancellable ends a call early; `done` still runs."""
+
+    def call(
+        self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
+        deadline_s: float, done: Done,
+    ) -> Cancellable: ...  # fmt: skip
+
+
+class ChunkRing(Protocol):
+    @property
+    def tag(self) -> int: ...
+    @property
+    def epoch(self) -> Epoch: ...
+    def prefer(self, owners: tuple[str, ...]) -> list[str]: ...
+    def send(self, member: str, message: tuple[Any, ...], deadline_s: float, done: Done) -> None: ...
+    def was_late(self, member: str) -> None: ...
+
+
+def chunk_key(name: bytes, partition_power: int) -> bytes:
+    """Row key of a chunk: partition u16, name."""
+    return partition_of(name, partition_power).to_bytes(2, "big") + name
+
+
+def encode_chunk_row(key: bytes, state: int, extent: Extent) -> bytes:
+    body = bytes((_ROW_VERSION, state)) + extent.encode()
+    return zlib.crc32(body, zlib.crc32(key)).to_bytes(4, "big") + body
+
+
+def decode_chunk_row(key: bytes, row: bytes) -> tuple[int, Extent]:
+    """(state, extent). Raises Corrupt."""
+    if (
+        len(row) != 22
+        or zlib.crc32(row[4:], zlib.crc32(key)).to_bytes(4, "big") != row[:4]
+        or row[4] != _ROW_VERSION
+    ):
+        raise Corrupt(f"the row of chunk {key[2:].hex()} does not match its checksum")
+    return row[5], Extent.decode(row[6:])
+
+
+class Holder:
+    """The chunks this peer holds: rows over extents."""
+
+    def __init__(self, rows: RowStore, disk: Disk, ring: ChunkRing) -> None:
+        self._rows = rows
+        self._disk = disk
+        self._ring = ring
+        self._naming: dict[bytes, list[Callable[[], None]]] = {}
+        self.counts = {"stored": 0, "referenced": 0, "quarantined": 0, "duplicates": 0}
+
+    def find(self, name: bytes) -> Extent | None:
+        """Where a live chunk lies, by its durable row."""
+        key = chunk_key(name, self._ring.epoch.partition_power)
+        row = self._rows.get("chunks", key)
+        if row is None:
+            return None
+        try:
+            state, extent = decode_chunk_row(key, row)
+        except Corrupt:
+            return None
+        return extent if state == LIVE else None
+
+    def on_add_ref(self, message: Any, reply: Reply) -> None:
+        """(ADD_REF, tag, name, attempt, back): OK once the reference is durable, MISSING without the bytes."""
+        _, _, name, attempt, back = message
+        if name in self._naming:
+            self._naming[name].append(lambda: self.on_add_ref(message, reply))
+            return
+        if self.find(name) is None:
+            return reply((MISSING,))
+        self.counts["referenced"] += 1
+        key = chunk_key(name, self._ring.epoch.partition_power) + attempt
+        self._rows.commit([("refs", key, back)], lambda error: reply((OK,) if error is None else (IS_FULL,)))
+        return None
+
+    def name(
+        self,
+        name: bytes,
+        extent: Extent,
+        attempt: bytes,
+        back: bytes,
+        done: Callable[[AtollError | None], None],
+    ) -> None:
+        """Commit row and reference for bytes that are synced (C1); `done` when durable or refused."""
+        if name in self._naming:
+            self._naming[name].append(lambda: self.name(name, extent, attempt, back, done))
+            return
+        key = chunk_key(name, self._ring.epoch.partition_power)
+        writes: list[Any] = [("refs", key + attempt, back)]
+        duplicate = self.find(name) is not None
+        if duplicate:  # C2
+            self.counts["duplicates"] += 1
+            self._disk.abandon(extent)
+        else:
+            self.counts["stored"] += 1
+            self._naming[name] = []
+            writes.append(("chunks", key, encode_chunk_row(key, LIVE, extent)))
+
+        def committed(error: AtollError | None) -> None:
+            if not duplicate:
+                if error is None:
+                    self._disk.named(extent)
+                else:
+                    self._disk.abandon(extent)
+                for resume in self._naming.pop(name):
+                    resume()
+            done(error)
+
+        self._rows.commit(writes, committed)
+
+    def quarantine(self, name: bytes, extent: Extent) -> None:
+        """A read found the bytes damaged: forget them here, unless the row moved on meanwhile (C3)."""
+        if name in self._naming or self.find(name) != extent:
+            return
+        self.counts["quarantined"] += 1
+        key = chunk_key(name, self._ring.epoch.partition_power)
+        self._rows.commit([("chunks", key, encode_chunk_row(key, QUARANTINED, extent))], lambda _: None)
+
+
+class Chunks:
+    """Puts and gets chunks through their owners; one per peer."""
+
+    def __init__(
+        self, env: Env, ring: ChunkRing, rows: RowStore, disk: Disk, bulk: Bulk, pool: BufferPool, me: str
+    ) -> None:
+        self._env = env
+        self._ring = ring
+        self._disk = disk
+        self._bulk = bulk
+        self._pool = pool
+        self._me = me
+        self.holder = Holder(rows, disk, ring)
+        self.counts = {"puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "owed": 0, "remote_gets": 0}
+
+    def owners_of(self, name: bytes) -> tuple[str, ...]:
+        epoch = self._ring.epoch
+        return epoch.table.owners(partition_of(name, epoch.partition_power))
+
+    async def put(
+        self, buffer: Buffer, length: int, attempt: bytes, back: bytes, release: Callable[[], None]
+    ) -> bytes:
+        """Store `buffer.payload(length)`; return its name once a majority of the owners hold it durably.
+
+        `release` is called exactly once, when nobody uses the buffer any more: at the latest about a second after
+        the majority was reached. Raises Unavailable or Full; copies that were made are garbage then.
+        """
+        self.counts["puts"] += 1
+        named = self._env.future()
+        hashing = True
+
+        def hashed(name: bytes) -> None:
+            nonlocal hashing
+            hashing = False
+            if named.cancelled():
+                release()
+            else:
+                named.set_result(name)
+
+        self._disk.name_of(buffer, length, hashed)
+        try:
+            name: bytes = await named
+        except BaseException:
+            if not hashing:
+                release()
+            raise
+        put = _Put(self, name, buffer, length, attempt, back, release)
+        await put.run()
+        return name
+
+    async def get(self, name: bytes) -> tuple[Buffer, int]:
+        """A buffer that holds the verified chunk and its length; the caller gives the buffer back to the pool.
+
+        Tries owners one after the other, this peer first; one that is late is overtaken (hedged).
+        Raises NotFound (every owner said so), Corrupt, Unavailable.
+        """
+        self.counts["gets"] += 1
+        return await _Get(self, name).run()
+
+    # --- used by _Put and _Get
+
+    def read_local(self, name: bytes, buffer: Buffer, done: Callable[[int | AtollError], None]) -> None:
+        extent = self.holder.find(name)
+        if extent is None:
+            return done(NotFound("this peer does not hold the chunk"))
+
+        def read(result: int | AtollError) -> None:
+            if isinstance(result, NotFound) and self.holder.find(name) not in (None, extent):
+                return self.read_local(name, buffer, done)  # it moved meanwhile
+            if isinstance(result, Corrupt):
+                self.counts["corrupt"] += 1
+                self.holder.quarantine(name, extent)
+            return done(result)
+
+        return self._disk.read(extent, name, buffer, read)
+
+
+class _Put:
+    """One chunk on its way to its owners."""
+
+    def __init__(
+        self, chunks: Chunks, name: bytes, buffer: Buffer, length: int, attempt: bytes, back: bytes,
+        release: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.c = chunks
+        self.name = name
+        self.buffer = buffer
+        self.length = length
+        self.attempt = attempt
+        self.back = back
+        self.release = release
+        self.owners = chunks.owners_of(name)
+        self.need = len(self.owners) // 2 + 1
+        self.ok = 0
+        self.left = len(self.owners)
+        self.using = 0  # transfers that read the buffer
+        self.failures: list[tuple[str, AtollError]] = []
+        self.future = chunks._env.future()
+        self.running: list[Cancellable] = []
+
+    async def run(self) -> None:
+        known = self.c.holder.find(self.name) is not None
+        mine = self.c._me in self.owners
+        self.using += 1  # held while owners are started
+        for owner in self.owners:
+            if owner == self.c._me:
+                self._add_ref(owner) if known else self._store()
+            elif known or not mine:
+                self._add_ref(owner)
+            else:
+                self._transfer(owner)
+        self._done_with_buffer()
+        try:
+            if await self.future:
+                return
+        finally:
+            if self.left:
+                self.c._env.call_later(STRAGGLE_S, self._cut_stragglers)
+        if any(isinstance(error, Full) for _, error in self.failures):
+            raise Full("too many owners of this chunk have a full disk; free space or add a peer")
+        story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
+        raise Unavailable(f"no majority of the owners stored the bytes ({story}); try again")
+
+    def _add_ref(self, owner: str) -> None:
+        self.using += 1  # the bytes may have to follow
+
+        def replied(reply: Any) -> None:
+            if not isinstance(reply, AtollError) and reply[0] == MISSING:
+                self._store() if owner == self.c._me else self._transfer(owner)
+                self._done_with_buffer()
+                return
+            self._done_with_buffer()
+            self._finished(owner, _error_of(reply))
+
+        message = (ADD_REF, self.c._ring.tag, self.name, self.attempt, self.back)
+        self.c._ring.send(owner, message, SEND_S / 2, replied)
+
+    def _store(self) -> None:
+        """This peer's own copy."""
+        self.using += 1
+        c = self.c
+
+        def appended(result: Extent | AtollError) -> None:
+            self._done_with_buffer()
+            if isinstance(result, AtollError):
+                return self._finished(c._me, result)
+            c.holder.name(
+                self.name, result, self.attempt, self.back, lambda error: self._finished(c._me, error)
+            )
+
+        c._disk.append(self.buffer, self.length, self.name, appended)
+
+    def _transfer(self, owner: str) -> None:
+        self.using += 1
+        header = ("put", self.c._ring.tag, self.name, self.attempt, self.back)
+
+        def sent(result: Any) -> None:
+            self._done_with_buffer()
+            self._finished(owner, _error_of(result if isinstance(result, AtollError) else result[0]))
+
+        payload = self.buffer.payload(self.length)
+        self.running.append(self.c._bulk.call(owner, header, payload, None, SEND_S, sent))
+
+    def _finished(self, owner: str, error: AtollError | None) -> None:
+        self.left -= 1
+        if error is None:
+            self.ok += 1
+            if self.ok == self.need and not self.future.done():
+                self.future.set_result(True)
+            return
+        self.failures.append((owner, error))
+        self.c.counts["owed"] += 1
+        if self.ok + self.left < self.need and not self.future.done():
+            self.future.set_result(False)
+
+    def _done_with_buffer(self) -> None:
+        self.using -= 1
+        if self.using == 0:
+            self.release()
+
+    def _cut_stragglers(self) -> None:
+        if self.left:
+            for one in self.running:
+                one.cancel()
+
+
+class _Get:
+    """One chunk being fetched, from as many owners as it takes."""
+
+    def __init__(self, chunks: Chunks, name: bytes) -> None:
+        self.c = chunks
+        self.name = name
+        self.order = chunks._ring.prefer(chunks.owners_of(name))
+        self.future = chunks._env.future()
+        self.failures: list[tuple[str, AtollError]] = []
+        self.left = 0
+        self.timer: Cancellable | None = None
+
+    async def run(self) -> tuple[Buffer, int]:
+        try:
+            await self._next()
+            result: tuple[Buffer, int] | None = await self.future
+        except BaseException:
+            if self.future.done() and not self.future.cancelled() and self.future.result():
+                self.c._pool.give(self.future.result()[0])
+            self.future.cancel()
+            raise
+        finally:
+            if self.timer is not None:
+                self.timer.cancel()
+        if result is not None:
+            return result
+        if all(isinstance(error, NotFound) for _, error in self.failures):
+            raise Corrupt(
+                f"chunk {self.name.hex()} is on none of its owners: data is lost unless a peer returns"
+            )
+        story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
+        raise Unavailable(f"no owner could serve a chunk of this object ({story}); try again")
+
+    async def _next(self) -> None:
+        """Start the next owner, and a timer to overtake it."""
+        if not self.order or self.future.done():
+            return
+        self.left += 1
+        owner = self.order.pop(0)
+        try:
+            buffer = await self.c._pool.take(TAKE_S)
+        except AtollError as error:
+            self._failed(owner, error)
+            return
+        if self.future.done():
+            self.left -= 1
+            self.c._pool.give(buffer)
+            return
+        if self.timer is None and self.order:
+            self.timer = self.c._env.call_later(HEDGE_READ_S, lambda: self._overtake(owner))
+        if owner == self.c._me:
+            self.c.read_local(self.name, buffer, lambda result: self._got(owner, buffer, result))
+        else:
+            self._fetch(owner, buffer)
+
+    def _fetch(self, owner: str, buffer: Buffer) -> None:
+        c = self.c
+        c.counts["remote_gets"] += 1
+
+        def received(result: Any) -> None:
+            if isinstance(result, AtollError):
+                return self._got(owner, buffer, result)
+            reply, length = result
+            if reply[0] != OK:
+                return self._got(owner, buffer, _error_of(reply) or Refused("refused"))
+
+            def named(name: bytes) -> None:
+                good = name == self.name
+                if not good:
+                    c.counts["corrupt"] += 1
+                self._got(
+                    owner, buffer, length if good else Corrupt(f"{owner} sent bytes that are not the chunk")
+                )
+
+            return c._disk.name_of(buffer, length, named)
+
+        c._bulk.call(owner, ("get", c._ring.tag, self.name), None, buffer, READ_S, received)
+
+    def _got(self, owner: str, buffer: Buffer, result: int | AtollError) -> None:
+        if isinstance(result, int) and not self.future.done():
+            self.left -= 1
+            self.future.set_result((buffer, result))
+            return
+        self.c._pool.give(buffer)
+        if isinstance(result, AtollError):
+            self._failed(owner, result)
+        else:
+            self.left -= 1
+
+    def _failed(self, owner: str, error: AtollError) -> None:
+        self.left -= 1
+        self.failures.append((owner, error))
+        if self.future.done():
+            return
+        if self.order:
+            self.c._env.spawn(self._next(), "next owner of a chunk")
+        elif self.left == 0:
+            self.future.set_result(None)
+
+    def _overtake(self, owner: str) -> None:
+        self.timer = None
+        if not self.future.done() and self.order:
+            self.c.counts["hedges"] += 1
+            self.c._ring.was_late(owner)
+            self.c._env.spawn(self._next(), "hedged read of a chunk")
+
+
+def _error_of(reply: Any) -> AtollError | None:
+    """The error in a reply, or None for OK."""
+    if isinstance(reply, AtollError):
+        return reply
+    if reply[0] == OK:
+        return None
+    if reply[0] == IS_FULL:
+        return Full("its disk is full")
+    if reply[0] == MISSING:
+        return NotFound("it does not hold the chunk")
+    if reply[0] == FAILED:
+        return Refused(str(reply[2]), code=str(reply[1]))
+    return Refused(f"it refused with status {reply[0]}")
