@@ -1,7 +1,8 @@
 """Where a dev cluster lives: directories, ports, command lines and pid files. Starts nothing.
 
-`D/peer-1`, `D/peer-2`, ... are ordinary data directories of peers; `D/dev.json` remembers what the
-cluster was founded with, `D/dev.lock` is held by the `atoll dev` that runs it.
+`D/peer-1`, `D/peer-2`, ... are ordinary data directories of peers, `D/peer-1.log` what each
+printed; `D/dev.json` remembers what the cluster was founded with, `D/dev.lock` is held by the `atoll dev`
+that runs it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Place:
 
     @property
     def log(self) -> Path:
-        return self.directory / "log"
+        """Beside the directory, not in it: a peer refuses a new directory that holds strangers' files."""
+        return self.directory.with_name(f"{self.name}.log")
 
     @property
     def initialised(self) -> bool:
@@ -275,7 +277,7 @@ def _start_time(pid: int) -> float | None:
 def rotate_log(place: Place) -> None:
     """Start a log that is not too big yet anew: one older file is kept."""
     if place.log.exists() and place.log.stat().st_size > LOG_KEEP_BYTES:
-        place.log.replace(place.log.with_name("log.1"))
+        place.log.replace(place.log.with_name(f"{place.log.name}.1"))
 
 
 def last_words(place: Place, lines: int = 3) -> list[str]:

@@ -63,9 +63,9 @@ async def _plain(layout: Layout) -> None:
 
     async def serve() -> None:
         await cluster.start(START_DEADLINE_S)
-        write_profile(layout)
-        view.ready(cluster.peers)
-        await cluster.watch()
+        with _profile(layout, view.say):
+            view.ready(cluster.peers)
+            await cluster.watch()
 
     with _signals(ended.set):
         await _until(ended, serve(), cluster)
@@ -94,8 +94,8 @@ async def _live(layout: Layout) -> None:
 
         async def serve() -> None:
             await cluster.start(START_DEADLINE_S)
-            write_profile(layout)
-            await cluster.watch()
+            with _profile(layout, app.notice):
+                await cluster.watch()
 
         with _signals(ended.set):
             screen = asyncio.create_task(_show(app, ended), name="screen")
@@ -176,13 +176,29 @@ def _signals(end: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def write_profile(layout: Layout) -> None:
-    """Make the profile `dev` name this cluster, and the default."""
-    from tools.cli.profiles import write_profile as write
+@contextmanager
+def _profile(layout: Layout, say: Callable[[str], None]) -> Iterator[None]:
+    """The profile `dev` names this cluster and is the default; what was the default before is again after.
 
-    access_key, secret_key = layout.credentials()
-    endpoints = [place.api_url for place in layout.places]
-    write(PROFILE, endpoints, access_key, secret_key, make_default=True)
+    A profile file that cannot be edited is no reason to be without a cluster: it is only said.
+    """
+    from peer.client import AtollError
+    from tools.cli.profiles import set_default, write_profile
+
+    try:
+        endpoints = [place.api_url for place in layout.places]
+        before = write_profile(PROFILE, endpoints, *layout.credentials(), make_default=True)
+    except AtollError as error:
+        say(f"the profile {PROFILE} was not written: {error}")
+        yield
+        return
+    try:
+        yield
+    finally:
+        try:
+            set_default(before if before != PROFILE else None, only_if=PROFILE)
+        except AtollError as error:
+            say(f"{PROFILE} is still the default profile: {error}")
 
 
 def start_one(layout: Layout, place: Place, deadline_s: float = 30.0) -> int:

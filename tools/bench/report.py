@@ -14,7 +14,7 @@ from tools.bench.floor import Floor
 from tools.bench.stats import Result
 
 WORDS = {
-    "aim": ("aim reached", "green"),
+    "aim": ("aim", "green"),
     "enough": ("enough", "green"),
     "below": ("BELOW", "red"),
     "reported": ("", ""),
@@ -80,7 +80,7 @@ class Report:
 
     def _figures_table(self) -> Table:
         beside = ("of floor",) if self.floor else ()
-        table = _table("Figures", "figure", ("measured", "at least", "aim", *beside), "unit", "")
+        table = _table("Figures", "figure", ("measured", "at least", "aim", *beside), "")
         results = self._by_name()
         for figure in FIGURES:
             value = figure.measure(results)
@@ -91,9 +91,8 @@ class Report:
                 part = self._of_floor(figure, value)
                 numbers.append("-" if part is None else f"{part * 100:.0f} %")
             table.add_row(
-                figure.label,
+                f"{figure.label}, {figure.unit}",
                 *numbers,
-                figure.unit,
                 words,
                 style=colour if verdict in ("below", "missing") else "",
             )
