@@ -254,10 +254,22 @@ class FakeCluster:
     def __exit__(self, *_: object) -> None:
         for peer in self.peers:
             peer.kill()
-        self.call(self._loop.shutdown_asyncgens())
+        self.call(self._settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+    async def _settle(self) -> None:
+        """Let connections that were just accepted or aborted come to their end before the loop stops."""
+        me = asyncio.current_task()
+        for turn in range(1000):
+            await asyncio.sleep(0)
+            others = asyncio.all_tasks() - {me}
+            if not others and turn > 10:
+                return
+            if turn == 500:
+                for task in others:
+                    task.cancel()
 
     def call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)

@@ -76,11 +76,10 @@ class Attempts:
         self._preferred = preferred
         self._peer: str | None = None
         self._tried: set[str] = set()  # in this round
-        self._ever: set[str] = set()
         self._since: float | None = None  # when the present trouble began
         self._rounds = 0
         self._restarts = 0
-        self._quiet = True  # nobody has answered anything yet
+        self._fates: dict[str, Fate] = {}  # how the last attempt at each peer ended
         self._doubt = False  # an earlier attempt may have been applied
         self.last_problem = ""
 
@@ -114,14 +113,13 @@ class Attempts:
         overloaded = failure.fate is Fate.TOLD
         self._over(worked=None if overloaded else False)
         self.last_problem = f"{peer}: {failure}"
-        self._quiet = self._quiet and failure.fate is Fate.NOT_SENT
+        self._fates[peer] = failure.fate
         told_unknown = isinstance(failure.cause, UnknownOutcome)
         if failure.fate is Fate.LOST or told_unknown:
             if self._request.repeat is Repeat.NEVER:
                 raise self._unknown(failure) from failure.cause
             self._doubt = self._doubt or self._request.repeat is Repeat.SAME_RESULT
         self._tried.add(peer)
-        self._ever.add(peer)
         if not can_repeat or self._exhausted(failure):
             raise self._final(failure) from failure.cause
         return self._pause_s(failure)
@@ -131,6 +129,10 @@ class Attempts:
         self._book.done(self._peer, worked=worked)
         self._peer = None
 
+    def _quiet(self) -> bool:
+        """Whether nobody listens at any peer that was asked."""
+        return all(fate is Fate.NOT_SENT for fate in self._fates.values())
+
     def _exhausted(self, failure: AttemptError) -> bool:
         now = self._clock()
         if failure.moved and self._restarts < MAX_RESTARTS:
@@ -139,11 +141,11 @@ class Attempts:
             return False
         if self._since is None:
             self._since = now
-        patience = min(self._patience_s, QUIET_PATIENCE_S) if self._quiet else self._patience_s
+        patience = min(self._patience_s, QUIET_PATIENCE_S) if self._quiet() else self._patience_s
         spent = now - self._since
         # Every known peer gets its chance, unless there are so many silent ones that none is left to wait.
         return spent >= patience and (
-            self._ever.issuperset(self._book.urls()) or spent >= 3 * self._patience_s
+            self._fates.keys() >= set(self._book.urls()) or spent >= 3 * self._patience_s
         )
 
     def _pause_s(self, failure: AttemptError) -> float:
@@ -169,7 +171,7 @@ class Attempts:
         if isinstance(failure.cause, AtollError):
             return failure.cause
         peers = self._book.urls()
-        if self._quiet:
+        if self._quiet():
             return Unavailable(
                 f"{what}: no peer answers at {', '.join(peers[:4])}"
                 + (f" or {len(peers) - 4} others" if len(peers) > 4 else "")

@@ -49,12 +49,12 @@ class Core:
         self._authorization = f"Bearer {access_key}:{secret_key}" if access_key else None
         if self._authorization and not (self._authorization.isascii() and self._authorization.isprintable()):
             raise Invalid("the keys contain characters that cannot be sent; keys are printable ASCII")
-        self.book = PeerBook(urls, pinned=pin, clock=clock)
+        self._rng = rng or random.Random()
+        self.book = PeerBook(urls, pinned=pin, clock=clock, rng=self._rng)
         self.chunk_bytes = DEFAULT_CHUNK_BYTES
         self.replicas = 0
         self._patience_s = patience_s
         self._clock = clock
-        self._rng = rng or random.Random()
         self._requests = 0
         self._learned = False
         self._learn_at = 0.0

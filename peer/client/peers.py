@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
 from urllib.parse import urlsplit
 
 from peer.client.model import NodeInfo
@@ -55,7 +56,9 @@ class _Peer:
 class PeerBook:
     """Thread-safe. `pick` and `done` come in pairs, so that the least busy peer is known."""
 
-    def __init__(self, endpoints: Sequence[str], *, pinned: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], *, pinned: bool, clock: Callable[[], float], rng: Random
+    ) -> None:
         if not endpoints:
             raise Invalid("a client needs at least one endpoint", code="InvalidEndpoint")
         self._clock = clock
@@ -63,6 +66,11 @@ class PeerBook:
         self._turns = 0
         self.pinned = pinned
         self._peers = {url: _Peer(url, configured=True) for url in map(normal_url, endpoints)}
+        # Every short-lived program starts elsewhere, or the first peer of a profile would serve them all.
+        order = list(self._peers.values())
+        rng.shuffle(order)
+        for turn, peer in enumerate(order, 1 - len(order)):
+            peer.turn = turn
         # Secrets that were meant for TLS must not travel in the clear because a peer says so.
         self._only_tls = all(url.startswith("https:") for url in self._peers)
 

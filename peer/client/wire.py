@@ -182,7 +182,7 @@ _WORDS = {
     304: ("NotModified", "not modified"),
     401: ("AccessDenied", "no or wrong credentials"),
     403: ("AccessDenied", "access denied"),
-    404: ("NotFound", "not found"),
+    404: ("NotFound", "there is no such object (or no such bucket)"),
     412: ("PreconditionFailed", "the condition does not hold"),
     416: ("InvalidRange", "the range lies outside the object"),
 }

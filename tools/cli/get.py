@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import click
 
 from peer.client.model import ObjectInfo
 from peer.client.sync import Client
-from tools.cli.exits import PARTLY, sentence
+from tools.cli.exits import PARTLY
 from tools.cli.localtree import LocalTree, Shadows, Unmappable, parts_of
 from tools.cli.parallel import Tally, run_parallel, terminable
 from tools.cli.progress import Transfers
@@ -86,18 +87,19 @@ def _tree(source: str, target: str | None, jobs: int) -> int:
         def refuse(key: str, why: Unmappable) -> None:
             nonlocal unmapped
             unmapped += 1
-            tally.fail(f"{key}: not written", why, sentence(why))
+            tally.fail(f"{key}: not written", why)
 
         fetches = _plan(client, bucket, prefix, transfers, refuse)
 
         def fetch(job: Fetch) -> None:
             _fetch(client, bucket, job, tree, transfers)
 
-        for outcome in run_parallel(fetches, fetch, workers=jobs, stop=client.close):
-            if isinstance(outcome.error, Unmappable):
-                refuse(outcome.job.key, outcome.error)
-            else:
-                tally.count(outcome.job.key, outcome.error, sentence)
+        with closing(run_parallel(fetches, fetch, workers=jobs, stop=client.close)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome.error, Unmappable):
+                    refuse(outcome.job.key, outcome.error)
+                elif not tally.count(outcome.job.key, outcome.error):
+                    break
     transfers.summary(tally.failed)
     return PARTLY if unmapped else tally.exit_code()
 

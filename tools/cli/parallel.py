@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from peer.errors import AtollError, Unavailable
-from tools.cli.exits import OTHER, PARTLY, code_of
+from tools.cli.exits import OTHER, PARTLY, code_of, sentence
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -31,8 +31,10 @@ class Outcome(Generic[J, R]):
 
 def run_parallel(
     jobs: Iterable[J], work: Callable[[J], R], *, workers: int, stop: Callable[[], None]
-) -> Iterator[Outcome[J, R]]:
+) -> Generator[Outcome[J, R], None, None]:
     """Do the jobs in `workers` threads; outcomes as they come. At most 2 jobs a worker are taken ahead.
+
+    Use it under `contextlib.closing`, so that no thread outlives what it works with.
 
     AtollError and OSError belong to their job; anything else, an interruption included, ends the run:
     `stop` is called to break off what is under way, and the error raised when all threads have ended.
@@ -78,22 +80,24 @@ class Tally:
         self._silent = 0  # failures in a row because nobody answers
         self._limit = HOPELESS * workers
 
-    def count(self, name: str, error: Exception | None, sentence: Callable[[BaseException], str]) -> None:
-        """Take one outcome; raises Unavailable when going on is hopeless."""
+    def count(self, name: str, error: Exception | None) -> bool:
+        """Take one outcome; False when going on is hopeless, as nobody has answered for long."""
         if error is None:
             self.done += 1
             self._silent = 0
-            return
-        self.fail(name, error, sentence(error))
+            return True
+        self.fail(name, error)
         self._silent = self._silent + 1 if isinstance(error, Unavailable) else 0
-        if self._silent >= self._limit:
-            raise Unavailable(f"gave up after {self._silent} failures in a row: {sentence(error)}")
+        if self._silent < self._limit:
+            return True
+        self._say(f"atoll: gave up after {self._silent} failures in a row")
+        return False
 
-    def fail(self, name: str, error: Exception, says: str) -> None:
+    def fail(self, name: str, error: Exception) -> None:
         """Note something that could not be done."""
         self.failed += 1
         self._first = self._first or error
-        self._say(f"atoll: {name}: {says}")
+        self._say(f"atoll: {name}: {sentence(error)}")
 
     def exit_code(self, *, partly: bool = False) -> int:
         """0, the code of the only kind of failure if nothing was done, or 7."""

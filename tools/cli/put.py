@@ -6,6 +6,7 @@ import json
 import mimetypes
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import click
 
 from peer.client.model import Stored
 from peer.client.sync import Client
-from tools.cli.exits import sentence
 from tools.cli.localtree import LocalFile, Unmappable, walk
 from tools.cli.output import shown, write
 from tools.cli.parallel import Tally, run_parallel, terminable
@@ -77,12 +77,14 @@ def put(
         def store(upload: Upload) -> Stored:
             return _store(client, bucket, upload, manner, transfers)
 
-        uploads = plan.uploads(lambda refused: tally.fail("not stored", refused, str(refused)))
-        for outcome in run_parallel(uploads, store, workers=jobs, stop=client.close):
-            name = str(outcome.job.path or "-")
-            tally.count(name, outcome.error, sentence)
-            if outcome.result is not None:
-                _report(outcome.result)
+        uploads = plan.uploads(lambda refused: tally.fail("not stored", refused))
+        with closing(run_parallel(uploads, store, workers=jobs, stop=client.close)) as outcomes:
+            for outcome in outcomes:
+                name = str(outcome.job.path or "-")
+                if outcome.result is not None:
+                    _report(outcome.result)
+                if not tally.count(name, outcome.error):
+                    break
     transfers.summary(tally.failed)
     return tally.exit_code()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import islice
 
 import click
 
 from peer.client.model import name_of
 from peer.client.sync import Client
-from tools.cli.exits import sentence
 from tools.cli.parallel import Tally, run_parallel, terminable
 from tools.cli.session import confirm, connect, note, split_target
 
@@ -43,7 +43,9 @@ def _remove(client: Client, target: str, jobs: int) -> int:
     def remove(key: str) -> None:
         client.delete(bucket, key)
 
-    for outcome in run_parallel(keys, remove, workers=jobs, stop=client.close):
-        tally.count(outcome.job, outcome.error, sentence)
+    with closing(run_parallel(keys, remove, workers=jobs, stop=client.close)) as outcomes:
+        for outcome in outcomes:
+            if not tally.count(outcome.job, outcome.error):
+                break
     note(f"removed {tally.done} objects" + (f", {tally.failed} failed" if tally.failed else ""))
     return tally.exit_code()
