@@ -99,7 +99,8 @@ class Feed:
     def _learn(self, cluster: Json) -> None:
         if self.pinned:
             return
-        for node in cluster.get("nodes") or ():
+        nodes = cluster.get("nodes")
+        for node in nodes if isinstance(nodes, list) else ():
             url = str(node.get("api_url") or "").rstrip("/") if isinstance(node, Mapping) else ""
             if url and url not in self.endpoints and len(self.endpoints) < MAX_ENDPOINTS:
                 self.endpoints.append(url)

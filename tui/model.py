@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -102,10 +103,10 @@ def cluster_of(document: Json) -> Cluster:
     number = _epoch_number([epoch.get("generation"), epoch.get("number")])
     partitions = _mapping(document.get("partitions"))
     verdict = str(document.get("verdict") or "unknown")
-    nodes = [node for node in document.get("nodes") or () if isinstance(node, Mapping)]
+    nodes = [node for node in _items(document.get("nodes")) if isinstance(node, Mapping)]
     return Cluster(
         verdict=verdict if verdict in VERDICTS else "unknown",
-        reasons=tuple(_reason(item) for item in document.get("reasons") or ()),
+        reasons=tuple(_reason(item) for item in _items(document.get("reasons"))),
         tolerates=_whole(document.get("tolerates")),
         answering=str(_mapping(document.get("peer")).get("name") or DASH),
         epoch=number,
@@ -117,7 +118,7 @@ def cluster_of(document: Json) -> Cluster:
 
 
 def _peer(node: Json, index: int, newest: tuple[int, int] | None) -> Peer:
-    flags = tuple(str(flag) for flag in node.get("flags") or ())
+    flags = tuple(str(flag) for flag in _items(node.get("flags")))
     state = str(node.get("state") or "unknown")
     if state == "alive" and "draining" in flags:
         state = "draining"
@@ -198,8 +199,8 @@ def health_around(ring: Json | None, peers: Sequence[Peer], slots: int) -> list[
 
     A slot is as bad as its worst partition. Majority means of the actual owners (architecture §5).
     """
-    owners = (ring or {}).get("owners") or ()
-    members = [str(_mapping(member).get("id")) for member in (ring or {}).get("members") or ()]
+    owners = _items((ring or {}).get("owners"))
+    members = [str(_mapping(member).get("id")) for member in _items((ring or {}).get("members"))]
     if not owners or not members or slots <= 0:
         return ["unknown"] * max(slots, 0)
     serving = {peer.id for peer in peers if peer.state in ("alive", "draining", "suspect")}
@@ -215,8 +216,9 @@ def health_around(ring: Json | None, peers: Sequence[Peer], slots: int) -> list[
 _BADNESS = ("full", "degraded", "unavailable", "unknown")
 
 
-def _partition_health(owners: Sequence[int], up: Sequence[bool]) -> str:
-    if not owners or any(not 0 <= index < len(up) for index in owners):
+def _partition_health(row: object, up: Sequence[bool]) -> str:
+    owners = _items(row)
+    if not owners or any(not isinstance(index, int) or not 0 <= index < len(up) for index in owners):
         return "unknown"
     live = sum(up[index] for index in owners)
     if live == len(owners):
@@ -272,12 +274,17 @@ def _mapping(value: object) -> Json:
     return value if isinstance(value, Mapping) else {}
 
 
+def _items(value: object) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    number = _number(value)
+    return int(number) if number is not None and isfinite(number) else None
 
 
 def _epoch_number(value: object) -> tuple[int, int] | None:

@@ -128,7 +128,8 @@ class PeerTable(VerticalScroll):
         self._draw()
 
     def on_resize(self) -> None:
-        self._draw()
+        # Only now: a change of size asked for while a layout is being applied would be lost.
+        self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
         width = self.scrollable_content_region.width

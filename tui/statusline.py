@@ -23,11 +23,11 @@ def status_text(
 ) -> Text:
     """Age in yellow once it is more than `STALE_AFTER_S`; "paused" instead of silence."""
     text = Text(title, style="bold")
+    if paused:
+        text.append("  PAUSED (p goes on)", style="bold yellow")
     if cluster is not None and snapshot is not None:
         age = now - snapshot.taken_at
         text.append(f"  view of {cluster.answering} ({snapshot.endpoint})", style="not bold")
         text.append(f"  epoch {epoch_words(cluster.epoch, cluster.epoch_kind)}", style="not bold")
         text.append(f"  age {age_words(age)}", style="yellow" if age > STALE_AFTER_S else "not bold")
-    if paused:
-        text.append("  PAUSED (p goes on)", style="bold yellow")
     return text
