@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from peer.errors import Unavailable
 
 HEADER_BYTES = 64
-"""A record's header; the payload begins behind it. The header itself belongs to `peer.storage.segments`."""
+"""A record's header; the payload begins behind it. The header itself belongs to `peer.storage.records`."""
 
 PAGE_BYTES = 4096
 """Records start and end at multiples of this: what O_DIRECT asks of memory, offset and length."""

@@ -15,13 +15,14 @@ from peer.errors import Corrupt
 
 from .env import RowStore
 from .keys import OBJECT, gate_key_of
-from .messages import GATE_REFUSED
+from .messages import ABSTAIN, GATE_REFUSED
 from .value import decode_row, payload_of
 
 OPEN, CLOSED = 1, 2
 BEHIND = -2
 """A request with generation BEHIND - g looks behind gates closed at generation g: who deletes a bucket does."""
 GATES_KEPT = 65_536
+_DAMAGED = (-1, -1)
 
 
 def gate_payload(state: int, generation: int) -> bytes:
@@ -48,6 +49,8 @@ class Gates:
             gate = self._load(gate_key)
         if gate is None:
             return (GATE_REFUSED, "absent", 0)
+        if gate is _DAMAGED:
+            return (ABSTAIN, "the gate's row does not match its checksum")
         state, stands_at = gate
         if generation <= BEHIND:
             return (
@@ -73,7 +76,7 @@ class Gates:
         try:
             accepted = decode_row(gate_key, self._rows.get("rows", gate_key))
         except Corrupt:
-            return None
+            return _DAMAGED
         return self._keep(gate_key, _decode(accepted.value))
 
     def _keep(self, gate_key: bytes, gate: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -66,6 +66,7 @@ class Identity:
             self._seen = {member: (boot, seq, nonce) for member, boot, seq, nonce in msgpack.unpackb(kept)}
         self.confirmed = False
         self.amnesiac = False
+        self.on_amnesia: Callable[[Amnesia], None] = lambda _: None
         self._unchecked = "no_amnesia_check" in unsafe
         self._persisted_s = env.now()
 
@@ -113,6 +114,7 @@ class Identity:
             another_start = boot >= self.boot and nonce != self._nonce
             if another_start or (nonce != self._nonce and sequence > self._before[1]):
                 self.amnesiac = True
+                self.confirmed = False  # it may have been given before this became known
                 raise Amnesia(
                     f"this data directory is an old copy: it remembers start {self._before[0]}, commit"
                     f" {self._before[1]}, but the cluster has seen start {boot}, commit {sequence} of this peer."
@@ -165,8 +167,12 @@ class Identity:
             others = [member for member in members() if member != self.me]
             one = Round(self._env, self._send, (BOOTS, 0, self._table()), max(1, len(others)), ASK_S)
             await one.start(others)
-            for _, reply in one.oks:
-                self._judge(reply[1])
+            try:
+                for _, reply in one.oks:
+                    self._judge(reply[1])
+            except Amnesia as error:
+                self.on_amnesia(error)
+                raise
             if self._env.now() - self._persisted_s > PERSIST_EVERY_S and self._seen:
                 self._persist(lambda _: None)
 

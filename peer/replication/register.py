@@ -211,7 +211,8 @@ class Registers:
         finally:
             timer.cancel()
         if not mine:
-            queue.remove(turn)
+            if turn in queue:
+                queue.remove(turn)
             raise Unavailable("too many requests change this key at once; slow down", code="SlowDown")
 
     def _leave(self, key: bytes) -> None:

@@ -87,6 +87,19 @@ class _Job:
         self.expired = False  # under the lock: the loop has given up on it
 
 
+class Transfer:
+    """A call under way. `cancel` on the loop ends it early; its `done` still runs, once nobody uses the memory."""
+
+    __slots__ = ("_client", "_job")
+
+    def __init__(self, client: BulkClient, job: _Job) -> None:
+        self._client = client
+        self._job = job
+
+    def cancel(self) -> None:
+        self._client._cancel(self._job)
+
+
 class _Member:
     """What the loop knows about transfers to one peer."""
 
@@ -143,8 +156,9 @@ class BulkClient:
         into: Buffer | None,
         deadline_s: float,
         done: Done,
-    ) -> None:
+    ) -> Transfer:
         """Send header and payload; `done` gets (reply header, bytes received into `into`) or an AtollError.
+        The transfer that is returned can be cancelled, which is its deadline coming now.
 
         Unavailable says nothing about whether the peer acted on the transfer. Neither `payload` nor `into`
         may be changed before `done` (B1).
@@ -164,6 +178,13 @@ class BulkClient:
             self._waiting.append(job)
             self._advance()
             self._watch(TICK_S)
+        return Transfer(self, job)
+
+    def _cancel(self, job: _Job) -> None:
+        if job in self._waiting:
+            self._fail_waiting([job], Unavailable("the transfer was given up"))
+        elif job in self._running and not job.expired:
+            self._expire(job)
 
     def _fail(self, job: _Job, error: AtollError) -> None:
         """Report a failure once the current callback is over; what comes later finds nobody waiting (B1)."""

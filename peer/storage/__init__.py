@@ -4,14 +4,18 @@ Knows nothing of rings, peers or the network, and imports only `peer.errors` and
 Start reading with `rows` (the key-value interface everything above codes against) and `segments` (the
 life of a chunk's bytes, as a state machine without I/O).
 
-    rows        the interface: get, scan, commit a batch -> durable
-    sqlite      its implementation: SQLite in WAL mode, one writer thread, group commit
-    records     what a chunk looks like on disk: the 64-byte header, its checksum, an extent's encoding
-    segments    the state machine: allocated -> written -> synced -> named -> doomed -> unnamed -> punched
-    chunkfiles  threads and system calls that execute what `segments` decides
-    datadir     the directory: lock, layout, checks at start-up, atomic small files
-    ballast     the space given up when the disk is full, so that deletions still commit
-    syscalls    fallocate and statfs, which Python does not offer as they are
+    rows          the interface: get, scan, commit a batch -> durable
+    sqlite        its implementation: WAL, one writer thread, group commit
+    sqlite_files  the connections beneath it, and all SQL of the project
+    records       what a chunk looks like on disk: the 64-byte header, its checksum, an extent's encoding
+    segments      the state machine: allocated -> written -> synced -> named -> doomed -> unnamed -> punched
+    operations    what the state machine asks for: create, sync, seal, punch, remove
+    chunkfiles    threads that execute what `segments` decides
+    segmentdir    the files they do it to
+    datadir       the directory: lock, layout, checks at start-up
+    ballast       the space given up when the disk is full, so that deletions still commit
+    durable       atomic small files, directory syncs, and the end of the process when an fsync fails
+    syscalls      fallocate and statfs, which Python does not offer as they are
 
 Layout of a data directory (0700; every file 0600):
 

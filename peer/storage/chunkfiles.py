@@ -19,9 +19,10 @@ from pathlib import Path
 from peer.buffers import HEADER_BYTES, Buffer
 from peer.errors import AtollError, Corrupt, Full, NotFound, StartupError, Unavailable
 from peer.storage.durable import end_process
+from peer.storage.operations import Create, Limits, Operation, Punch, Remove, Seal
 from peer.storage.records import Extent, lay_out, payload_name, unpack_header
 from peer.storage.segmentdir import SegmentDir
-from peer.storage.segments import Create, Limits, Operation, Punch, Remove, Seal, Segments
+from peer.storage.segments import Segments
 
 log = logging.getLogger(__name__)
 

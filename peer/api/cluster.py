@@ -1,0 +1,304 @@
+"""The cluster as one peer sees it: nodes, ring, verdict."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from peer.errors import Invalid, NotFound
+from peer.membership import MemberView
+from peer.objects.buckets import Buckets
+from peer.replication.keys import OBJECT, partition_in
+from peer.replication.messages import INFO, OK
+from peer.replication.node import Replica
+from peer.replication.quorum import Round
+from ring.members import Member
+
+from .http import iso_time
+
+INFO_EVERY_S = 1.0
+INFO_DEADLINE_S = 0.5
+
+
+class Members(Protocol):
+    """What gossip believes (peer.membership.Membership)."""
+
+    def members(self) -> list[MemberView]: ...
+    def get(self, member_id: str) -> MemberView | None: ...
+
+
+class ClusterView:
+    """Answers what /v1/cluster and its siblings ask."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        buckets: Buckets,
+        members: Callable[[], Members | None],
+        info: Callable[[], dict[str, Any]],
+        version: str,
+    ) -> None:
+        self._replica = replica
+        self._buckets = buckets
+        self._members = members
+        self._own_info = info
+        self._version = version
+        self._infos: dict[str, dict[str, Any]] = {}
+        self._asked_s = -1e9
+        self._started_s = time.monotonic()
+        replica.serve(INFO, lambda _, reply: reply((OK, info())), votes=False)
+
+    # --- verdict
+
+    def _state(self, member: str) -> str:
+        if member == self._replica.me:
+            return "alive"
+        members = self._members()
+        view = members.get(member) if members is not None else None
+        return view.state if view is not None else "unknown"
+
+    def _count(self, gone: frozenset[str] = frozenset()) -> dict[str, int]:
+        """Partitions by how many of their owners live, and failures tolerated now."""
+        epoch = self._replica.epoch
+        dead = {m.id for m in epoch.members if self._state(m.id) not in ("alive", "suspect")} | gone
+        full = degraded = unavailable = 0
+        tolerates = len(epoch.members)
+        cache: dict[tuple[str, ...], tuple[int, int]] = {}
+        for partition in range(1 << epoch.partition_power):
+            owners = epoch.table.owners(partition)
+            counted = cache.get(owners)
+            if counted is None:
+                live = sum(owner not in dead for owner in owners)
+                counted = cache[owners] = (live, live - (len(owners) // 2 + 1))
+            live, spare = counted
+            tolerates = min(tolerates, spare)
+            if live == len(owners):
+                full += 1
+            elif spare >= 0:
+                degraded += 1
+            else:
+                unavailable += 1
+        total = 1 << epoch.partition_power
+        return {
+            "total": total, "full": full, "degraded": degraded, "unavailable": unavailable,
+            "tolerates": max(0, tolerates),
+        }  # fmt: skip
+
+    def ready(self) -> tuple[bool, list[str]]:
+        reasons = []
+        if self._replica.epochs.current is None:
+            reasons.append("not joined yet")
+        elif not self._replica.identity.confirmed:
+            reasons.append("waiting for the other peers to confirm this peer's identity")
+        elif self._replica.epochs.fenced:
+            reasons.append("waiting for the next epoch")
+        if self._own_info().get("full"):
+            reasons.append("the disk is below its free-space floor")
+        return not reasons, reasons
+
+    def verdict(self) -> dict[str, Any]:
+        """{"verdict", "reasons", "tolerates", "partitions", "without": node -> is it safe to take down}."""
+        counts = self._count()
+        tolerates = counts.pop("tolerates")
+        reasons = []
+        epoch = self._replica.epoch
+        for member in epoch.members:
+            state = self._state(member.id)
+            if state not in ("alive", "suspect"):
+                reasons.append({"code": "peer_down", "message": f"peer {member.name} is {state}"})
+        if counts["unavailable"]:
+            reasons.append(
+                {
+                    "code": "no_quorum",
+                    "message": f"{counts['unavailable']} partitions have lost their majority",
+                }
+            )
+        if len(epoch.members) < epoch.replicas:
+            missing = epoch.replicas - len(epoch.members)
+            reasons.append(
+                {"code": "too_few_peers", "message": f"{missing} more peers are needed for full replication"}
+            )
+        owed = sum(info.get("owed", 0) for info in (*self._infos.values(), self._own_info()))
+        if owed:
+            reasons.append(
+                {
+                    "code": "copies_owed",
+                    "message": f"{owed} copies missed an owner; they are served by the other owners",
+                }
+            )
+        ready, why = self.ready()
+        if not ready:
+            reasons += [
+                {"code": "not_ready", "message": f"this peer is not ready: {reason}"} for reason in why
+            ]
+        word = "unavailable" if counts["unavailable"] else "degraded" if reasons else "healthy"
+
+        def without(name: str) -> bool:
+            gone = self._find(name).id
+            return self._count(frozenset({gone}))["unavailable"] == 0
+
+        return {
+            "verdict": word,
+            "reasons": reasons,
+            "tolerates": tolerates,
+            "partitions": counts,
+            "without": without,
+        }
+
+    # --- views
+
+    async def overview(self) -> dict[str, Any]:
+        await self._refresh()
+        epoch = self._replica.epoch
+        verdict = self.verdict()
+        del verdict["without"]
+        me = self._find(self._replica.me)
+        return {
+            "cluster_id": epoch.cluster_id,
+            "time": iso_time(self._replica.env.wall_us()),
+            "peer": {
+                "id": me.id,
+                "name": me.name,
+                "version": self._version,
+                "uptime_s": round(time.monotonic() - self._started_s, 3),
+            },
+            **verdict,
+            "epoch": {"generation": epoch.generation, "number": epoch.number, "kind": epoch.kind},
+            "replicas": epoch.replicas,
+            "partition_power": epoch.partition_power,
+            "chunk_bytes": epoch.chunk_bytes,
+            "nodes": [self._node(member) for member in epoch.members],
+        }
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        await self._refresh()
+        return [self._node(member) for member in self._replica.epoch.members]
+
+    async def node(self, name: str) -> dict[str, Any]:
+        """One node in full, asked of itself. Raises NotFound; `process` is null if it does not answer."""
+        member = self._find(self._replica.me if name == "self" else name)
+        info: dict[str, Any] | None
+        if member.id == self._replica.me:
+            info = self._own_info()
+        else:
+            one = Round(self._replica.env, self._replica.send, (INFO, 0), 1, INFO_DEADLINE_S * 2)
+            info = one.oks[0][1][1] if await one.start([member.id]) else None
+        if info is not None:
+            self._infos[member.id] = info
+        node = self._node(member)
+        for part in ("process", "storage", "requests", "replication"):
+            node[part] = info.get(part) if info is not None else None
+        return node
+
+    def ring(self) -> dict[str, Any]:
+        epoch = self._replica.epoch
+        index = {member_id: i for i, member_id in enumerate(epoch.table.member_ids)}
+        names = {member.id: member.name for member in epoch.members}
+        owners = [[index[o] for o in epoch.table.owners(p)] for p in range(1 << epoch.partition_power)]
+        return {
+            "epoch": {"generation": epoch.generation, "number": epoch.number, "kind": epoch.kind},
+            "partition_power": epoch.partition_power,
+            "replicas": epoch.replicas,
+            "members": [{"id": m, "name": names[m]} for m in epoch.table.member_ids],
+            "owners": owners,
+        }
+
+    async def lookup(self, bucket: str, key: bytes | None) -> dict[str, Any]:
+        """Who owns a key, or a whole bucket's shard 0 when no key is given."""
+        if not bucket:
+            raise Invalid("say which: /v1/cluster/ring/lookup?bucket=B&key=K", code="InvalidArgument")
+        known = await self._buckets.find(bucket)
+        epoch = self._replica.epoch
+        space = known.objects(epoch.partition_power)
+        assert space.table == OBJECT
+        row = space.row_key(key) if key is not None else space.prefix(0)
+        owners = []
+        for owner in self._replica.owners_of_row(row):
+            node = self._node(self._find(owner))
+            owners.append({k: node[k] for k in ("id", "name", "state", "api_url")})
+        return {
+            "bucket": bucket,
+            "key": None if key is None else key.decode(),
+            "partition": partition_in(row),
+            "placement": row[3:13].hex(),
+            "owners": owners,
+        }
+
+    def epochs(self) -> list[dict[str, Any]]:
+        return self._replica.epochs.history()
+
+    # --- nodes
+
+    def _find(self, name: str) -> Member:
+        found = [m for m in self._replica.epoch.members if name in (m.id, m.name)]
+        if not found:
+            raise NotFound(f"there is no peer {name!r}; GET /v1/cluster/nodes lists them", code="NoSuchNode")
+        return found[0]
+
+    def _node(self, member: Member) -> dict[str, Any]:
+        me = member.id == self._replica.me
+        members = self._members()
+        view = members.get(member.id) if members is not None else None
+        host, peer_port, s3_port, api_port = member.host, member.peer_port, member.s3_port, member.api_port
+        if view is not None:
+            host, peer_port, s3_port, api_port = view.host, view.peer_port, view.s3_port, view.api_port
+        epoch = self._replica.epoch
+        held = epoch.table.partitions_of(member.id)
+        placed = sum(epoch.table.partitions_of(m.id) for m in epoch.members) or 1
+        weights = sum(m.weight for m in epoch.members)
+        info = self._own_info() if me else self._infos.get(member.id, {})
+        shown = f"[{host}]" if ":" in host else host
+        return {
+            "id": member.id,
+            "name": member.name,
+            "self": me,
+            "host": host,
+            "s3_url": f"http://{shown}:{s3_port}",
+            "api_url": f"http://{shown}:{api_port}",
+            "peer_address": f"{shown}:{peer_port}",
+            "zone": member.zone,
+            "state": self._state(member.id),
+            "incarnation": view.incarnation if view is not None else 0,
+            "boot": self._replica.identity.boot if me else view.boot if view is not None else 0,
+            "last_heard_s": 0.0 if me else round(view.last_heard_s, 3) if view is not None else None,
+            "version": self._version if me else view.version if view is not None else None,
+            "epoch": [epoch.generation, epoch.number]
+            if me
+            else list(view.epoch)
+            if view is not None
+            else None,
+            "flags": sorted(view.flags) if view is not None else [],
+            "capacity_bytes": member.weight,
+            "used_bytes": info.get("used_bytes"),
+            "partitions": held,
+            "share": held / placed,
+            "owned_fair": member.weight / weights,
+        }
+
+    async def _refresh(self) -> None:
+        """Ask the living for their figures, at most once a second."""
+        replica = self._replica
+        now = replica.env.now()
+        others = [m.id for m in replica.epoch.members if m.id != replica.me and self._state(m.id) == "alive"]
+        if now - self._asked_s < INFO_EVERY_S or not others:
+            return
+        self._asked_s = now
+        one = Round(replica.env, replica.send, (INFO, 0), len(others), INFO_DEADLINE_S)
+        await one.start(others)
+        self._infos = {**self._infos, **{member: reply[1] for member, reply in one.oks}}
+
+
+def process_info(started_s: float) -> dict[str, Any]:
+    """CPU seconds, resident bytes, uptime and open files of this process."""
+    usage = os.times()
+    with open("/proc/self/statm") as statm:
+        resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "pid": os.getpid(),
+        "cpu_s": usage.user + usage.system,
+        "rss_bytes": resident,
+        "uptime_s": round(time.monotonic() - started_s, 3),
+        "open_files": len(os.listdir("/proc/self/fd")),
+    }

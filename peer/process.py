@@ -1,0 +1,535 @@
+"""One peer, from its options to its last breath: assembles the layers, founds or joins, serves, drains.
+
+`run_peer` is what `atoll peer` calls. Order matters: ports are tried before the directory is touched, the directory
+is locked before anything is read, and nothing votes before its identity is confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from gossip.record import Record
+from peer.api.cluster import ClusterView, process_info
+from peer.api.context import Context
+from peer.api.server import ApiServer
+from peer.api.unbuilt import UnbuiltS3
+from peer.buffers import BufferPool
+from peer.bulkservice import BulkService
+from peer.config import PeerConfig
+from peer.errors import AtollError, Invalid, Refused, StartupError, Unavailable
+from peer.membership import Membership, MemberView
+from peer.objects.store import Objects
+from peer.realenv import DiskThreads, LoopEnv
+from peer.replication.chunks import Chunks, decode_chunk_row
+from peer.replication.epochs import tag_of
+from peer.replication.identity import Amnesia
+from peer.replication.messages import FAILED, JOIN, OK
+from peer.replication.node import Replica
+from peer.rpc.bulk import BulkClient
+from peer.rpc.bulkserver import BulkServer
+from peer.rpc.exchange import Exchange
+from peer.rpc.hello import Hello
+from peer.rpc.listener import Listener, Service
+from peer.rpc.peers import Peers
+from peer.rpc.stats import Stats
+from peer.storage.chunkfiles import ChunkFiles
+from peer.storage.datadir import DataDir, read_cluster_key
+from peer.storage.sqlite import SqliteRows
+from ring.epoch import Epoch
+from ring.members import Member
+from ring.placement import place
+
+log = logging.getLogger("atoll.peer")
+
+FORMAT_LEVEL = 1
+CLIENT_BUFFERS, REPLICA_BUFFERS, SERVE_BUFFERS = 24, 12, 4
+JOIN_FOR_S = 30.0
+JOIN_PAUSE_S = 0.3
+TRIM_EVERY_S = 5.0
+_MEMBER_KEY = b"member"
+
+
+def atoll_version() -> str:
+    try:
+        return version("atoll")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def run_peer(config: PeerConfig) -> int:
+    """Run one peer in the foreground until SIGTERM or SIGINT; 0 then. Raises StartupError and other AtollErrors."""
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    import uvloop
+
+    return uvloop.run(_serve(config))
+
+
+async def _serve(config: PeerConfig) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    _refuse_unbuilt(config)
+    _try_ports(config)
+    directory = DataDir.open(config.data)
+    peer = None
+    try:
+        for warning in directory.warnings:
+            log.warning("%s", warning)
+        peer = Peer(config, directory, loop, stop)
+        await peer.start()
+        await stop.wait()
+        if peer.fatal is not None:
+            raise peer.fatal
+        log.info("stopping: requests in flight get ten seconds")
+        return 0
+    finally:
+        if peer is not None:
+            await peer.stop()
+        directory.close()
+
+
+class Peer:
+    """Everything one peer is made of."""
+
+    def __init__(
+        self, config: PeerConfig, directory: DataDir, loop: asyncio.AbstractEventLoop, stop: asyncio.Event
+    ) -> None:
+        self.config = config
+        self.fatal: AtollError | None = None
+        self._directory = directory
+        self._loop = loop
+        self._stop = stop
+        self._started_s = time.monotonic()
+        self._key = _cluster_key(config, directory)
+        self._closers: list[Any] = []
+        self.env = LoopEnv(loop)
+        self.stats = Stats()
+        self.membership: Membership | None = None
+        self.rows = SqliteRows(directory.rows_path, loop, on_full=directory.ballast.release)
+        self.me = self._member_id()
+        self.files = ChunkFiles(directory.segments_path)
+        self.disk = DiskThreads(self.files, loop)
+        self.peers = Peers(self._hello, self._key, self._handle, self._address_of, stats=self.stats)
+        self.replica = Replica(self.env, self, self.rows, self.me)
+        self.replica.identity.on_amnesia = self._die
+        self.replica.on_epoch = self._on_epoch
+        self.replica.serve(JOIN, self._on_join, votes=False)
+        self._pools()
+        self.chunks = Chunks(
+            self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.me
+        )
+        service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
+        self.bulk_server = BulkServer(service.handle, self.replica_pool, stats=self.stats)
+        self.exchange = Exchange(self._hello, self._key, self._on_exchange, stats=self.stats)
+        services: dict[str, Service] = {
+            "calls": self.peers,
+            "bulk": self.bulk_server,
+            "gossip": self.exchange,
+        }
+        self.listener = Listener(self._hello, self._key, services, stats=self.stats)
+        self.objects = Objects(self.replica, self.chunks, self.client_pool)
+        view = ClusterView(
+            self.replica, self.objects.buckets, lambda: self.membership, self._info, atoll_version()
+        )
+        self.context = Context(self.replica, self.objects, view)
+        self.api = ApiServer(self.context)
+        self.s3 = UnbuiltS3()
+
+    def _pools(self) -> None:
+        epoch = self.replica.epochs.current
+        size = epoch.chunk_bytes if epoch is not None else self.config.chunk_bytes
+        self.client_pool = BufferPool(CLIENT_BUFFERS, name="client", chunk_bytes=size)
+        self.replica_pool = BufferPool(REPLICA_BUFFERS, name="replica", chunk_bytes=size)
+        self.serve_pool = BufferPool(SERVE_BUFFERS, name="serve", chunk_bytes=size)
+        self.bulk = BulkClient(self._hello, self._key, self._address_of, chunk_bytes=size, stats=self.stats)
+
+    def _member_id(self) -> str:
+        stored = self.rows.get("meta", _MEMBER_KEY)
+        return stored.decode() if stored is not None else secrets.token_hex(8)
+
+    # --- life
+
+    async def start(self) -> None:
+        """From an open directory to a serving peer. Raises StartupError, Refused, Unavailable, Amnesia."""
+        config = self.config
+        lost: list[str] = []
+        report = await asyncio.to_thread(
+            self.files.open,
+            self._named_extents(),
+            lambda name, extent, why: lost.append(f"{name.hex()}: {why}"),
+        )
+        self._closers.append(self.files.close)
+        for line in lost[:10]:
+            log.error("the bytes of chunk %s", line)
+        log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
+        await self.listener.start(config.host, config.peer_port)
+        await self._enter_ring()
+        await self.replica.begin()
+        self._write_files()
+        await self._start_gossip()
+        await self.api.start(config.host, config.api_port)
+        await self.s3.start(config.host, config.s3_port)
+        self.env.spawn(self._confirm(), "identity")
+        self.env.spawn(self._trim_pools(), "trim")
+        log.info(
+            "peer %s (%s) of cluster %s answers on %s:%d",
+            self.config.name or self.me, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
+        )  # fmt: skip
+
+    def _named_extents(self) -> Any:
+        start = b""
+        while True:
+            rows = self.rows.scan("chunks", start, b"\xff" * 35, 2000)
+            for key, row in rows:
+                assert isinstance(key, bytes), "chunk rows have byte keys"
+                start = key + b"\0"
+                with contextlib.suppress(AtollError):
+                    yield key[2:], decode_chunk_row(key, row)[1]
+            if len(rows) < 2000:
+                return
+
+    async def _enter_ring(self) -> None:
+        """Found, join, or go on with the epoch the directory holds."""
+        if self.replica.epochs.current is not None:
+            return
+        if not (self.config.found or self.config.join):
+            raise StartupError(
+                f"{self.config.data} has not joined a cluster yet; start it with --join HOST:PEERPORT"
+            )
+        await self._keep([("meta", _MEMBER_KEY, self.me.encode())])
+        if self.config.found:
+            epoch = self._founding_epoch()
+        else:
+            epoch = await self._join()
+        await self.replica.epochs.installed(epoch)
+
+    async def _keep(self, writes: list[Any]) -> None:
+        future = self.env.future()
+        self.rows.commit(writes, future.set_result)
+        error = await future
+        if error is not None:
+            raise error
+
+    def _member(self) -> Member:
+        config = self.config
+        s3, api, peer = config.ports
+        host = config.advertised_host
+        return Member(
+            id=self.me, name=config.name or f"peer-{self.me[:6]}", host=host, peer_port=peer, s3_port=s3, api_port=api,
+            zone=config.zone or socket.gethostname(), weight=config.capacity_bytes or self._directory.total_bytes,
+        )  # fmt: skip
+
+    def _founding_epoch(self) -> Epoch:
+        config = self.config
+        member = self._member()
+        return Epoch(
+            generation=0, number=1, kind="final", cluster_id=secrets.token_hex(16), members=(member,),
+            replicas=config.replicas, partition_power=config.partition_power, format_level=FORMAT_LEVEL,
+            chunk_bytes=config.chunk_bytes, table=place(None, [member], config.replicas, config.partition_power),
+            previous=None, root_access_key=config.root_access_key or "AK" + secrets.token_hex(9).upper(),
+            root_secret_key=config.root_secret_key or secrets.token_urlsafe(30),
+        )  # fmt: skip
+
+    async def _join(self) -> Epoch:
+        """Ask the seeds, one after the other and anew, until one admits us or half a minute has passed."""
+        member = self._member()
+        message = (JOIN, 0, FORMAT_LEVEL, _pack_member(member))
+        until_s = self._loop.time() + JOIN_FOR_S
+        said: dict[str, str] = {}
+        own = {
+            (self.config.advertised_host, self.config.peer_port),
+            (self.config.host, self.config.peer_port),
+        }
+        seeds = [seed for seed in self.config.join if seed not in own]
+        if not seeds:
+            raise Invalid(
+                "--join names only this peer itself; name a running one, or found a cluster with --found"
+            )
+        while True:
+            for host, port in seeds:
+                seed = f"{host}:{port}"
+                try:
+                    reply = await self.peers.call_address(host, port, message, 15.0)
+                except Refused as error:
+                    raise StartupError(f"{seed} refused this peer: {error}") from error
+                except (AtollError, OSError) as error:
+                    said[seed] = str(error)
+                    log.warning("cannot join through %s: %s", seed, error)
+                    continue
+                if reply[0] == OK:
+                    return Epoch.decode(reply[1])
+                if reply[0] == FAILED and reply[1] != "ServiceUnavailable":
+                    raise StartupError(f"{seed} refused this peer: {reply[2]}")
+                said[seed] = str(reply[2]) if reply[0] == FAILED else f"status {reply[0]}"
+                log.warning("not admitted by %s yet: %s", seed, said[seed])
+            if self._loop.time() > until_s:
+                story = "; ".join(f"{seed}: {why}" for seed, why in said.items())
+                raise Unavailable(
+                    f"no seed admitted this peer within {JOIN_FOR_S:g} s ({story}); is one running there?"
+                )
+            await asyncio.sleep(JOIN_PAUSE_S)
+
+    def _on_join(self, message: Any, reply: Any) -> None:
+        self.env.spawn(self._admit(message, reply), "join")
+
+    async def _admit(self, message: Any, reply: Any) -> None:
+        """A stranger that knows the cluster key asks to become a member."""
+        try:
+            _, _, level, fields = message
+            member = Member(*fields)
+            if level != FORMAT_LEVEL:
+                raise Invalid(
+                    f"this cluster's format level is {FORMAT_LEVEL}, the peer's is {level}; use one version"
+                )
+            epoch = await self.replica.admit(member, _with_member)
+            reply((OK, epoch.encode()))
+        except (AtollError, TypeError, ValueError) as error:
+            code = error.code if isinstance(error, AtollError) else "InvalidRequest"
+            reply((FAILED, code, str(error)))
+
+    def _write_files(self) -> None:
+        epoch = self.replica.epoch
+        self._directory.write_json("peer.json", self.config.to_json() | {"id": self.me})
+        if self._directory.read_json("root.json") is None and self.config.found:
+            keys = {"access_key": epoch.root_access_key, "secret_key": epoch.root_secret_key}
+            self._directory.write_json("root.json", keys)
+            print(
+                f"founded cluster {epoch.cluster_id}\n  access key  {epoch.root_access_key}\n"
+                f"  secret key  {epoch.root_secret_key}\n  kept in     {self._directory.path / 'root.json'}",
+                flush=True,
+            )
+
+    async def _start_gossip(self) -> None:
+        config = self.config
+        s3, api, port = config.ports
+        epoch = self.replica.epoch
+        known = epoch.member(self.me)
+        name = config.name or (known.name if known is not None else self.me)
+        record = Record(
+            id=self.me, name=name, host=config.advertised_host, peer_port=port, s3_port=s3, api_port=api,
+            boot=self.replica.identity.boot, incarnation=0, version=atoll_version(), format_level=FORMAT_LEVEL,
+            epoch=epoch.order,
+        )  # fmt: skip
+        self.membership = Membership(
+            record, host=config.host, port=port, keyring=[self._key], cluster_id=epoch.cluster_id,
+            exchange=self.exchange, on_change=self._on_change, rng=self.env.rng,
+        )  # fmt: skip
+        await self.membership.start()
+        remembered = [(m.host, m.peer_port) for m in epoch.members if m.id != self.me]
+        self.env.spawn(self.membership.join(config.join, remembered), "gossip join")
+
+    async def _confirm(self) -> None:
+        try:
+            await self.replica.confirm()
+            log.info("identity confirmed: start %d", self.replica.identity.boot)
+        except Amnesia as error:
+            self._die(error)
+
+    async def _trim_pools(self) -> None:
+        """Give the memory of a burst back to the system."""
+        while True:
+            await asyncio.sleep(TRIM_EVERY_S)
+            for pool in (self.client_pool, self.replica_pool, self.serve_pool):
+                pool.trim()
+
+    def _die(self, error: AtollError) -> None:
+        log.error("%s", error)
+        self.fatal = error
+        self._stop.set()
+
+    async def stop(self) -> None:
+        """Stop answering, then let go of everything. Nothing acknowledged is lost by skipping any of it."""
+        await self.s3.stop()
+        await self.api.stop()
+        if self.membership is not None:
+            await self.membership.stop(leave=False)
+        await self.listener.close()
+        await self.env.close()
+        for part in (self.peers, self.exchange, self.bulk, self.bulk_server):
+            await part.close()
+        await asyncio.to_thread(self.disk.close)
+        for close in self._closers:
+            await asyncio.to_thread(close)
+        self.rows.close()
+
+    # --- glue (replication.env.Network, and callbacks)
+
+    def call(self, member_id: str, message: tuple[Any, ...], deadline_s: float, done: Any) -> None:
+        self.peers.call(member_id, message, deadline_s, done)
+
+    def is_alive(self, member_id: str) -> bool:
+        members = self.membership
+        return members is None or members.is_alive(member_id) or members.get(member_id) is None
+
+    def _hello(self) -> Hello:
+        epoch = self.replica.epochs.current
+        known = epoch is not None
+        return Hello(
+            cluster_id=epoch.cluster_id if epoch is not None else "",
+            member_id=self.me if known else "",
+            boot=self.replica.identity.boot if known else 0,
+            format_level=FORMAT_LEVEL,
+            partition_power=epoch.partition_power if epoch is not None else 0,
+        )
+
+    def _address_of(self, member_id: str) -> tuple[str, int] | None:
+        view = self.membership.get(member_id) if self.membership is not None else None
+        if view is not None:
+            return view.host, view.peer_port
+        epoch = self.replica.epochs.current
+        member = epoch.member(member_id) if epoch is not None else None
+        return (member.host, member.peer_port) if member is not None else None
+
+    def _handle(self, sender: str, message: list[Any], reply: Any) -> None:
+        if not message or not isinstance(message[0], int):
+            reply((FAILED, "ProtocolError", "a message is an array that begins with an operation"))
+            return
+        if not sender and message[0] != JOIN:
+            reply((FAILED, "AccessDenied", "a peer that is not a member may only ask to join"))
+            return
+        try:
+            self.replica.handle(sender, message, reply)
+        except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            log.warning("a malformed message from %s: %r", sender or "a stranger", error)
+            reply((FAILED, "ProtocolError", f"the message is malformed: {error}"))
+
+    async def _on_exchange(self, payload: bytes) -> bytes:
+        if self.membership is None:
+            raise Unavailable("this peer is starting")
+        return await self.membership.handle_exchange(payload)
+
+    def _on_change(self, view: MemberView) -> None:
+        log.info("peer %s (%s) is %s", view.name, view.id, view.state)
+        if view.state == "alive":
+            self.peers.heard_of(view.id)
+        tag = view.epoch[0] << 40 | view.epoch[1]
+        if tag > self.replica.tag:
+            self.env.spawn(self.replica.epochs.catch_up(tag, view.id), "catch up")
+
+    def _on_epoch(self, epoch: Epoch) -> None:
+        log.info("epoch %d.%d: %d members", epoch.generation, epoch.number, len(epoch.members))
+        if self.membership is not None:
+            self.membership.update(epoch=epoch.order)
+            addresses = [(m.host, m.peer_port) for m in epoch.members if m.id != self.me]
+            self.env.spawn(self.membership.join((), addresses), "gossip join")
+
+    def _info(self) -> dict[str, Any]:
+        files = self.files.stats
+        replica = self.replica
+        return {
+            "process": process_info(self._started_s),
+            "storage": {**files, **self.rows.stats, "sequence": self.rows.sequence},
+            "requests": dict(self.context.counts),
+            "replication": {
+                **replica.registers.counts, **replica.scans.counts, **self.chunks.counts, **self.chunks.holder.counts,
+                "damaged_rows": replica.acceptor.damaged, "epoch_tag": tag_of(replica.epoch),
+            },
+            "owed": self.chunks.counts["owed"],
+            "used_bytes": files.get("live_bytes", 0),
+            "full": self.files.below_floor,
+        }  # fmt: skip
+
+
+def _with_member(base: Epoch, member: Member) -> Epoch:
+    """`base` with one more member and its share of the ring, as the next epoch."""
+    if any(m.name == member.name for m in base.members):
+        raise Invalid(f"the cluster has a peer named {member.name!r} already; choose another --name")
+    members = tuple(sorted((*base.members, member), key=lambda m: m.id))
+    return Epoch(
+        generation=base.generation, number=base.number + 1, kind="final", cluster_id=base.cluster_id, members=members,
+        replicas=base.replicas, partition_power=base.partition_power, format_level=base.format_level,
+        chunk_bytes=base.chunk_bytes, table=place(base.table, members, base.replicas, base.partition_power),
+        previous=None, root_access_key=base.root_access_key, root_secret_key=base.root_secret_key,
+    )  # fmt: skip
+
+
+def _pack_member(member: Member) -> list[Any]:
+    return [
+        member.id, member.name, member.host, member.peer_port, member.s3_port, member.api_port, member.zone, member.weight,
+    ]  # fmt: skip
+
+
+def _cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
+    """The key in the directory; a new peer is given it as a file, a founder makes it."""
+    kept = directory.cluster_key()
+    given = read_cluster_key(config.cluster_key_file) if config.cluster_key_file is not None else None
+    if config.cluster_key_file is not None and given is None:
+        raise StartupError(
+            f"{config.cluster_key_file} does not exist; copy DIR/cluster.key of a running peer there"
+        )
+    if kept is not None:
+        if given is not None and given != kept:
+            raise StartupError(
+                f"{config.cluster_key_file} is another cluster's key than the one in {directory.path}"
+            )
+        return kept
+    key = given
+    if key is None:
+        if not config.found:
+            raise StartupError(
+                f"joining needs the cluster's key: give --cluster-key-file F with a copy of DIR/cluster.key of a"
+                f" running peer, or put it into {directory.path}"
+            )
+        key = os.urandom(32)
+    directory.write_cluster_key(key)
+    return key
+
+
+def _refuse_unbuilt(config: PeerConfig) -> None:
+    """Options whose promise this version cannot keep are refused, not ignored."""
+    for value, option in (
+        (config.tls or config.tls_cert, "--tls and --tls-cert"),
+        (config.encryption_key_file, "--encryption-key-file"),
+        (config.domain, "--domain"),
+        (config.public_url, "--public-url"),
+        (config.metrics_public, "--metrics-public"),
+    ):
+        if value:
+            raise StartupError(f"{option}: not implemented in this version; leave it out")
+    if not config.insecure and not _is_loopback(config.host):
+        raise StartupError(
+            f"the API would listen on {config.host} without TLS, where others can read its credentials;"
+            " TLS is not implemented in this version, so bind to 127.0.0.1 or accept it with --insecure"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _try_ports(config: PeerConfig) -> None:
+    """Bind and let go, so that a port in use is reported before anything is written."""
+    kinds = [(port, socket.SOCK_STREAM) for port in config.ports] + [(config.peer_port, socket.SOCK_DGRAM)]
+    for port, kind in kinds:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(config.host, port, type=kind)[0]
+            with socket.socket(family, kind) as probe:
+                if kind == socket.SOCK_STREAM:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            raise StartupError(
+                f"port {port} on {config.host} cannot be used ({error.strerror or error}); another program or peer has it:"
+                " stop that one or choose others with --port"
+            ) from error
