@@ -38,13 +38,17 @@ class Sync:
         self._resync_tries = 0
 
     def start(self) -> None:
-        """Arm both timers at a random part of their intervals."""
+        """Arm both timers at a random part of their intervals; the first once we have met the others."""
         host = self._host
-        interval = host.config.push_pull_s(len(host.members))
-        host.timers.at(host.timers.now + host.rng.random() * interval, self._push_pull)
+        host.timers.at(host.timers.now + host.config.probe_interval_s, self._begin)
         host.timers.at(
             host.timers.now + (0.5 + host.rng.random()) * host.config.reconnect_interval_s, self._reconnect
         )
+
+    def _begin(self, _: object) -> None:
+        host = self._host
+        interval = host.config.push_pull_s(len(host.members))
+        host.timers.at(host.timers.now + host.rng.random() * interval, self._push_pull)
 
     def _push_pull(self, _: object) -> None:
         host = self._host

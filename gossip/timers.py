@@ -16,6 +16,10 @@ from typing import Any
 # [deadline, order of arming, what to do or None if cancelled, its argument]
 Timer = list[Any]
 
+# Adding and subtracting the time slept rounds: a caller who comes exactly at `next_clock` may seem to be
+# early by a little, and must not be sent away to come again at the same moment.
+_ROUNDING_S = 1e-6
+
 
 class Timers:
     """A heap of timers. All methods but `observe` and `next_clock` use awake time in seconds."""
@@ -64,10 +68,12 @@ class Timers:
     def pop_due(self) -> Timer | None:
         """The earliest timer whose deadline has come, no longer armed; or None."""
         self._drop_cancelled()
-        if not self._heap or self._heap[0][0] > self.now:
+        if not self._heap or self._heap[0][0] > self.now + _ROUNDING_S:
             return None
         self._forgave = False
-        return heapq.heappop(self._heap)
+        timer = heapq.heappop(self._heap)
+        self.now = max(self.now, timer[0])
+        return timer
 
     def next_clock(self) -> float:
         """When `pop_due` will next have something, on the caller's clock; infinite if never."""
