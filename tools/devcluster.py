@@ -83,17 +83,13 @@ class DevCluster:
         """
         self.layout.data.mkdir(parents=True, exist_ok=True)
         self.layout.save()
-        async with asyncio.timeout(deadline_s) as clock:
-            try:
+        try:
+            async with asyncio.timeout(deadline_s):
                 await self._start_all()
                 await self._all_ready()
-            except TimeoutError:
-                if not clock.expired():
-                    raise
-                waiting = [
-                    f"{peer.place.name}: {peer.detail}" for peer in self.peers if peer.state != "ready"
-                ]
-                raise DevError(f"not ready after {deadline_s:g} s: {'; '.join(waiting)}") from None
+        except TimeoutError:
+            waiting = [f"{peer.place.name}: {peer.detail}" for peer in self.peers if peer.state != "ready"]
+            raise DevError(f"not ready after {deadline_s:g} s: {'; '.join(waiting)}") from None
 
     async def _start_all(self) -> None:
         first, *others = self.peers

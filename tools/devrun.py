@@ -226,6 +226,7 @@ def start_one(layout: Layout, place: Place, deadline_s: float = 30.0) -> int:
             raise DevError(f"{place.name} could not start (exit code {process.returncode}):{said}")
         pid = live_pid(place)
         if pid is not None:
+            process.returncode = 0  # no longer ours to wait for: the running `atoll dev` has adopted it
             return pid
         time.sleep(0.05)
     process.kill()
