@@ -82,9 +82,7 @@ async def get_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
         headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{head.size}"
     status = 206 if span.partial else 200
     if request.method == "HEAD":
-        response = web.Response(status=status, headers=headers)
-        response.content_length = span.stop - span.start
-        return response
+        return web.Response(status=status, headers=headers | {"Content-Length": str(span.stop - span.start)})
     if found.inline is not None:
         body = found.inline if not span.partial else found.inline[span.start : span.stop]
         return web.Response(status=status, body=body, headers=headers)
