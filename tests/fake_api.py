@@ -58,6 +58,7 @@ class FakePeer:
     (not done, cut), "cut-body" (half of a GET), "flip" (one wrong byte in a GET), "unknown", "early-403"."""
     seen: list[tuple[str, str]] = field(default_factory=list)
     runner: web.AppRunner | None = None
+    listener: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
@@ -80,18 +81,28 @@ class FakePeer:
         silent.setLevel(logging.CRITICAL + 1)  # planned faults are not worth a traceback each
         self.runner = web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=0.01)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        self.port = self.runner.addresses[0][1]
+        loop = asyncio.get_running_loop()
+        self.listener = await loop.create_server(
+            self.runner.server, "127.0.0.1", self.port, reuse_address=True
+        )
+        self.port = self.listener.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
         runner, self.runner = self.runner, None
-        if runner is not None:
-            if runner.server is not None:
-                for connection in list(runner.server.connections):
-                    if connection.transport is not None:
-                        connection.transport.abort()
-            await runner.cleanup()
+        listener, self.listener = self.listener, None
+        if runner is None or listener is None:
+            return
+        # asyncio leaks a connection that it is accepting while the listener closes; so accept no more first.
+        for sock in listener.sockets:
+            asyncio.get_running_loop().remove_reader(sock.fileno())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        listener.close()
+        if runner.server is not None:
+            for connection in list(runner.server.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+        await runner.cleanup()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         raw = request.raw_path
