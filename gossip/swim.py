@@ -95,7 +95,7 @@ class Swim:
             else:
                 self._answer(message, source)  # type: ignore[arg-type]
         if self._owe_record:
-            # The sender repeats an accusation that we have refuted: it hears so directly, not by chance.
+            # The sender accuses us, or repeats what was: it hears our answer directly, not by chance.
             self.send(source, encode(Alive(self.me, self.raw)))
 
     def _answer(self, message: Ping | PingRequest | Ack | Nack, source: Address) -> None:
@@ -244,6 +244,10 @@ class Swim:
             self._believe(member, (boot, incarnation, SUSPECT), self.me.id)
         elif state == SUSPECT:
             self._confirm(member, self.me.id)
+        # The accused hears of it first and answers us directly: a false accusation is mostly withdrawn
+        # before it has spread, and in a lossy network withdrawals do not drown in accusations.
+        claim = encode(Claim(SUSPECT, member.id, boot, incarnation, self.me.id))
+        self.send(member.address, claim)
 
     def _confirm(self, member: Member, accuser: str) -> None:
         assert member.suspicion is not None
@@ -310,6 +314,7 @@ class Swim:
             self._owe_record |= not self.leaving
         elif not self.leaving and incarnation < INCARNATION_MAX:
             self.stats.refutations += 1
+            self._owe_record = True
             self.awareness.add(1)
             self._reincarnate(incarnation)
 
