@@ -89,13 +89,16 @@ def start(context: click.Context, peer: str, data: Path | None) -> None:
 def kill(context: click.Context, peer: str, data: Path | None) -> None:
     """Kill a peer with SIGKILL, as a power cut would."""
     from tools.devlayout import live_pid
+    from tools.devview import atoll_command, start_command
 
     layout, place = _find(context, data, peer)
     pid = live_pid(place)
     if pid is None:
         raise click.ClickException(f"{place.name} is not running in {layout.data}")
     os.kill(pid, signal.SIGKILL)
-    click.echo(f"{place.name} killed, pid {pid}; bring it back with `atoll dev start {place.name}`")
+    click.echo(
+        f"{place.name} killed, pid {pid}; bring it back: {start_command(atoll_command(), layout, place)}"
+    )
 
 
 def _find(context: click.Context, data: Path | None, peer: str) -> tuple[Layout, Place]:

@@ -73,6 +73,7 @@ class DevCluster:
         self.peers = [Peer(place) for place in layout.places]
         self._on_change = on_change
         self._session: aiohttp.ClientSession | None = None
+        self._started = False  # until then a peer may be unready again at every join, which is no news
 
     async def start(self, deadline_s: float = 60.0) -> None:
         """Start every peer and return when all that live are ready.
@@ -87,6 +88,7 @@ class DevCluster:
             async with asyncio.timeout(deadline_s):
                 await self._start_all()
                 await self._all_ready()
+            self._started = True
         except TimeoutError:
             waiting = [f"{peer.place.name}: {peer.detail}" for peer in self.peers if peer.state != "ready"]
             raise DevError(f"not ready after {deadline_s:g} s: {'; '.join(waiting)}") from None
@@ -180,10 +182,10 @@ class DevCluster:
             return
         if ready:
             self._set(peer, "ready", f"pid {peer.pid}")
-        elif peer.state in ("ready", "unready"):
+        elif self._started and peer.state in ("ready", "unready"):
             self._set(peer, "unready", detail)
         else:
-            peer.detail = detail
+            peer.state, peer.detail = "starting", detail
 
     def _reap(self, peer: Peer) -> None:
         """Notice that the process has ended."""

@@ -125,7 +125,7 @@ async def _leave(app: TopApp, screen: asyncio.Task[None]) -> None:
 def _notice(layout: Layout, peer: Peer) -> tuple[str, str]:
     words = f"{peer.place.name} {peer.state}" + (f": {peer.detail}" if peer.detail else "")
     if peer.state == "dead":
-        return f"{words}; bring it back: {start_command(atoll_command(), layout, peer)}", "red"
+        return f"{words}; bring it back: {start_command(atoll_command(), layout, peer.place)}", "red"
     return words, "green" if peer.state == "ready" else "yellow"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from tools.devcluster import Peer
-from tools.devlayout import Layout
+from tools.devlayout import Layout, Place
 
 
 def atoll_command() -> str:
@@ -40,7 +40,7 @@ def panel_lines(layout: Layout, peers: list[Peer]) -> list[tuple[str, str]]:
         ("paste this", try_command(atoll)),
     ]
     lines += [
-        (peer.place.name, f"{peer.detail}; bring it back: {start_command(atoll, layout, peer)}")
+        (peer.place.name, f"{peer.detail}; bring it back: {start_command(atoll, layout, peer.place)}")
         for peer in peers
         if peer.state == "dead"
     ]
@@ -52,8 +52,10 @@ def try_command(atoll: str) -> str:
     return f"{atoll} mb hello && {atoll} put /etc/hostname hello/name && {atoll} ls hello"
 
 
-def start_command(atoll: str, layout: Layout, peer: Peer) -> str:
-    return f"{atoll} dev start {peer.place.name} --data {layout.data}"
+def start_command(atoll: str, layout: Layout, place: Place) -> str:
+    """How to bring one peer back; without --data where the default is meant."""
+    elsewhere = "" if layout.data == Path("atoll-data").absolute() else f" --data {layout.data}"
+    return f"{atoll} dev start {place.name}{elsewhere}"
 
 
 class PlainView:
@@ -71,9 +73,7 @@ class PlainView:
         if peer.detail:
             words += f": {peer.detail}"
         if peer.state == "dead":
-            words += (
-                f" (log {peer.place.log}; bring it back: {start_command(atoll_command(), self.layout, peer)})"
-            )
+            words += f" (log {peer.place.log}; bring it back: {start_command(atoll_command(), self.layout, peer.place)})"
         self.say(words)
 
     def ready(self, peers: list[Peer]) -> None:

@@ -8,18 +8,18 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 HELP = """\
-[b]Keys[/b]   q quit    p pause and go on    r ask now    ? this help
-       arrows, page up and down scroll the peers
+[b]Keys[/b]   q quit   p pause, go on   r ask now   ? this help
+       arrows, page up and page down scroll the peers
 
-[b]Ring[/b]   The band is what each peer owns, by the number in the
-       table: solid answers, chequered is suspected, hollow is
-       dead. The thin circle is the ring of partitions: solid
-       with every copy there, dotted with a copy missing, open
-       where no majority answers.
+[b]Ring[/b]   The band is what each peer owns, by its number in
+       the table: solid answers, chequered is suspected,
+       hollow is dead. The thin circle is the ring of
+       partitions: solid with every copy there, dotted
+       with one missing, open where no majority answers.
 
-[b]Peers[/b]  "<" marks the peer whose view this is; "heard" is how
-       long ago it last heard of the other; "inc" is the
-       incarnation, raised by a peer that refutes a suspicion.
+[b]Peers[/b]  "<" marks the peer whose view this is; "heard" is
+       how long ago it last heard of the other; "inc" is
+       the incarnation, raised to refute a suspicion.
 
 A dash is a number nobody knows now. Press any key."""
 
