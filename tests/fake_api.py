@@ -76,7 +76,7 @@ class FakePeer:
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=1 << 40)
-        app.router.add_route("*", "/{tail:.*}", self._serve)
+        app.router.add_route("*", r"/{tail:[\s\S]*}", self._serve)
         silent = logging.getLogger("tests.fake_api")
         silent.setLevel(logging.CRITICAL + 1)  # planned faults are not worth a traceback each
         self.runner = web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=0.01)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from peer.errors import AtollError, Unavailable
-from tools.cli.exits import OTHER, PARTLY, code_of, sentence
+from tools.cli.exits import OTHER, PARTLY, code_of, remedy, sentence
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -96,8 +96,12 @@ class Tally:
     def fail(self, name: str, error: Exception) -> None:
         """Note something that could not be done."""
         self.failed += 1
-        self._first = self._first or error
         self._say(f"atoll: {name}: {sentence(error)}")
+        if self._first is None:
+            self._first = error
+            advice = remedy(error)
+            if advice is not None:
+                self._say(f"  {advice}")
 
     def exit_code(self, *, partly: bool = False) -> int:
         """0, the code of the only kind of failure if nothing was done, or 7."""

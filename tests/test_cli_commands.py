@@ -1,0 +1,347 @@
+"""Goal: options, profiles, cluster views, exit codes and start-up of the command line hold to contract.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peer.config import PeerConfig, parse_address, parse_size
+from peer.errors import Invalid, NotFound
+from tests.cli_runner import Atoll
+from tests.fake_api import ACCESS_KEY, SECRET_KEY, FakeCluster, fake_cluster
+from tools.cli import profiles, root
+from tools.cli.localtree import Shadows, Unmappable, parts_of
+
+
+@pytest.fixture
+def cluster() -> Iterator[FakeCluster]:
+    with fake_cluster() as running:
+        running.buckets["box"], running.shards["box"] = {}, 64
+        yield running
+
+
+@pytest.fixture
+def atoll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Atoll:
+    return Atoll(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[PeerConfig]:
+    """What `atoll peer` would have run."""
+    import types
+
+    configs: list[PeerConfig] = []
+    fake = types.ModuleType("peer.process")
+    fake.run_peer = configs.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "peer.process", fake)
+    return configs
+
+
+def config_of(atoll: Atoll, *arguments: str) -> dict[str, tuple[Any, str]]:
+    ran = atoll("peer", "--print-config", "-o", "json", *arguments)
+    assert ran.code == 0, ran.err
+    return {row["option"]: (row["value"], row["source"]) for row in ran.json}
+
+
+def test_start_up_imports_little() -> None:
+    """Goal: `version` and `ls` stay fast, as they load neither asyncio, aiohttp, textual nor other commands."""
+    heavy = ["aiohttp", "asyncio", "textual", "rich.progress", "tools.dev", "tools.bench", "tools.cli.put"]
+    script = (
+        "import sys; from tools.cli.root import run; code = run([sys.argv[1], '--help'])\n"
+        f"assert code == 0; print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    for command in ("version", "ls"):
+        ran = subprocess.run(
+            [sys.executable, "-c", script, command], capture_output=True, text=True, timeout=60
+        )
+        assert ran.stderr.strip() == "[]", ran.stderr
+
+
+def test_help_needs_no_import_and_every_own_command_loads() -> None:
+    """Goal: the list of commands is complete, and each has a help text, ATOLL_ variables and --config."""
+    context = click.Context(root.cli, info_name="atoll")
+    promised = {
+        "peer",
+        "dev",
+        "status",
+        "health",
+        "mb",
+        "rb",
+        "ls",
+        "put",
+        "get",
+        "cat",
+        "stat",
+        "rm",
+        "node",
+    }
+    promised |= {"ring", "cluster", "bench", "sim", "top", "completion", "version"}
+    assert promised <= set(root.cli.list_commands(context))
+    for name, (target, _) in root.COMMANDS.items():
+        if not target.startswith("tools.cli."):
+            continue
+        command = root.cli.get_command(context, name)
+        assert command is not None and (command.help or "").strip()
+        for param in command.params:
+            if isinstance(param, click.Option):
+                long = next(option for option in param.opts if option.startswith("--"))
+                assert param.envvar == "ATOLL_" + long[2:].upper().replace("-", "_")
+        assert any(param.name == "config" for param in command.params)
+
+
+def test_a_missing_command_is_named(atoll: Atoll, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a command this installation lacks says so; an unknown one suggests; usage errors exit 2."""
+    monkeypatch.setitem(root.COMMANDS, "bench", ("tools.no_such_module:bench", "x"))
+    lacking = atoll("bench")
+    assert lacking.code == 1 and "lacks the command `bench`" in lacking.err
+    unknown = atoll("statsu")
+    assert unknown.code == 2 and "status" in unknown.err
+    assert atoll("ls", "--frobnicate").code == 2
+    assert atoll("ls", "-o", "xml").code == 2
+    assert atoll("--help").code == 0 and "Commands:" in atoll("-h").out
+    assert atoll("version", "-o", "json").json["version"]
+    for shell in ("bash", "zsh", "fish"):
+        assert "_ATOLL_COMPLETE" in atoll("completion", shell).out
+
+
+def test_no_profile(atoll: Atoll) -> None:
+    """Goal: without any cluster to talk to the command exits 2 and says how to get one."""
+    lost = atoll("ls")
+    assert lost.code == 2 and "atoll dev" in lost.err and "atoll profile add" in lost.err
+    assert atoll("ls", "--profile", "nix").code == 2
+    nobody = atoll("ls", "--endpoint", "http://127.0.0.1:9")
+    assert nobody.code == 5 and "start a peer or give the endpoint" in nobody.err
+    assert atoll("ls", "--endpoint", "gopher://x").code == 2
+
+
+def test_profiles(atoll: Atoll, cluster: FakeCluster) -> None:
+    """Goal: profiles are made, chosen, listed without secrets, and forgotten."""
+    keys = atoll.home / "root.json"
+    keys.write_text(json.dumps({"access_key": ACCESS_KEY, "secret_key": SECRET_KEY}))
+    added = atoll("profile", "add", "one", "--endpoint", cluster.urls[0], "--credentials-file", str(keys))
+    assert added.code == 0 and atoll("ls", "-o", "name").out == "box\n"
+    atoll("profile", "add", "two", "--endpoint", "http://127.0.0.1:9")
+    assert atoll("profile", "list", "-o", "name").lines == ["one", "two"]
+    assert SECRET_KEY not in atoll("profile", "list").out
+    assert atoll("ls", "--profile", "two").code == 5
+    assert atoll("profile", "use", "two").code == 0 and atoll("ls").code == 5
+    assert atoll("profile", "use", "nix").code == 2
+    assert atoll("profile", "remove", "two").code == 0 and atoll("ls").code == 0
+    assert stat.S_IMODE((atoll.home / "config.toml").stat().st_mode) == 0o600
+
+
+def test_credentials(atoll: Atoll, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: keys come from files, environment or stdin; those of one cluster never go to another's address."""
+    endpoint = ("--endpoint", cluster.urls[0])
+    denied = atoll("ls", *endpoint)
+    assert denied.code == 4 and "--credentials-file" in denied.err
+    assert atoll("health", *endpoint).code == 0
+    secret = atoll.home / "secret"
+    secret.write_text(SECRET_KEY + "\n")
+    key = ("--access-key", ACCESS_KEY)
+    assert atoll("ls", *endpoint, *key, "--secret-key-file", str(secret)).code == 0
+    assert atoll("ls", *endpoint, *key, "--secret-key-file", "-", stdin=SECRET_KEY.encode()).code == 0
+    assert atoll("ls", *endpoint, *key).code == 2
+    assert atoll("ls", *endpoint, *key, "--secret-key-file", str(secret) + "x").code == 2
+    profiles.write_profile("other", ["http://10.0.0.9:7401"], ACCESS_KEY, SECRET_KEY, True)
+    assert atoll("ls", *endpoint).code == 4
+    assert atoll("ls", *endpoint, "--profile", "other").code == 0
+    profiles.write_profile("same", cluster.urls[1:2], ACCESS_KEY, SECRET_KEY)
+    assert atoll("ls", *endpoint).code == 0
+    monkeypatch.setenv("ATOLL_ACCESS_KEY", ACCESS_KEY)
+    monkeypatch.setenv("ATOLL_SECRET_KEY", "wrong")
+    assert atoll("ls", *endpoint).code == 4
+
+
+def test_precedence(atoll: Atoll, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: flag beats environment beats file; a file's key nobody knows is an error with a hint."""
+    atoll.use(cluster)
+    file = atoll.home / "options.toml"
+    file.write_text('output = "name"\n[ls]\noutput = "jsonl"\n[node.list]\noutput = "json"\n')
+    config = ("--config", str(file))
+    assert atoll("ls", *config).json["name"] == "box"
+    assert atoll(*config, "ls").json["name"] == "box"
+    assert len(atoll("node", "list", *config).json) == 3
+    assert atoll("stat", "box", *config).out == "box\n"
+    monkeypatch.setenv("ATOLL_OUTPUT", "name")
+    assert atoll("ls", *config).out == "box\n"
+    assert atoll("-o", "jsonl", "ls", *config).json["name"] == "box"
+    assert atoll("-o", "jsonl", "ls", "-o", "name", *config).out == "box\n"
+    monkeypatch.setenv("ATOLL_CONFIG", str(file))
+    file.write_text("[ls]\nrecursiv = true\n")
+    wrong = atoll("ls")
+    assert wrong.code == 2 and "did you mean recursive" in wrong.err
+    file.write_text("endpiont = 'x'\n")
+    assert atoll("ls").code == 2
+    file.write_text("watch = true\nreplicas = 3\n")  # options of other commands
+    assert atoll("ls").code == 0
+    for text in ("not toml", "output = 'xml'"):
+        file.write_text(text)
+        assert atoll("ls", "--config", str(file)).code in (0, 2)
+    assert atoll("ls", "--config", "missing.toml").code == 2
+
+
+def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
+    """Goal: status, health, node, ring and cluster show what a peer says, in every form of -o."""
+    atoll.use(cluster)
+    assert "healthy: tolerates 1 failure now" in atoll("status").out
+    assert atoll("status", "-o", "json").json["replicas"] == 3
+    assert (atoll("health").code, atoll("health").out) == (0, "healthy\n")
+    cluster.verdict = "degraded"
+    degraded = atoll("health")
+    assert degraded.code == 10 and degraded.out == "degraded\n" and "peer-2 is dead" in degraded.err
+    cluster.verdict = "unavailable"
+    assert atoll("health", "-o", "json").code == 11
+    assert atoll("node", "list", "-o", "name").lines == ["peer-1", "peer-2", "peer-3"]
+    assert len(atoll("node", "list").lines) == 4
+    assert "process.pid" in atoll("node", "show", "peer-2").out
+    assert atoll("node", "show", "nobody").code == 3
+    shown = atoll("ring", "show").out
+    assert "peer-3" in shown and "33.3 %" in shown
+    assert len(atoll("ring", "show", "--partitions", "-o", "jsonl").lines) == 8
+    assert len(atoll("ring", "lookup", "box/k", "-o", "name").lines) == 3
+    assert atoll("ring", "lookup", "box/k", "-o", "json").json["partition"] == 5
+    assert "cluster_id" in atoll("cluster", "show").out
+    assert len(atoll("cluster", "show", "-o", "json").json["nodes"]) == 3
+
+
+def test_peer_options(atoll: Atoll, monkeypatch: pytest.MonkeyPatch, started: list[PeerConfig]) -> None:
+    """Goal: every option of `atoll peer` reaches the PeerConfig, from flag, environment or file, and says so."""
+    data = ("--data", str(atoll.home / "d"))
+    file = atoll.home / "peer.toml"
+    file.write_text(
+        '[peer]\njoin = ["a:1", "[::1]:2"]\ncapacity = "500GB"\nreplicas = 5\nmetrics-public = true\n'
+    )
+    monkeypatch.setenv("ATOLL_ZONE", "z1")
+    monkeypatch.setenv("ATOLL_REPLICAS", "4")
+    told = config_of(atoll, *data, "--config", str(file), "--port", "7500", "--api-port", "9", "--name", "n")
+    assert told["join"] == (["a:1", "[::1]:2"], f"file {file}")
+    assert told["zone"] == ("z1", "environment ATOLL_ZONE")
+    assert told["replicas"] == (4, "environment ATOLL_REPLICAS")
+    assert told["capacity_bytes"][0] == 500 * 10**9 and told["metrics_public"][0] is True
+    assert [told[name][0] for name in ("s3_port", "api_port", "peer_port")] == [7500, 9, 7502]
+    assert told["name"] == ("n", "flag") and told["host"] == ("127.0.0.1", "default")
+    secret = atoll.home / "secret"
+    secret.write_text("hush hush\n")
+    monkeypatch.setenv("ATOLL_ROOT_ACCESS_KEY", "ROOT")
+    monkeypatch.setenv("ATOLL_ROOT_SECRET_KEY_FILE", str(secret))
+    assert "hush" not in atoll("peer", "--print-config", *data).out
+    assert atoll("peer", *data, "--found", "--chunk-size", "1MiB").code == 0
+    config = started[0]
+    assert (config.root_access_key, config.root_secret_key) == ("ROOT", "hush hush")
+    assert config.found and config.chunk_bytes == 2**20 and "hush" not in repr(config)
+    assert atoll("peer", *data, "--join", "h1:7402", "h2:7402", "--join", "h3:1,h4:2").code == 0
+    assert started[1].join == (("h1", 7402), ("h3", 1), ("h4", 2), ("h2", 7402))
+
+
+def test_peer_restarts_on_its_directory(atoll: Atoll, started: list[PeerConfig]) -> None:
+    """Goal: an empty directory never founds by itself; one that ran before needs no other option."""
+    data = atoll.home / "d"
+    empty = atoll("peer", "--data", str(data))
+    assert empty.code == 2 and "--found" in empty.err and "--join" in empty.err and not started
+    assert not data.exists()
+    first = PeerConfig(
+        data=data, found=True, s3_port=9000, name="n", root_access_key="a", root_secret_key="s"
+    )
+    data.mkdir()
+    (data / "peer.json").write_text(json.dumps(first.to_json() | {"pid": 1, "id": "0" * 16}))
+    assert atoll("peer", "--data", str(data), "--zone", "z").code == 0
+    assert (started[0].s3_port, started[0].name, started[0].zone, started[0].found) == (9000, "n", "z", False)
+    assert "secret" not in (data / "peer.json").read_text()
+    told = config_of(atoll, "--data", str(data), "--port", "9100")
+    assert told["s3_port"][0] == 9100 and told["name"] == ("n", str(data / "peer.json"))
+    (data / "peer.json").write_text("{")
+    assert atoll("peer", "--data", str(data)).code == 1
+
+
+def test_peer_options_that_make_no_sense(atoll: Atoll, started: list[PeerConfig]) -> None:
+    """Goal: contradictions exit 2 with a remedy, before anything is touched."""
+    for line in (
+        "--found --join a:1",
+        "--found --host 0.0.0.0",
+        "--found --host :: --advertise 0.0.0.0",
+        "--found --s3-port 7 --api-port 7",
+        "--found --replicas 0",
+        "--found --partition-power 20",
+        "--found --chunk-size 5MiB",
+        "--found --capacity lots",
+        "--found --tls-cert x",
+        "--found --tls auto --tls-cert x --tls-key y",
+        "--found --root-access-key x",
+        "--join nowhere",
+        "--join ::1:7402",
+        "--found a:1",
+        "--found --port 70000",
+    ):
+        refused = atoll("peer", "--data", str(atoll.home / "d"), *line.split())
+        assert refused.code == 2 and refused.err, line
+    assert atoll("peer", "--found").code == 2
+    assert not started and not (atoll.home / "d").exists()
+
+
+def test_sizes_and_addresses() -> None:
+    """Goal: sizes and addresses mean what people mean by them."""
+    sizes = {"500GB": 5 * 10**11, "4MiB": 2**22, "1.5T": 15 * 10**11, "7": 7, "2 KiB": 2048, 9: 9}
+    assert {text: parse_size(text) for text in sizes} == sizes
+    for bad in ("", "-1", "1.2.3G", "5 XB", "GB", "1e9", "1I"):
+        with pytest.raises(Invalid):
+            parse_size(bad)
+    assert parse_address("[::1]:7402") == ("::1", 7402) and parse_address("h:1") == ("h", 1)
+
+
+def test_profile_file_keeps_what_is_not_ours(atoll: Atoll) -> None:
+    """Goal: comments, other profiles and unknown keys survive; what cannot be edited safely is left alone."""
+    path = atoll.home / "config.toml"
+    path.write_text(
+        '# mine\nother = 1\n\n[profiles.keep]\nendpoints = ["http://k:1"] # why\n\n# of last\n[last]\nx = 1\n'
+    )
+    assert profiles.write_profile("dev", ["http://127.0.0.1:7401"], "a", 's"\\ü\x7f', True) is None
+    assert profiles.write_profile("dev", ["http://127.0.0.1:7411"], "a", "s", True) == "dev"
+    text = path.read_text()
+    assert text.count("[profiles.dev]") == 1 and "# mine" in text and "# why" in text and "# of last" in text
+    assert tomllib.loads(text)["default"] == "dev" and tomllib.loads(text)["last"] == {"x": 1}
+    assert profiles.set_default("keep") and not profiles.set_default("dev", only_if="dev")
+    assert profiles.set_default(None, only_if="keep")
+    profiles.remove_profile("dev")
+    assert set(tomllib.loads(path.read_text())["profiles"]) == {"keep"}
+    with pytest.raises(NotFound):
+        profiles.remove_profile("dev")
+    path.write_text('profiles = {dev = {endpoints = ["http://x:1"]}}\n')
+    with pytest.raises(Invalid, match="by hand"):
+        profiles.write_profile("dev", ["http://127.0.0.1:7401"], "a", "s")
+    assert "http://x:1" in path.read_text()
+    with pytest.raises(Invalid):
+        profiles.write_profile("a b", ["http://h:1"], None, None)
+    assert not [name for name in os.listdir(atoll.home) if name.startswith(".config-")]
+
+
+_NAMES = st.text("ab./\0-", min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(_NAMES, max_size=12, unique=True))
+def test_keys_become_paths_or_are_refused(keys: list[str]) -> None:
+    """Goal: a key is mapped to exactly the path of its parts or refused; no two mapped keys collide."""
+    shadows, files = Shadows(), set()
+    for key in sorted(keys, key=str.encode):
+        try:
+            parts = parts_of(key)
+            shadows.check(key)
+        except Unmappable:
+            continue
+        assert os.path.normpath(key) == "/".join(parts) and not key.startswith(("/", "../"))
+        files.add(key)
+    folders = {key[:i] for key in files for i, char in enumerate(key) if char == "/"}
+    assert not files & folders
