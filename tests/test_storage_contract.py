@@ -13,8 +13,8 @@ from blake3 import blake3
 
 from peer.buffers import Buffer
 from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
+from peer.storage.operations import Limits
 from peer.storage.records import Extent
-from peer.storage.segments import Limits
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions
 from tests.storage_contract import CHUNKS_CONTRACT, ROWS_CONTRACT, ChunksBench, RowsBench
