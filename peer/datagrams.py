@@ -162,7 +162,7 @@ class Datagrams:
             )
             numeric = found[0][4]
             self._remember(address, (str(numeric[0]), int(numeric[1])), time.monotonic() + NAME_TTL_S)
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):  # ValueError: a name that can be no name
             self.counters["unresolved"] += 1
         finally:
             del self._resolving[address]

@@ -220,7 +220,12 @@ class Membership:
         self._flush()
 
     async def handle_exchange(self, payload: bytes) -> bytes:
-        """Answer another peer's exchange. Raises Refused for another cluster, ProtocolError for nonsense."""
+        """Answer another peer's exchange.
+
+        Raises Refused for another cluster and while not running, ProtocolError for nonsense.
+        """
+        if not self._running:
+            raise Refused("this peer's gossip is not running", code="Busy")
         try:
             reply = self._swim.serve(time.monotonic(), payload)
         except Stranger as error:
@@ -366,7 +371,7 @@ class Membership:
         for host, port in addresses:
             try:
                 infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:
+            except (OSError, ValueError) as error:
                 self._datagrams.counters["unresolved"] += 1
                 log.debug("cannot resolve %s: %s", host, error)
                 continue

@@ -8,8 +8,9 @@ I1  A peer whose own record is below what anybody has seen of it never votes und
 I2  A peer votes only after a majority of the voters (itself counted) have durably recorded its new boot. It asks all
     of them and waits a second for the rest, so that one dead peer does not keep a restarted one from serving.
 I3  What a peer knows of third ones is merged in every exchange, so the majorities of two starts meet in knowledge.
-I4  Boots and sequences are kept apart, each at its highest: an old copy that is started twice raises the boot it is
-    known by, but never lowers the sequence that convicts it.
+I4  A peer keeps the list of its own starts, its **lineage** of (boot, nonce), and sends it along. Whoever knows a start
+    or a commit of that peer that is not in the lineage keeps what it knows: however often an old copy is started,
+    the evidence against it stays.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ PERSIST_EVERY_S = 60.0
 MEMBERS_KEPT = 4096
 _BOOT = b"boot"
 _SEEN = b"boots"
+_CONVICTED = b"amnesiac"
+LINEAGE_KEPT = 64
 
 Seen = tuple[int, int, int]
 Send = Callable[[str, tuple[Any, ...], float, Done], None]
@@ -56,16 +59,20 @@ class Identity:
         self._send = send
         self.me = me
         stored = rows.get("meta", _BOOT)
-        last_boot = int.from_bytes(stored, "big") if stored else 0
-        self._before: tuple[int, int] = (last_boot, rows.sequence if stored else 0)
+        self._lineage: list[tuple[int, int]] = (
+            [(boot, nonce) for boot, nonce in msgpack.unpackb(stored)] if stored else []
+        )
+        last_boot = self._lineage[-1][0] if self._lineage else 0
+        self._before = rows.sequence if stored else 0
         self.boot = last_boot + 1
         self._nonce = env.rng.getrandbits(63)
+        self._lineage = [*self._lineage[1 - LINEAGE_KEPT :], (self.boot, self._nonce)]
         self._seen: dict[str, Seen] = {}
         kept = rows.get("meta", _SEEN)
         if kept:
             self._seen = {member: (boot, seq, nonce) for member, boot, seq, nonce in msgpack.unpackb(kept)}
         self.confirmed = False
-        self.amnesiac = False
+        self.amnesiac = rows.get("meta", _CONVICTED) is not None
         self.on_amnesia: Callable[[Amnesia], None] = lambda _: None
         self._unchecked = "no_amnesia_check" in unsafe
         self._persisted_s = env.now()
@@ -73,7 +80,7 @@ class Identity:
     async def begin(self) -> None:
         """Make this start's boot counter durable. Must end before anything else is sent under it."""
         future = self._env.future()
-        self._rows.commit([("meta", _BOOT, self.boot.to_bytes(8, "big"))], future.set_result)
+        self._rows.commit([("meta", _BOOT, bytes(msgpack.packb(self._lineage)))], future.set_result)
         error = await future
         if error is not None:
             raise error
@@ -86,6 +93,8 @@ class Identity:
 
         Runs until it succeeds; a peer that cannot reach a majority just does not vote.
         """
+        if self.amnesiac and not self._unchecked:
+            raise self._amnesia("an earlier start of it found that out")
         while not self.confirmed:
             others = [voter for voter in epoch.voters() if voter != self.me]
             everybody = sorted({member.id for member in epoch.members} - {self.me})
@@ -99,7 +108,7 @@ class Identity:
     async def _ask(self, everybody: list[str], voters: set[str], needed: int) -> bool:
         if self._unchecked or not everybody:
             return needed <= 0 or self._unchecked
-        one = Round(self._env, self._send, (BOOTS, 0, self._table()), len(everybody), GRACE_S)
+        one = Round(self._env, self._send, self._message(), len(everybody), GRACE_S)
         await one.start(everybody)
         for _, reply in one.oks:
             self._judge(reply[1])
@@ -111,22 +120,41 @@ class Identity:
             if member != self.me:
                 self._note(member, (boot, sequence, nonce))
                 continue
-            another_start = boot >= self.boot and nonce != self._nonce
-            if another_start or (nonce != self._nonce and sequence > self._before[1]):
+            strange = not self._is_mine(boot, nonce)
+            if strange or (nonce != self._nonce and sequence > self._before):
                 self.amnesiac = True
                 self.confirmed = False  # it may have been given before this became known
-                raise Amnesia(
-                    f"this data directory is an old copy: it remembers start {self._before[0]}, commit"
-                    f" {self._before[1]}, but the cluster has seen start {boot}, commit {sequence} of this peer."
-                    " It must not vote under its old id. Returning as a new member needs the joint ring change,"
-                    " which this version does not implement yet"
+                self._rows.commit([("meta", _CONVICTED, b"1")], lambda _: None)
+                known = (
+                    f"start {self._lineage[-2][0] if len(self._lineage) > 1 else 0}, commit {self._before}"
                 )
+                raise self._amnesia(
+                    f"it remembers {known}, the cluster has seen start {boot}, commit {sequence} of it"
+                )
+
+    def _is_mine(self, boot: int, nonce: int) -> bool:
+        return (boot, nonce) in self._lineage or boot < self._lineage[0][0]
+
+    @staticmethod
+    def _amnesia(why: str) -> Amnesia:
+        return Amnesia(
+            f"this data directory is an old copy ({why}). It must not vote under its old id. Returning as a new member"
+            " needs the joint ring change, which this version does not implement yet"
+        )
+
+    def _message(self) -> tuple[object, ...]:
+        return (BOOTS, 0, self._table(), self._before, self._lineage)
 
     def on_boots(self, message: Any, reply: Reply) -> None:
         """Record the sender's table durably; answer with what was known before."""
+        _, _, table, sender_before, lineage = message
         before = self._table()
         news = False
-        for member, boot, sequence, nonce in message[2]:
+        sender = table[0][0]
+        known = self._seen.get(sender)
+        if known is not None and not _continues(known, sender_before, lineage):
+            return reply((OK, before))  # an old copy: keep what convicts it (I4)
+        for member, boot, sequence, nonce in table:
             if member != self.me:
                 news |= self._note(member, (boot, sequence, nonce))
         if not news:
@@ -165,7 +193,7 @@ class Identity:
         while True:
             await self._env.sleep(REPORT_EVERY_S * (0.8 + 0.4 * self._env.rng.random()))
             others = [member for member in members() if member != self.me]
-            one = Round(self._env, self._send, (BOOTS, 0, self._table()), max(1, len(others)), ASK_S)
+            one = Round(self._env, self._send, self._message(), max(1, len(others)), ASK_S)
             await one.start(others)
             try:
                 for _, reply in one.oks:
@@ -175,6 +203,14 @@ class Identity:
                 raise
             if self._env.now() - self._persisted_s > PERSIST_EVERY_S and self._seen:
                 self._persist(lambda _: None)
+
+
+def _continues(known: Seen, before: int, lineage: list[list[int]]) -> bool:
+    """Whether a peer with this lineage, which had committed `before` when it started, can be the one known."""
+    boot, sequence, nonce = known
+    if boot >= lineage[0][0] and [boot, nonce] not in [list(start) for start in lineage]:
+        return False
+    return nonce == lineage[-1][1] or sequence <= before
 
 
 def need_confirmed(identity: Identity) -> None:

@@ -12,7 +12,7 @@ Request                                                            Reply after O
 (EPOCH_DECIDED, 0, epoch bytes)                                    -
 (EPOCH_GET, 0)                                                     epoch bytes
 (JOIN, 0, member fields)                                           epoch bytes
-(BOOTS, 0, [[member id, boot, sequence, nonce]])                   the same, as known before the request
+(BOOTS, 0, [[member, boot, sequence, nonce]], before, lineage)     the table as known before the request
 (ADD_REF, tag, chunk name, attempt, back pointer)                  -
 (HAS_CHUNK, tag, chunk name)                                       bytes
 (INFO, 0)                                                          a map about the peer
