@@ -34,7 +34,7 @@ from peer.realenv import DiskThreads, LoopEnv
 from peer.replication.chunks import Chunks, decode_chunk_row
 from peer.replication.epochs import tag_of
 from peer.replication.identity import Amnesia
-from peer.replication.messages import FAILED, JOIN, OK
+from peer.replication.messages import ADD_REF, FAILED, JOIN, OK
 from peer.replication.node import Replica
 from peer.rpc.bulk import BulkClient
 from peer.rpc.bulkserver import BulkServer
@@ -134,6 +134,7 @@ class Peer:
         self.chunks = Chunks(
             self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.me
         )
+        self.replica.serve(ADD_REF, self.chunks.holder.on_add_ref)
         service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
         self.bulk_server = BulkServer(service.handle, self.replica_pool, stats=self.stats)
         self.exchange = Exchange(self._hello, self._key, self._on_exchange, stats=self.stats)

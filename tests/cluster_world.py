@@ -1,0 +1,303 @@
+"""Real `atoll peer` processes on free ports, for tests that need a cluster that can be killed.
+
+    with ClusterWorld(tmp_path, peers=3) as world:
+        world.call("PUT", "/v1/buckets/photos")
+        world.kill(1)                       # SIGKILL; peers are counted from 0
+        world.start(1); world.wait_ready(1)
+
+Peer 0 founds, the others join. `call` sends a path exactly as given. Peers die with the test process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.devcluster import LAUNCHER
+from tools.devlayout import DevError, Layout, Place, check_ports, last_words, peer_command, peer_environment
+
+POLL_S = 0.02
+READY_S = 60.0
+STOP_S = 20.0
+FOUND_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP response, read whole. Header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The error code of an error answer."""
+        return str(self.json["error"]["code"])
+
+    @property
+    def message(self) -> str:
+        return str(self.json["error"]["message"])
+
+
+class ClusterWorld:
+    """A cluster of `peers` processes under `directory`; a context manager that always cleans up.
+
+    `options` go to the founding peer (`--chunk-size 64KiB`, `--partition-power 8`), `environment` to all.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        peers: int = 3,
+        *,
+        replicas: int = 3,
+        options: Iterable[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.layout = Layout(directory, peers, free_base(peers), replicas)
+        self._options = list(options)
+        self._environment = peer_environment() | dict(environment or {})
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._local = threading.local()
+        self._credentials: tuple[str, str] | None = None
+
+    def __enter__(self) -> ClusterWorld:
+        try:
+            self.start_all()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- life
+
+    def start_all(self) -> None:
+        """Found, join, wait until all are ready. Ports lost to somebody else meanwhile are chosen anew."""
+        for tries in range(FOUND_TRIES):
+            self.start(0)
+            try:
+                self.wait_ready(0)
+                break
+            except DevError as error:
+                if "cannot be used" not in str(error) or tries == FOUND_TRIES - 1:
+                    raise
+                self.layout = Layout(
+                    self.layout.data, self.layout.peers, free_base(self.layout.peers), self.layout.replicas
+                )
+        others = range(1, self.layout.peers)
+        for index in others:
+            self.start(index)
+        for index in others:
+            self.wait_ready(index)
+        self._wait_until(self._all_know_all, READY_S, "every peer sees every other alive")
+
+    def start(self, index: int) -> None:
+        """Start a peer: found, join, or restart on its directory. Returns at once; see `wait_ready`."""
+        assert not self.running(index), f"peer {index} runs already"
+        place = self.place(index)
+        place.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+        fresh = not place.initialised
+        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())]
+        command += peer_command(place, self.layout)
+        if fresh and index == 0:
+            command += self._options
+        with place.log.open("ab") as log:
+            self._processes[index] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def wait_ready(self, index: int, deadline_s: float = READY_S) -> None:
+        """Until /ready answers 200. Raises DevError with the peer's last words if it ends or is late."""
+
+        def ready() -> bool:
+            if not self.running(index):
+                raise DevError(f"peer {index} ended: " + " / ".join(last_words(self.place(index), 5)))
+            return self._ready(index)
+
+        self._wait_until(ready, deadline_s, f"peer {index} is ready", index)
+
+    def kill(self, index: int) -> None:
+        """SIGKILL, and wait until it is gone."""
+        process = self._processes.pop(index)
+        process.kill()
+        process.wait(STOP_S)
+
+    def stop(self, index: int) -> int:
+        """SIGTERM, and wait; its exit code."""
+        process = self._processes.pop(index)
+        process.terminate()
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_S)
+            raise AssertionError(f"peer {index} did not stop within {STOP_S:g} s of SIGTERM") from None
+
+    def signal(self, index: int, number: signal.Signals) -> None:
+        """Send any signal, such as SIGSTOP and SIGCONT."""
+        self._processes[index].send_signal(number)
+
+    def restart(self, index: int) -> None:
+        """Stop (if it runs), start, and wait until it is ready."""
+        if self.running(index):
+            self.stop(index)
+        self.start(index)
+        self.wait_ready(index)
+
+    def close(self) -> None:
+        """End every process at once. Data stays in the directory."""
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait(STOP_S)
+        self._processes.clear()
+
+    # --- facts
+
+    def place(self, index: int) -> Place:
+        return self.layout.places[index]
+
+    def running(self, index: int) -> bool:
+        process = self._processes.get(index)
+        return process is not None and process.poll() is None
+
+    def pid(self, index: int) -> int:
+        return self._processes[index].pid
+
+    def api_url(self, index: int = 0) -> str:
+        return self.place(index).api_url
+
+    @property
+    def credentials(self) -> tuple[str, str]:
+        """Access key and secret, from the founder's root.json."""
+        if self._credentials is None:
+            self._credentials = self.layout.credentials()
+        return self._credentials
+
+    @property
+    def authorization(self) -> str:
+        return "Bearer {}:{}".format(*self.credentials)
+
+    # --- requests
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        peer: int = 0,
+        timeout_s: float = 30.0,
+        authorised: bool = True,
+    ) -> Answer:
+        """One request on this thread's connection to a peer, the path sent as it is.
+
+        `body` may be bytes or an iterable of bytes (sent chunked). Raises OSError when the peer does not answer.
+        """
+        sent = dict(headers or {})
+        if authorised:
+            sent.setdefault("Authorization", self.authorization)
+        kept = self._connections()
+        connection = kept.pop(peer, None)
+        if connection is not None:
+            try:
+                return self._exchange(connection, peer, method, path, body, sent)
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                connection.close()  # an idle connection that the peer had closed: once more on a new one
+                if not isinstance(body, bytes | None):
+                    raise
+        place = self.place(peer)
+        connection = http.client.HTTPConnection("127.0.0.1", place.api_port, timeout=timeout_s)
+        return self._exchange(connection, peer, method, path, body, sent)
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        peer: int,
+        method: str,
+        path: str,
+        body: Any,
+        headers: dict[str, str],
+    ) -> Answer:
+        done = False
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            content = response.read()
+            done = not response.will_close
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, fields, content)
+        finally:
+            if done:
+                self._connections()[peer] = connection
+            else:
+                connection.close()
+
+    def _connections(self) -> dict[int, http.client.HTTPConnection]:
+        kept: dict[int, http.client.HTTPConnection] | None = getattr(self._local, "kept", None)
+        if kept is None:
+            kept = self._local.kept = {}
+        return kept
+
+    # --- waiting
+
+    def _ready(self, index: int) -> bool:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.place(index).api_port, timeout=2.0)
+            try:
+                connection.request("GET", "/ready")
+                return connection.getresponse().status == 200
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _all_know_all(self) -> bool:
+        for index in range(self.layout.peers):
+            answer = self.call("GET", "/v1/cluster/nodes", peer=index)
+            nodes = answer.json["nodes"] if answer.status == 200 else []
+            if len(nodes) < self.layout.peers or any(node["state"] != "alive" for node in nodes):
+                return False
+        return True
+
+    def _wait_until(self, holds: Callable[[], bool], deadline_s: float, what: str, index: int = 0) -> None:
+        end_s = time.monotonic() + deadline_s
+        while not holds():
+            if time.monotonic() > end_s:
+                words = " / ".join(last_words(self.place(index), 5))
+                raise DevError(f"not within {deadline_s:g} s: {what}; the log ends with: {words}")
+            time.sleep(POLL_S)
+
+
+def free_base(peers: int) -> int:
+    """A port from which on a cluster finds all its ports free: at random, so that parallel runs rarely meet."""
+    chance = random.SystemRandom()
+    for _ in range(200):
+        port = chance.randrange(10_000, 31_000, 100)  # below the range of outgoing connections
+        try:
+            check_ports(Layout(Path(), peers, port, 3).places)
+        except DevError:
+            continue
+        return port
+    raise DevError("no free range of ports on this machine")
