@@ -16,7 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from peer.errors import AtollError, Conflict, Unavailable
+from peer.errors import AtollError, Conflict, Full, Unavailable
 from peer.replication import messages
 from peer.replication.identity import Amnesia
 from peer.replication.node import Replica
@@ -108,6 +108,7 @@ class SimPeer:
         self.replica: Replica | None = None
         self.serving = False
         self.refused = ""
+        self.doubtful = False  # an old copy of its disk ran once: the others may refuse the right one too
         self._requests: dict[asyncio.Future[Any], None] = {}
 
     @property
@@ -132,7 +133,12 @@ class SimPeer:
 
     async def _live(self, env: SimEnv, replica: Replica, founding: Epoch | None) -> None:
         cluster = self.cluster
-        await replica.begin()
+        while True:
+            try:
+                await replica.begin()
+                break
+            except Full:  # the process would end and be started again
+                await env.sleep(0.5)
         if founding is not None:
             await replica.epochs.installed(founding)
         cluster.network.attach(self.id, env, self._watched(replica))
@@ -258,7 +264,7 @@ class Cluster:
         self.peers[0].start(founding_epoch(self.peers[0].member))
         for peer in self.peers[1:]:
             peer.start()
-        while not all(peer.serving for peer in self.peers):  # noqa: ASYNC110 - time is virtual
+        while not all(peer.serving for peer in self.peers):  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.05)
 
     def by_id(self, member_id: str) -> SimPeer:

@@ -12,12 +12,14 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tools.sim.cluster import Cluster, SimPeer
+from peer.errors import AtollError
+from tools.sim.cluster import Cluster, SimPeer, grown, member
 from tools.sim.disk import SimDisk
 from tools.sim.network import Weather
 
 FAULTS = {
     "bad weather": 16,
+    "stragglers": 4,
     "partition": 14,
     "one-way cut": 8,
     "reset": 8,
@@ -40,7 +42,8 @@ FAULTS = {
 class Climate:
     """How often faults begin (mean seconds between two) and how likely each kind is."""
 
-    every_s: float = 0.6
+    every_s: float = 0.8
+    scale: float = 1.0  # of how long faults last
     weights: dict[str, int] = field(default_factory=lambda: dict(FAULTS))
 
 
@@ -52,7 +55,6 @@ class Nemesis:
         self.rng = rng
         self.climate = climate
         self.running = True
-        self._backups: dict[str, tuple[SimDisk, int]] = {}
         self._wrong_disk: str | None = None
         self._rotten = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,6 +63,7 @@ class Nemesis:
         kinds, weights = list(self.climate.weights), list(self.climate.weights.values())
         actions: dict[str, Callable[[], Awaitable[None]]] = {
             "bad weather": self.bad_weather,
+            "stragglers": self.stragglers,
             "partition": self.partition,
             "one-way cut": self.one_way_cut,
             "reset": self.reset,
@@ -82,7 +85,7 @@ class Nemesis:
             if not self.running:
                 return
             kind = self.rng.choices(kinds, weights)[0]
-            task = self.cluster.loop.create_task(_as_coroutine(actions[kind]()), name=f"fault {kind}")
+            task = self.cluster.loop.create_task(_strike(actions[kind]), name=f"fault {kind}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -109,21 +112,29 @@ class Nemesis:
 
     def _short_s(self, most_s: float) -> float:
         """Mostly short, sometimes long: most faults should end while requests still remember them."""
-        return most_s * self.rng.random() ** 2.5
+        return most_s * self.climate.scale * float(self.rng.random() ** 2.5)
 
     # --- the network
 
     async def bad_weather(self) -> None:
-        rng, network = self.rng, self.cluster.network
-        network.weather = Weather(
+        rng = self.rng
+        weather = Weather(
             delay_s=rng.choice([0.0002, 0.001, 0.01, 0.05]),
             loss=rng.choice([0, 0.02, 0.1, 0.25]),
             duplicate=rng.choice([0, 0.05, 0.3]),
             straggle=rng.choice([0, 0.02, 0.1, 0.3]),
             straggle_s=rng.choice([0.05, 0.5, 3.0]),
         )
-        self._note("bad weather", None, str(network.weather))
-        mine = network.weather
+        await self._weather("bad weather", weather)
+
+    async def stragglers(self) -> None:
+        """Every third message comes up to two seconds late, beyond crashes and restarts."""
+        await self._weather("stragglers", Weather(straggle=0.35, straggle_s=2.0))
+
+    async def _weather(self, fault: str, mine: Weather) -> None:
+        network = self.cluster.network
+        network.weather = mine
+        self._note(fault, None, str(mine))
         await asyncio.sleep(0.3 + self._short_s(6))
         if network.weather is mine:
             network.weather = Weather()
@@ -234,7 +245,9 @@ class Nemesis:
         rollback by less the others cannot know.
         """
         peer = self._peer()
-        if self._wrong_disk is not None or not peer.running:
+        if self._wrong_disk is not None or not peer.running or self._rotten:
+            return
+        if any(other.doubtful for other in self.cluster.peers):
             return
         self._wrong_disk = peer.name
         backup, starts = peer.disk.copy(), peer.starts
@@ -242,10 +255,8 @@ class Nemesis:
         if peer.starts == starts:
             if peer.running:
                 peer.crash()
-            self._wrong_disk = None
             peer.start()
             await self._until(lambda: peer.serving, 5)
-            self._wrong_disk = peer.name
         confirmed = peer.serving and peer.starts > starts
         if peer.running:
             peer.crash()
@@ -256,9 +267,12 @@ class Nemesis:
                 await asyncio.sleep(self._short_s(1))
                 peer.start()
                 await self._until(lambda: bool(peer.refused) and not peer.running, 0.5 + self._short_s(6))
+                if peer.serving and "no_amnesia_check" not in self.cluster.unsafe:
+                    self.cluster.failures.append(f"{peer.name} was let vote on an old copy of its disk")
                 if peer.running:
                     peer.crash()
             peer.disk = right
+            peer.doubtful = True
         self._wrong_disk = None
         await self._start_after(peer, 0.0)
 
@@ -283,7 +297,7 @@ class Nemesis:
     async def rotten_row(self) -> None:
         """Flip a bit of one register on one machine; once a run, as a second copy may be the last good one."""
         peer = self._peer()
-        if self._rotten or self._wrong_disk is not None:
+        if self._rotten or self._wrong_disk is not None or any(p.doubtful for p in self.cluster.peers):
             return
         self._rotten = True
         key = peer.disk.corrupt(self.rng, "rows")
@@ -296,9 +310,6 @@ class Nemesis:
         replica = peer.replica
         if replica is None or not peer.serving:
             return
-        from peer.errors import AtollError
-        from tools.sim.cluster import grown, member
-
         self._note("stranger joins", peer, "is asked to admit a stranger")
         try:
             await peer.request(lambda: replica.admit(member(99), grown))
@@ -308,9 +319,9 @@ class Nemesis:
 
     async def _until(self, condition: Callable[[], bool], most_s: float) -> None:
         until = self.cluster.loop.time() + most_s
-        while not condition() and self.cluster.loop.time() < until:
+        while not condition() and self.cluster.loop.time() < until:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.05)
 
 
-async def _as_coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable
+async def _strike(action: Callable[[], Awaitable[None]]) -> None:
+    await action()

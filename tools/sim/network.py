@@ -63,6 +63,7 @@ class SimNetwork:
         self.rng = rng
         self.story = story
         self.weather = Weather()
+        self.noticed = 0.8  # share of the calls to a dead peer that break at once; the rest wait
         self.nodes: dict[str, tuple[SimEnv, Handler]] = {}
         self.cut: set[tuple[str, str]] = set()  # directed: (from, to)
         self.doubted: set[tuple[str, str]] = set()  # (who, of whom): gossip's belief, right or wrong
@@ -87,7 +88,7 @@ class SimNetwork:
         call = _Call((sender, target), env, done)
         call.timer = env.call_later(deadline_s, partial(self._end, call, Unavailable("no answer in time")))
         self._calls[call] = None
-        if target not in self.nodes and self.rng.random() < 0.8:
+        if target not in self.nodes and self.rng.random() < self.noticed:
             self._later(self.weather.delay_s, self._end, call, Unavailable("the connection was refused"))
         else:
             self._carry(sender, target, _pack(message), partial(self._arrive, call, message[0]))
@@ -105,12 +106,13 @@ class SimNetwork:
         for call in list(self._calls):
             if call.pair[0] == member:
                 self._calls.pop(call, None)
-            elif call.pair[1] == member and self.rng.random() < 0.8:
+            elif call.pair[1] == member and self.rng.random() < self.noticed:
                 self._later(0.0, self._end, call, Unavailable("the peer closed the connection"))
 
     def heal(self) -> None:
         """Fair weather, every link whole, nobody doubted."""
         self.weather = Weather()
+        self.rule = None
         self.cut.clear()
         self.doubted.clear()
 

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from peer.errors import AtollError, Conflict, NotFound, UnknownOutcome
 from peer.replication.gates import OPEN, gate_payload
@@ -98,11 +99,8 @@ class Workload:
                 try:
                     if replica is None:
                         raise NotServing("down")
-                    change = replica.registers.change
-                    put = Put(gate_payload(OPEN, GENERATION))
-                    await peer.request(
-                        lambda change=change, key=gate_key, put=put: change(key, lambda _: put)
-                    )  # type: ignore[misc]
+                    change, put = replica.registers.change, Put(gate_payload(OPEN, GENERATION))
+                    await peer.request(partial(change, gate_key, lambda _, put=put: put))  # type: ignore[misc]
                     break
                 except AtollError:
                     await asyncio.sleep(0.05)
@@ -111,13 +109,19 @@ class Workload:
         """One client: operations one after the other until the run ends."""
         while not self.stopping:
             await asyncio.sleep(self.rng.expovariate(1 / self.habits.think_s))
-            peers = self.cluster.peers
-            peer = peers[self.rng.randrange(len(peers))]
+            peer = self._pick_peer()
             kind = self.rng.choices(list(self.habits.mix), list(self.habits.mix.values()))[0]
             if kind == "list":
                 await self.list_page(name, peer)
             else:
                 await self.operate(name, peer, kind, self._pick_key())
+
+    def _pick_peer(self) -> SimPeer:
+        """Any peer; mostly, as real clients learn to, one that takes connections."""
+        peers = self.cluster.peers
+        if self.rng.random() < 0.9:
+            peers = [peer for peer in peers if peer.serving] or peers
+        return peers[self.rng.randrange(len(peers))]
 
     def _pick_key(self) -> str:
         hot = self.rng.random() < self.habits.hot
