@@ -146,16 +146,19 @@ class SimNetwork:
             arrive(data)
 
     def _arrive(self, call: _Call, what: Any, data: bytes) -> None:
-        sender, target = call.pair
-        if target not in self.nodes:
-            return
-        env, handler = self.nodes[target]
-        delay_s = self.rule(sender, target, what) if self.rule is not None else None
+        delay_s = self.rule(*call.pair, what) if self.rule is not None else None
         if delay_s is None:
+            self._deliver(call, data)
+        elif delay_s >= 0:
+            self._later(delay_s, self._deliver, call, data)
+
+    def _deliver(self, call: _Call, data: bytes) -> None:
+        """To whichever process of the target runs now."""
+        node = self.nodes.get(call.pair[1])
+        if node is not None:
+            env, handler = node
             self.story.bytes(data)
             env.post(lambda: self._handle(call, env, handler, data))
-        elif delay_s >= 0:
-            env.call_later(delay_s, lambda: self._handle(call, env, handler, data))
 
     def _handle(self, call: _Call, env: SimEnv, handler: Handler, data: bytes) -> None:
         sender, target = call.pair

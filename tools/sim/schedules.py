@@ -82,6 +82,7 @@ async def refused_by_a_ghost(world: World) -> None:
         world.story.fault("crash", a.name, "takes what only it knows with it")
         a.crash()
         world.cluster.network.doubted.clear()
+        await asyncio.sleep(0.001)  # after the refusal, not beside it
         await work.operate("c3", c, linear.GET, key)
         a.start()
         await ghost
