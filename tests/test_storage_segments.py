@@ -301,6 +301,19 @@ class SegmentsModel(RuleBasedStateMachine):
         assert sync is not None
         self.end_sync(sync, {e for e, s in self.files[extent.segment].extents.items() if s == "written"})
 
+    @rule()
+    def write_during_a_sync(self) -> None:
+        """A write that returns while a sync runs is not covered by it."""
+        for _ in range(2):
+            self.allocate(100)
+        for extent in self.of("allocated"):
+            self.machine.written(extent)
+            self.become(extent, "written")
+            sync = self.machine.begin_sync(extent.segment)
+            if sync is not None:
+                stages = self.files[extent.segment].extents
+                self.syncs.append((sync, {e for e, s in stages.items() if s == "written"}))
+
     @precondition(lambda self: self.of("named"))
     @rule()
     def unname_a_whole_segment(self) -> None:
