@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -27,14 +24,15 @@ from peer.api.unbuilt import UnbuiltS3
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
-from peer.errors import AtollError, Invalid, Refused, StartupError, Unavailable
+from peer.entry import FORMAT_LEVEL, admit, founding_epoch, join, member_of
+from peer.errors import AtollError, StartupError, Unavailable
 from peer.membership import Membership, MemberView
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
 from peer.replication.chunks import Chunks, decode_chunk_row
 from peer.replication.epochs import tag_of
 from peer.replication.identity import Amnesia
-from peer.replication.messages import ADD_REF, FAILED, JOIN, OK
+from peer.replication.messages import ADD_REF, FAILED, JOIN
 from peer.replication.node import Replica
 from peer.rpc.bulk import BulkClient
 from peer.rpc.bulkserver import BulkServer
@@ -43,19 +41,15 @@ from peer.rpc.hello import Hello
 from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
+from peer.startup import cluster_key, refuse_unbuilt, try_ports
 from peer.storage.chunkfiles import ChunkFiles
-from peer.storage.datadir import DataDir, read_cluster_key
+from peer.storage.datadir import DataDir
 from peer.storage.sqlite import SqliteRows
 from ring.epoch import Epoch
-from ring.members import Member
-from ring.placement import place
 
 log = logging.getLogger("atoll.peer")
 
-FORMAT_LEVEL = 1
 CLIENT_BUFFERS, REPLICA_BUFFERS, SERVE_BUFFERS = 24, 12, 4
-JOIN_FOR_S = 30.0
-JOIN_PAUSE_S = 0.3
 TRIM_EVERY_S = 5.0
 _MEMBER_KEY = b"member"
 
@@ -84,8 +78,8 @@ async def _serve(config: PeerConfig) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    _refuse_unbuilt(config)
-    _try_ports(config)
+    refuse_unbuilt(config)
+    try_ports(config)
     directory = DataDir.open(config.data)
     peer = None
     try:
@@ -116,7 +110,7 @@ class Peer:
         self._loop = loop
         self._stop = stop
         self._started_s = time.monotonic()
-        self._key = _cluster_key(config, directory)
+        self._key = cluster_key(config, directory)
         self._closers: list[Any] = []
         self.env = LoopEnv(loop)
         self.stats = Stats()
@@ -129,7 +123,7 @@ class Peer:
         self.replica = Replica(self.env, self, self.rows, self.me)
         self.replica.identity.on_amnesia = self._die
         self.replica.on_epoch = self._on_epoch
-        self.replica.serve(JOIN, self._on_join, votes=False)
+        self.replica.serve(JOIN, lambda m, reply: self._spawn(admit(self.replica, m, reply)), votes=False)
         self._pools()
         self.chunks = Chunks(
             self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.me
@@ -214,10 +208,11 @@ class Peer:
                 f"{self.config.data} has not joined a cluster yet; start it with --join HOST:PEERPORT"
             )
         await self._keep([("meta", _MEMBER_KEY, self.me.encode())])
+        member = member_of(self.config, self.me, self._directory.total_bytes)
         if self.config.found:
-            epoch = self._founding_epoch()
+            epoch = founding_epoch(self.config, member)
         else:
-            epoch = await self._join()
+            epoch = await join(self.config, member, self.peers)
         await self.replica.epochs.installed(epoch)
 
     async def _keep(self, writes: list[Any]) -> None:
@@ -226,83 +221,6 @@ class Peer:
         error = await future
         if error is not None:
             raise error
-
-    def _member(self) -> Member:
-        config = self.config
-        s3, api, peer = config.ports
-        host = config.advertised_host
-        return Member(
-            id=self.me, name=config.name or f"peer-{self.me[:6]}", host=host, peer_port=peer, s3_port=s3, api_port=api,
-            zone=config.zone or socket.gethostname(), weight=config.capacity_bytes or self._directory.total_bytes,
-        )  # fmt: skip
-
-    def _founding_epoch(self) -> Epoch:
-        config = self.config
-        member = self._member()
-        return Epoch(
-            generation=0, number=1, kind="final", cluster_id=secrets.token_hex(16), members=(member,),
-            replicas=config.replicas, partition_power=config.partition_power, format_level=FORMAT_LEVEL,
-            chunk_bytes=config.chunk_bytes, table=place(None, [member], config.replicas, config.partition_power),
-            previous=None, root_access_key=config.root_access_key or "AK" + secrets.token_hex(9).upper(),
-            root_secret_key=config.root_secret_key or secrets.token_urlsafe(30),
-        )  # fmt: skip
-
-    async def _join(self) -> Epoch:
-        """Ask the seeds, one after the other and anew, until one admits us or half a minute has passed."""
-        member = self._member()
-        message = (JOIN, 0, FORMAT_LEVEL, _pack_member(member))
-        until_s = self._loop.time() + JOIN_FOR_S
-        said: dict[str, str] = {}
-        own = {
-            (self.config.advertised_host, self.config.peer_port),
-            (self.config.host, self.config.peer_port),
-        }
-        seeds = [seed for seed in self.config.join if seed not in own]
-        if not seeds:
-            raise Invalid(
-                "--join names only this peer itself; name a running one, or found a cluster with --found"
-            )
-        while True:
-            for host, port in seeds:
-                seed = f"{host}:{port}"
-                try:
-                    reply = await self.peers.call_address(host, port, message, 15.0)
-                except Refused as error:
-                    raise StartupError(f"{seed} refused this peer: {error}") from error
-                except (AtollError, OSError) as error:
-                    said[seed] = str(error)
-                    log.warning("cannot join through %s: %s", seed, error)
-                    continue
-                if reply[0] == OK:
-                    return Epoch.decode(reply[1])
-                if reply[0] == FAILED and reply[1] != "ServiceUnavailable":
-                    raise StartupError(f"{seed} refused this peer: {reply[2]}")
-                said[seed] = str(reply[2]) if reply[0] == FAILED else f"status {reply[0]}"
-                log.warning("not admitted by %s yet: %s", seed, said[seed])
-            if self._loop.time() > until_s:
-                story = "; ".join(f"{seed}: {why}" for seed, why in said.items())
-                raise Unavailable(
-                    f"no seed admitted this peer within {JOIN_FOR_S:g} s ({story}); is one running there?"
-                )
-            await asyncio.sleep(JOIN_PAUSE_S)
-
-    def _on_join(self, message: Any, reply: Any) -> None:
-        self.env.spawn(self._admit(message, reply), "join")
-
-    async def _admit(self, message: Any, reply: Any) -> None:
-        """A stranger that knows the cluster key asks to become a member."""
-        try:
-            _, _, level, fields = message
-            member = Member(*fields)
-            if level != FORMAT_LEVEL:
-                raise Invalid(
-                    f"this cluster's format level is {FORMAT_LEVEL}, the peer's is {level}; use one version"
-                )
-            epoch = await self.replica.admit(member, _with_member)
-            reply((OK, epoch.encode()))
-        except (AtollError, TypeError, ValueError) as error:
-            code = error.code if isinstance(error, AtollError) else "InvalidRequest"
-            reply((FAILED, code, str(error)))
 
     def _write_files(self) -> None:
         epoch = self.replica.epoch
@@ -341,6 +259,9 @@ class Peer:
             log.info("identity confirmed: start %d", self.replica.identity.boot)
         except Amnesia as error:
             self._die(error)
+
+    def _spawn(self, work: Any) -> None:
+        self.env.spawn(work, "admission")
 
     async def _trim_pools(self) -> None:
         """Give the memory of a burst back to the system."""
@@ -445,92 +366,3 @@ class Peer:
             "used_bytes": files.get("live_bytes", 0),
             "full": self.files.below_floor,
         }  # fmt: skip
-
-
-def _with_member(base: Epoch, member: Member) -> Epoch:
-    """`base` with one more member and its share of the ring, as the next epoch."""
-    if any(m.name == member.name for m in base.members):
-        raise Invalid(f"the cluster has a peer named {member.name!r} already; choose another --name")
-    members = tuple(sorted((*base.members, member), key=lambda m: m.id))
-    return Epoch(
-        generation=base.generation, number=base.number + 1, kind="final", cluster_id=base.cluster_id, members=members,
-        replicas=base.replicas, partition_power=base.partition_power, format_level=base.format_level,
-        chunk_bytes=base.chunk_bytes, table=place(base.table, members, base.replicas, base.partition_power),
-        previous=None, root_access_key=base.root_access_key, root_secret_key=base.root_secret_key,
-    )  # fmt: skip
-
-
-def _pack_member(member: Member) -> list[Any]:
-    return [
-        member.id, member.name, member.host, member.peer_port, member.s3_port, member.api_port, member.zone, member.weight,
-    ]  # fmt: skip
-
-
-def _cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
-    """The key in the directory; a new peer is given it as a file, a founder makes it."""
-    kept = directory.cluster_key()
-    given = read_cluster_key(config.cluster_key_file) if config.cluster_key_file is not None else None
-    if config.cluster_key_file is not None and given is None:
-        raise StartupError(
-            f"{config.cluster_key_file} does not exist; copy DIR/cluster.key of a running peer there"
-        )
-    if kept is not None:
-        if given is not None and given != kept:
-            raise StartupError(
-                f"{config.cluster_key_file} is another cluster's key than the one in {directory.path}"
-            )
-        return kept
-    key = given
-    if key is None:
-        if not config.found:
-            raise StartupError(
-                f"joining needs the cluster's key: give --cluster-key-file F with a copy of DIR/cluster.key of a"
-                f" running peer, or put it into {directory.path}"
-            )
-        key = os.urandom(32)
-    directory.write_cluster_key(key)
-    return key
-
-
-def _refuse_unbuilt(config: PeerConfig) -> None:
-    """Options whose promise this version cannot keep are refused, not ignored."""
-    for value, option in (
-        (config.tls or config.tls_cert, "--tls and --tls-cert"),
-        (config.encryption_key_file, "--encryption-key-file"),
-        (config.domain, "--domain"),
-        (config.public_url, "--public-url"),
-        (config.metrics_public, "--metrics-public"),
-    ):
-        if value:
-            raise StartupError(f"{option}: not implemented in this version; leave it out")
-    if not config.insecure and not _is_loopback(config.host):
-        raise StartupError(
-            f"the API would listen on {config.host} without TLS, where others can read its credentials;"
-            " TLS is not implemented in this version, so bind to 127.0.0.1 or accept it with --insecure"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _try_ports(config: PeerConfig) -> None:
-    """Bind and let go, so that a port in use is reported before anything is written."""
-    kinds = [(port, socket.SOCK_STREAM) for port in config.ports] + [(config.peer_port, socket.SOCK_DGRAM)]
-    for port, kind in kinds:
-        try:
-            family, _, _, _, address = socket.getaddrinfo(config.host, port, type=kind)[0]
-            with socket.socket(family, kind) as probe:
-                if kind == socket.SOCK_STREAM:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-        except OSError as error:
-            raise StartupError(
-                f"port {port} on {config.host} cannot be used ({error.strerror or error}); another program or peer has it:"
-                " stop that one or choose others with --port"
-            ) from error

@@ -1,0 +1,134 @@
+"""How a peer gets into a ring: it founds one, or a member admits it.
+
+A founder is its own first epoch. A joiner asks any seed; the seed proposes an epoch with the new member and answers
+with what was decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from typing import Any
+
+from peer.config import PeerConfig
+from peer.errors import AtollError, Invalid, Refused, StartupError, Unavailable
+from peer.replication.env import Reply
+from peer.replication.messages import FAILED, JOIN, OK
+from peer.replication.node import Replica
+from peer.rpc.peers import Peers
+from ring.epoch import Epoch
+from ring.members import Member
+from ring.placement import place
+
+log = logging.getLogger(__name__)
+
+FORMAT_LEVEL = 1
+JOIN_FOR_S = 30.0
+JOIN_PAUSE_S = 0.3
+JOIN_CALL_S = 15.0
+
+
+def member_of(config: PeerConfig, me: str, capacity_bytes: int) -> Member:
+    """This peer as a member of the ring; `capacity_bytes` unless the options say otherwise."""
+    s3, api, peer = config.ports
+    return Member(
+        id=me, name=config.name or f"peer-{me[:6]}", host=config.advertised_host, peer_port=peer, s3_port=s3,
+        api_port=api, zone=config.zone or socket.gethostname(), weight=config.capacity_bytes or capacity_bytes,
+    )  # fmt: skip
+
+
+def founding_epoch(config: PeerConfig, member: Member) -> Epoch:
+    """The first epoch of a new cluster, with its founder alone and the root access key."""
+    return Epoch(
+        generation=0, number=1, kind="final", cluster_id=secrets.token_hex(16), members=(member,),
+        replicas=config.replicas, partition_power=config.partition_power, format_level=FORMAT_LEVEL,
+        chunk_bytes=config.chunk_bytes, table=place(None, [member], config.replicas, config.partition_power),
+        previous=None, root_access_key=config.root_access_key or "AK" + secrets.token_hex(9).upper(),
+        root_secret_key=config.root_secret_key or secrets.token_urlsafe(30),
+    )  # fmt: skip
+
+
+async def join(config: PeerConfig, member: Member, peers: Peers) -> Epoch:
+    """Ask the seeds, one after the other and anew, until one admits us or half a minute has passed.
+
+    Raises Invalid (no seed but ourselves), StartupError (refused), Unavailable (nobody answered).
+    """
+    own = {(config.advertised_host, config.peer_port), (config.host, config.peer_port)}
+    seeds = [seed for seed in config.join if seed not in own]
+    if not seeds:
+        raise Invalid(
+            "--join names only this peer itself; name a running one, or found a cluster with --found"
+        )
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + JOIN_FOR_S
+    said: dict[str, str] = {}
+    while True:
+        for host, port in seeds:
+            epoch = await _ask(peers, host, port, member, said)
+            if epoch is not None:
+                return epoch
+        if loop.time() > until_s:
+            story = "; ".join(f"{seed}: {why}" for seed, why in said.items())
+            raise Unavailable(
+                f"no seed admitted this peer within {JOIN_FOR_S:g} s ({story}); is one running there?"
+            )
+        await asyncio.sleep(JOIN_PAUSE_S)
+
+
+async def _ask(peers: Peers, host: str, port: int, member: Member, said: dict[str, str]) -> Epoch | None:
+    """One seed's answer: the epoch that admits us, or None and a word in `said`. Raises StartupError when refused."""
+    seed = f"{host}:{port}"
+    try:
+        reply = await peers.call_address(
+            host, port, (JOIN, 0, FORMAT_LEVEL, _pack_member(member)), JOIN_CALL_S
+        )
+    except Refused as error:
+        raise StartupError(f"{seed} refused this peer: {error}") from error
+    except (AtollError, OSError) as error:
+        said[seed] = str(error)
+        log.warning("cannot join through %s: %s", seed, error)
+        return None
+    if reply[0] == OK:
+        return Epoch.decode(reply[1])
+    if reply[0] == FAILED and reply[1] != "ServiceUnavailable":
+        raise StartupError(f"{seed} refused this peer: {reply[2]}")
+    said[seed] = str(reply[2]) if reply[0] == FAILED else f"status {reply[0]}"
+    log.warning("not admitted by %s yet: %s", seed, said[seed])
+    return None
+
+
+async def admit(replica: Replica, message: Any, reply: Reply) -> None:
+    """A stranger that knows the cluster key asks to become a member."""
+    try:
+        _, _, level, fields = message
+        member = Member(*fields)
+        if level != FORMAT_LEVEL:
+            raise Invalid(
+                f"this cluster's format level is {FORMAT_LEVEL}, the peer's is {level}; use one version"
+            )
+        epoch = await replica.admit(member, _with_member)
+        reply((OK, epoch.encode()))
+    except (AtollError, TypeError, ValueError) as error:
+        code = error.code if isinstance(error, AtollError) else "InvalidRequest"
+        reply((FAILED, code, str(error)))
+
+
+def _with_member(base: Epoch, member: Member) -> Epoch:
+    """`base` with one more member and its share of the ring, as the next epoch."""
+    if any(m.name == member.name for m in base.members):
+        raise Invalid(f"the cluster has a peer named {member.name!r} already; choose another --name")
+    members = tuple(sorted((*base.members, member), key=lambda m: m.id))
+    return Epoch(
+        generation=base.generation, number=base.number + 1, kind="final", cluster_id=base.cluster_id, members=members,
+        replicas=base.replicas, partition_power=base.partition_power, format_level=base.format_level,
+        chunk_bytes=base.chunk_bytes, table=place(base.table, members, base.replicas, base.partition_power),
+        previous=None, root_access_key=base.root_access_key, root_secret_key=base.root_secret_key,
+    )  # fmt: skip
+
+
+def _pack_member(member: Member) -> list[Any]:
+    return [
+        member.id, member.name, member.host, member.peer_port, member.s3_port, member.api_port, member.zone, member.weight,
+    ]  # fmt: skip

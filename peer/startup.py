@@ -1,0 +1,81 @@
+"""What is checked before a peer touches anything: options, ports, the cluster's key."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+
+from peer.config import PeerConfig
+from peer.errors import StartupError
+from peer.storage.datadir import DataDir, read_cluster_key
+
+
+def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
+    """The key in the directory; a new peer is given it as a file, a founder makes it."""
+    kept = directory.cluster_key()
+    given = read_cluster_key(config.cluster_key_file) if config.cluster_key_file is not None else None
+    if config.cluster_key_file is not None and given is None:
+        raise StartupError(
+            f"{config.cluster_key_file} does not exist; copy DIR/cluster.key of a running peer there"
+        )
+    if kept is not None:
+        if given is not None and given != kept:
+            raise StartupError(
+                f"{config.cluster_key_file} is another cluster's key than the one in {directory.path}"
+            )
+        return kept
+    key = given
+    if key is None:
+        if not config.found:
+            raise StartupError(
+                f"joining needs the cluster's key: give --cluster-key-file F with a copy of DIR/cluster.key of a"
+                f" running peer, or put it into {directory.path}"
+            )
+        key = os.urandom(32)
+    directory.write_cluster_key(key)
+    return key
+
+
+def refuse_unbuilt(config: PeerConfig) -> None:
+    """Options whose promise this version cannot keep are refused, not ignored."""
+    for value, option in (
+        (config.tls or config.tls_cert, "--tls and --tls-cert"),
+        (config.encryption_key_file, "--encryption-key-file"),
+        (config.domain, "--domain"),
+        (config.public_url, "--public-url"),
+        (config.metrics_public, "--metrics-public"),
+    ):
+        if value:
+            raise StartupError(f"{option}: not implemented in this version; leave it out")
+    if not config.insecure and not _is_loopback(config.host):
+        raise StartupError(
+            f"the API would listen on {config.host} without TLS, where others can read its credentials;"
+            " TLS is not implemented in this version, so bind to 127.0.0.1 or accept it with --insecure"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def try_ports(config: PeerConfig) -> None:
+    """Bind and let go, so that a port in use is reported before anything is written."""
+    kinds = [(port, socket.SOCK_STREAM) for port in config.ports] + [(config.peer_port, socket.SOCK_DGRAM)]
+    for port, kind in kinds:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(config.host, port, type=kind)[0]
+            with socket.socket(family, kind) as probe:
+                if kind == socket.SOCK_STREAM:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            raise StartupError(
+                f"port {port} on {config.host} cannot be used ({error.strerror or error}); another program or peer has it:"
+                " stop that one or choose others with --port"
+            ) from error
