@@ -15,7 +15,6 @@ class BlockingAsyncClient:
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._client = AsyncClient(*arguments, **options)
-        self.core = self._client.core
 
     def __enter__(self) -> BlockingAsyncClient:
         return self

@@ -16,7 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peer.client.aio import AsyncClient, AsyncDownload
+    from peer.client.aio import AsyncClient
+    from peer.client.aio_download import AsyncDownload
+    from peer.client.download import Download
     from peer.client.model import (
         BucketInfo,
         ClusterInfo,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
         name_of,
     )
     from peer.client.profile import Profile, load_profile, load_profiles
-    from peer.client.sync import Client, Download
+    from peer.client.sync import Client
     from peer.errors import (
         AtollError,
         Conflict,
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "peer.client.aio": ("AsyncClient", "AsyncDownload"),
+    "peer.client.aio": ("AsyncClient",),
+    "peer.client.aio_download": ("AsyncDownload",),
+    "peer.client.download": ("Download",),
     "peer.client.model": (
         *("BucketInfo", "ClusterInfo", "NodeInfo", "ObjectInfo", "Page", "Prefix", "Stored", "name_of"),
     ),
     "peer.client.profile": ("Profile", "load_profile", "load_profiles"),
-    "peer.client.sync": ("Client", "Download"),
+    "peer.client.sync": ("Client",),
     "peer.errors": (
         *("AtollError", "Conflict", "Corrupt", "Denied", "Full", "Invalid", "NotFound", "Unavailable"),
         "UnknownOutcome",

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from peer.client import calls
-from peer.client.attempts import PATIENCE_S, AttemptError, Attempts
+from peer.client.attempts import PATIENCE_S, AttemptError
 from peer.client.bodies import BodyError, Data, MemorySource, Progress, source_of
 from peer.client.calls import Call
-from peer.client.connections import Answer, Connections
-from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core, Metered, retryable
+from peer.client.connections import Connections
+from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core, Metered
+from peer.client.download import Download
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
 from peer.client.profile import Profile, load_profile
-from peer.client.transfer import Incoming, changed_meanwhile, check_put
-from peer.client.wire import MAX_ERROR_BYTES, error_of
-from peer.errors import AtollError, Conflict
+from peer.client.transfer import Incoming, check_put
+from peer.errors import AtollError
 
 T = TypeVar("T")
-
-BLOCK_BYTES = 256 * 1024
-"""Received at a time: large enough for few calls, small enough to stay in the processor's cache."""
 
 
 class Client:
@@ -302,186 +295,3 @@ class Client:
                 attempts.answered()
                 return result
             self._sleep(pause_s)
-
-
-class Download:
-    """The bytes of one object: iterate over blocks, or `read`, `save` or `write_to`; then it is closed.
-
-    `info` describes the object, `length` is what will come, in bytes. Errors of the bytes (Corrupt, or
-    Unavailable when no peer has the rest) are raised while reading; blocks handed out before are then
-    not to be trusted. `save` leaves nothing behind in that case.
-    """
-
-    def __init__(
-        self,
-        core: Core,
-        connections: Connections,
-        sleep: Callable[[float], None],
-        incoming: Incoming,
-        attempts: Attempts,
-        progress: Progress | None,
-    ) -> None:
-        self._core = core
-        self._connections = connections
-        self._sleep = sleep
-        self._incoming = incoming
-        self._attempts = attempts
-        self._progress = progress
-        self._answer: Answer | None = None
-        self._moved = 0  # by the present attempt
-        self._closed = False
-        self._open()
-
-    @property
-    def info(self) -> ObjectInfo:
-        """The object's head; its size is that of the whole object, also when only part is read."""
-        assert self._incoming.info is not None
-        return self._incoming.info
-
-    @property
-    def length(self) -> int:
-        """The number of bytes this download delivers."""
-        return self._incoming.length
-
-    @property
-    def verified(self) -> bool:
-        """Whether the end of the bytes includes a comparison with the ETag."""
-        return self._incoming.verified
-
-    def on_progress(self, progress: Progress) -> None:
-        """Call `progress` from now on with the bytes that come, for who must know `length` first."""
-        self._progress = progress
-
-    def __iter__(self) -> Iterator[bytes]:
-        room = memoryview(bytearray(min(BLOCK_BYTES, max(1, self.length))))
-        try:
-            while got := self._read_into(room):
-                yield bytes(room[:got])
-        finally:
-            self.close()
-
-    def read(self) -> bytes:
-        """All (remaining) bytes. Needs as much memory."""
-        return b"".join(self)
-
-    def write_to(self, file: BinaryIO) -> int:
-        """Write all (remaining) bytes to an open binary file; how many there were."""
-        room = memoryview(bytearray(min(BLOCK_BYTES, max(1, self.length))))
-        total = 0
-        try:
-            while got := self._read_into(room):
-                rest = room[:got]
-                while rest:  # an unbuffered file may take less
-                    rest = rest[file.write(rest) :]
-                total += got
-        finally:
-            self.close()
-        return total
-
-    def save(self, path: str | os.PathLike[str]) -> int:
-        """Write to a temporary file beside `path` and rename it there once all bytes are verified."""
-        target = Path(path)
-        handle, part = tempfile.mkstemp(prefix=".atoll-", suffix=".part", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                total = self.write_to(file)
-                os.fchmod(file.fileno(), 0o666 & ~umask())
-            Path(part).replace(target)
-        except BaseException:
-            with suppress(OSError):
-                Path(part).unlink()
-            raise
-        finally:
-            self.close()
-        return total
-
-    def close(self) -> None:
-        """Give up what was not read. Idempotent."""
-        self._closed = True
-        if self._answer is not None:
-            self._answer.close()
-            self._answer = None
-            self._attempts.abandoned()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _open(self) -> None:
-        """Get an answer that delivers the next byte wanted."""
-        while self._answer is None:
-            url = self._attempts.pick()
-            self._moved = 0
-            request = self._incoming.request()
-            try:
-                answer = self._connections.send(url, request, self._core.headers(request), None)
-                self._accept(answer)
-            except AttemptError as failure:
-                self._sleep(self._attempts.failed(failure))
-            except AtollError:
-                self._attempts.answered()
-                raise
-            except BaseException:
-                self._attempts.abandoned()
-                raise
-
-    def _accept(self, answer: Answer) -> None:
-        if answer.status in (200, 206):
-            try:
-                self._incoming.accept(answer.status, answer.headers)
-            except AtollError:
-                answer.close()
-                raise
-            self._answer = answer
-            return
-        error = error_of(answer.status, answer.headers, answer.read(MAX_ERROR_BYTES), self._incoming.what)
-        if isinstance(error, Conflict) and self._incoming.info is not None:
-            raise changed_meanwhile(self._incoming.what)
-        raise retryable(error, answer.headers) or error
-
-    def _read_into(self, room: memoryview) -> int:
-        """The next bytes, 0 after the last one."""
-        while not self._incoming.complete:
-            if self._closed:
-                raise ValueError("this download is closed")
-            assert self._answer is not None
-            try:
-                got = self._answer.read_into(room)
-                if not got:
-                    raise AssertionError("an answer of known length ended early without an error")
-            except AttemptError as failure:
-                self._answer = None
-                failure.moved = self._moved >= PROGRESS_BYTES
-                self._sleep(self._attempts.failed(failure))
-                self._open()
-                continue
-            self._moved += got
-            self._incoming.take(room[:got])
-            if self._progress is not None:
-                self._progress(got)
-            if self._incoming.complete:
-                self._finish()
-            return got
-        if self._answer is not None:
-            self._finish()
-        return 0
-
-    def _finish(self) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.read_into(memoryview(bytearray(1)))  # lets the connection be used again
-            self._attempts.answered()
-        self._incoming.finish()
-
-
-def umask() -> int:
-    """The process's umask, which can only be read by setting it (Linux tells it elsewhere)."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
