@@ -17,13 +17,13 @@ from hashlib import blake2b
 from typing import Any
 
 from peer.errors import AtollError, Conflict, Full, Unavailable
-from peer.replication import messages
 from peer.replication.identity import Amnesia
 from peer.replication.node import Replica
 from ring.epoch import Epoch
 from ring.members import Member
 from ring.placement import place
 from ring.table import Table
+from tools.sim import spell
 from tools.sim.disk import DiskTraits, SimDisk, SimRows
 from tools.sim.env import SimEnv
 from tools.sim.loop import VirtualLoop
@@ -33,17 +33,6 @@ from tools.sim.story import Story
 PARTITION_POWER = 8
 REPLICAS = 3
 CLIENT_DELAY_S = 0.0005
-
-REFUSALS = {
-    messages.CONFLICT: "conflict refused",
-    messages.STALE: "stale epoch refused",
-    messages.NOT_OWNER: "non-owner refused",
-    messages.GATE_REFUSED: "gate refused",
-    messages.IS_FULL: "full disk refused",
-    messages.ABSTAIN: "abstained",
-    messages.FENCED: "fenced",
-}
-READS = (messages.READ, messages.BALLOT, messages.PREPARE)
 
 
 class NotServing(Unavailable):
@@ -224,7 +213,8 @@ class SimPeer:
 
     def _watched(self, replica: Replica) -> Callable[[str, list[Any], Callable[[Any], None]], None]:
         """The replica's handler, counting the safeguards that show in its answers."""
-        safeguards = self.cluster.story.safeguards
+        story, safeguards = self.cluster.story, self.cluster.story.safeguards
+        names = {peer.id: peer.name for peer in self.cluster.peers}
 
         def handle(sender: str, message: list[Any], reply: Callable[[Any], None]) -> None:
             answered = False
@@ -232,13 +222,18 @@ class SimPeer:
             def watch(answer: Any) -> None:
                 nonlocal answered
                 answered = True
-                name = REFUSALS.get(answer[0])
+                name = spell.REFUSALS.get(answer[0])
                 if name is not None:
                     safeguards[name] += 1
+                if story.details:
+                    story.note(
+                        self.name,
+                        f"    answers {names.get(sender, sender)}'s {spell.request(message)}: {spell.reply(answer)}",
+                    )
                 reply(answer)
 
             replica.handle(sender, message, watch)
-            if not answered and message[0] in READS:
+            if not answered and message[0] in spell.READS:
                 safeguards["answer waited for a commit"] += 1
 
         return handle

@@ -14,11 +14,12 @@ MAX_LINES = 200_000
 
 
 class Story:
-    """Counts faults by name, digests every event, and keeps lines if `keep`."""
+    """Counts faults by name, digests every event, and keeps lines if `keep` (messages too if `details`)."""
 
-    def __init__(self, clock: Callable[[], float], keep: bool = False) -> None:
+    def __init__(self, clock: Callable[[], float], keep: bool = False, details: bool = False) -> None:
         self.clock = clock
-        self.keep = keep
+        self.keep = keep or details
+        self.details = details  # every message too
         self.faults: Counter[str] = Counter()
         self.safeguards: Counter[str] = Counter()
         self.lines: list[str] = []
@@ -30,6 +31,11 @@ class Story:
         self._digest.update(line.encode())
         if self.keep and len(self.lines) < MAX_LINES:
             self.lines.append(line)
+
+    def note(self, who: str, what: str) -> None:
+        """A line that explains, for whoever reads; not part of the run's identity."""
+        if self.keep and len(self.lines) < MAX_LINES:
+            self.lines.append(f"{self.clock():11.6f}  {who:<8} {what}")
 
     def fault(self, name: str, who: str, what: str, quiet: bool = False) -> None:
         """A fault was injected (not merely possible): it counts. Quiet ones have no line of their own."""

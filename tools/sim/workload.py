@@ -185,7 +185,8 @@ class Workload:
             self.completed += 1
         if op.outcome == linear.OK and (op.value or op.output):
             self._last_seen[op.key] = op.output or op.value or ""
-        self.cluster.story.event(op.client, str(op)) if self.cluster.story.keep else None
+        if self.cluster.story.keep:
+            self.cluster.story.note(op.client, str(op))
         self.cluster.story.bytes(f"{op.kind}{op.key}{op.outcome}{op.output}".encode())
         return op
 

@@ -10,7 +10,6 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from peer.errors import AtollError
 from tools.sim import linear
 from tools.sim.cluster import Cluster
 from tools.sim.faults import Climate, Nemesis
@@ -61,11 +60,11 @@ class Result:
 class World:
     """The parts of one run, wired together."""
 
-    def __init__(self, seed: int, options: Options, story: bool = False) -> None:
+    def __init__(self, seed: int, options: Options, story: bool = False, details: bool = False) -> None:
         self.seed = seed
         self.options = options
         self.loop = VirtualLoop(limit_s=MOST_S + 120)
-        self.story = Story(self.loop.time, keep=story)
+        self.story = Story(self.loop.time, story, details)
         self.cluster = Cluster(self.loop, self.story, seed, options.peers, options.unsafe)
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"), options.habits)
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)
@@ -162,9 +161,6 @@ class World:
             self.problems.append(f"only {self._faults()} kinds of faults struck")
 
 
-def run_seed(seed: int, options: Options | None = None, story: bool = False) -> Result:
+def run_seed(seed: int, options: Options | None = None, story: bool = False, details: bool = False) -> Result:
     """Run one seed. Never raises for what the simulated code does: that is in `problems`."""
-    return World(seed, options or Options(), story).run()
-
-
-__all__ = ["AtollError", "Options", "Result", "World", "run_seed"]
+    return World(seed, options or Options(), story, details).run()
