@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
+import select
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,6 +245,24 @@ def test_a_peer_that_cannot_start_is_told(tmp_path: Path) -> None:
         asyncio.run(story(peer_1="broken"))
 
 
+def test_a_restart_goes_on_without_a_broken_peer(tmp_path: Path) -> None:
+    """Goal: once founded, the cluster starts without any one peer, the first included."""
+    layout = layout_in(tmp_path)
+    for place in layout.places:
+        place.directory.mkdir()
+        (place.directory / "peer.json").write_text("{}")
+
+    async def story() -> list[str]:
+        cluster = cluster_of(layout, [], peer_1="broken")
+        try:
+            await cluster.start(DEADLINE_S)
+            return [peer.state for peer in cluster.peers]
+        finally:
+            await cluster.stop()
+
+    assert asyncio.run(story()) == ["dead", "ready", "ready"]
+
+
 def test_not_ready_in_time_says_why(tmp_path: Path) -> None:
     """Goal: the deadline of the start names the peer that is missing and its reason."""
 
@@ -308,17 +329,24 @@ def test_running_peers_are_adopted_at_start(tmp_path: Path) -> None:
 # --- the command
 
 
+DEV_OVER_STAND_INS = (
+    "import sys, tools.devcluster, tests.dev_world as w;"
+    "d = tools.devcluster.DevCluster.__init__;"
+    "d.__defaults__ = (d.__defaults__[0], w.command_of({}));"
+    "from tools.dev import dev; dev.main(sys.argv[1:], prog_name='atoll dev')"
+)
+
+
+def dev_environment(data: Path) -> dict[str, str]:
+    """Profiles go beside the data, not to this user's."""
+    return os.environ | {"ATOLL_CONFIG_HOME": str(data.parent / "config"), "PYTHONUNBUFFERED": "1"}
+
+
 @contextmanager
 def running_dev(data: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`atoll dev --plain` over stand-ins, in a process of its own."""
-    environment = os.environ | {"ATOLL_CONFIG_HOME": str(data.parent / "config"), "PYTHONUNBUFFERED": "1"}
-    code = (
-        "import sys, tools.devcluster, tests.dev_world as w;"
-        "d = tools.devcluster.DevCluster.__init__;"
-        "d.__defaults__ = (d.__defaults__[0], w.command_of({}));"
-        "from tools.dev import dev; dev.main(sys.argv[1:], prog_name='atoll dev')"
-    )
-    command = [sys.executable, "-c", code, "--plain", "--data", str(data), *options]
+    environment = dev_environment(data)
+    command = [sys.executable, "-c", DEV_OVER_STAND_INS, "--plain", "--data", str(data), *options]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
@@ -352,7 +380,8 @@ def test_plain_dev_from_start_to_end(tmp_path: Path, how: signal.Signals) -> Non
         assert "2 of 2 peers" in line_with(process, "Ctrl-C stops them")
         assert f"http://127.0.0.1:{port + 11}" in line_with(process, "API")
         assert str(data / "peer-1" / "root.json") in line_with(process, "credentials")
-        assert "mb hello" in line_with(process, "paste this")
+        assert "alias atoll=" in line_with(process, "paste this")
+        assert "atoll put" in line_with(process, "atoll mb demo")
         profile = (tmp_path / "config" / "config.toml").read_text()
         assert 'default = "dev"' in profile and '"SK"' in profile
         cli = CliRunner()
@@ -371,6 +400,46 @@ def test_plain_dev_from_start_to_end(tmp_path: Path, how: signal.Signals) -> Non
         assert process.wait(DEADLINE_S) == 0
         assert pid is not None and is_gone(pid)
     assert 'default = "dev"' not in (tmp_path / "config" / "config.toml").read_text()
+
+
+def test_live_dev_on_a_terminal(tmp_path: Path) -> None:
+    """Goal: on a terminal the view comes up with the lines to paste; Ctrl-C gives the terminal back, exit 0."""
+    data = tmp_path / "data"
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    environment = dev_environment(data) | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    command = [sys.executable, "-c", DEV_OVER_STAND_INS, "--data", str(data), "--peers", "2"]
+    command += ["--port", str(free_port(2))]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    seen = bytearray()
+
+    def read_until(words: bytes) -> None:
+        while words not in seen:
+            ready, _, _ = select.select([ours], [], [], DEADLINE_S)
+            assert ready, bytes(seen[-2000:])
+            seen.extend(os.read(ours, 65536))
+
+    try:
+        read_until(b"peer-2 ready")
+        assert b"paste this" in seen and b"root.json" in seen
+        os.write(ours, b"\x03")
+        read_until(b"stopping every peer")
+        read_until(b"data")
+        assert process.wait(DEADLINE_S) == 0
+        while select.select([ours], [], [], 0)[0]:
+            try:
+                seen.extend(os.read(ours, 65536))
+            except OSError:
+                break  # the terminal has no other end any more
+        after = bytes(seen).partition(b"stopping every peer")[2]
+        assert b"Unclosed" not in after and b"Traceback" not in after
+        assert not any(live_pid(place) for place in Layout(data, 2, 1, 3).places)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours)
 
 
 def test_dev_start_needs_a_running_dev(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class DevCluster:
         """Start every peer and return when all that live are ready.
 
         Raises:
-            DevError: the first peer died, or not all were ready within the deadline. Peers may be running:
+            DevError: the founder or every peer died, or not all were ready within the deadline. Peers may be running:
                 `stop` ends them.
         """
         self.layout.data.mkdir(parents=True, exist_ok=True)
@@ -107,11 +107,13 @@ class DevCluster:
         await asyncio.gather(*(self._spawn(peer) for peer in others))
 
     async def _all_ready(self) -> None:
-        """Until every peer is ready or dead; at least the first must live."""
+        """Until every peer is ready or dead; one at least must live."""
         while True:
             await asyncio.gather(*(self._look(peer) for peer in self.peers))
-            if self.peers[0].state == "dead":
-                raise DevError(f"{self.peers[0].place.name} could not start: {self.peers[0].detail}")
+            if all(peer.state == "dead" for peer in self.peers):
+                raise DevError(
+                    "; ".join(f"{peer.place.name} could not start: {peer.detail}" for peer in self.peers)
+                )
             if all(peer.state in ("ready", "dead") for peer in self.peers):
                 return
             await asyncio.sleep(STARTING_POLL_S)
@@ -134,12 +136,12 @@ class DevCluster:
             for peer in left:
                 _signal(peer.pid, signal.SIGKILL)
             await self._gone(left, KILL_S)
-            for peer in running:
-                peer.pid = peer.process = None
-                self._set(peer, "stopped", "killed: it did not stop in time" if peer in left else "")
             if self._session is not None:
                 await self._session.close()
                 self._session = None
+            for peer in running:
+                peer.pid = peer.process = None
+                self._set(peer, "stopped", "killed: it did not stop in time" if peer in left else "")
 
     # --- one peer
 

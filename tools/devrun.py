@@ -29,7 +29,7 @@ from tools.devlayout import (
     settle,
     take_lock,
 )
-from tools.devview import PlainView, atoll_command, panel_lines, start_command
+from tools.devview import PlainView, panel_lines
 
 if TYPE_CHECKING:
     from tui.app import TopApp
@@ -80,7 +80,9 @@ async def _live(layout: Layout) -> None:
     ended = asyncio.Event()
 
     def changed(peer: Peer) -> None:
-        app.notice(*_notice(layout, peer))
+        if not app.is_running:
+            return  # the screen is gone: the peers are being stopped
+        app.notice(*_notice(peer))
         app.show_panel(panel_lines(layout, cluster.peers))
 
     cluster = DevCluster(layout, changed)
@@ -122,11 +124,10 @@ async def _leave(app: TopApp, screen: asyncio.Task[None]) -> None:
     await asyncio.wait([screen])
 
 
-def _notice(layout: Layout, peer: Peer) -> tuple[str, str]:
+def _notice(peer: Peer) -> tuple[str, str]:
     words = f"{peer.place.name} {peer.state}" + (f": {peer.detail}" if peer.detail else "")
-    if peer.state == "dead":
-        return f"{words}; bring it back: {start_command(atoll_command(), layout, peer.place)}", "red"
-    return words, "green" if peer.state == "ready" else "yellow"
+    colours = {"dead": "red", "ready": "green"}
+    return words, colours.get(peer.state, "yellow")
 
 
 async def _until(
@@ -161,6 +162,8 @@ async def _stop(cluster: DevCluster, again: asyncio.Event) -> None:
     if not stopping.done():
         stopping.cancel()  # its finally kills what is left
     await asyncio.gather(stopping, hurry, return_exceptions=True)
+    if not stopping.cancelled() and (error := stopping.exception()) is not None:
+        raise error
 
 
 @contextmanager

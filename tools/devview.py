@@ -17,45 +17,59 @@ def atoll_command() -> str:
     """How to call this very Atoll from another terminal, whatever its PATH."""
     script = Path(sys.argv[0])
     if script.name == "atoll" and script.exists():
-        return "atoll" if _same(shutil.which("atoll"), script) and not _in_venv() else str(script.absolute())
+        return "atoll" if _on_every_path(script) else str(script.absolute())
     return f"{sys.executable} -m tools.cli"
 
 
-def _same(found: str | None, script: Path) -> bool:
-    return found is not None and Path(found).exists() and Path(found).samefile(script)
+def _on_every_path(script: Path) -> bool:
+    """Found by name, and not only because this terminal has activated an environment."""
+    found = shutil.which("atoll")
+    return sys.prefix == sys.base_prefix and found is not None and Path(found).samefile(script)
 
 
-def _in_venv() -> bool:
-    """An activated environment is this terminal's own: the next one does not have it."""
-    return sys.prefix != sys.base_prefix
-
-
-def panel_lines(layout: Layout, peers: list[Peer]) -> list[tuple[str, str]]:
-    """Endpoints, credentials, commands to paste, and what happened to peers that do not run."""
-    atoll = atoll_command()
-    lines = [
-        ("API", "  ".join(place.api_url for place in layout.places)),
-        ("S3", "  ".join(place.s3_url for place in layout.places)),
-        ("credentials", f"{layout.credentials_file}  (profile dev, the default now)"),
-        ("paste this", try_command(atoll)),
-    ]
-    lines += [
-        (peer.place.name, f"{peer.detail}; bring it back: {start_command(atoll, layout, peer.place)}")
-        for peer in peers
-        if peer.state == "dead"
-    ]
-    return lines
-
-
-def try_command(atoll: str) -> str:
-    """One line that stores, lists and reads something."""
-    return f"{atoll} mb hello && {atoll} put /etc/hostname hello/name && {atoll} ls hello"
+def try_commands(atoll: str) -> list[str]:
+    """Lines to paste that store, list and read something; short ones, as a broken line cannot be pasted."""
+    script = Path(atoll)
+    named = [] if atoll == "atoll" else [f"alias atoll='{atoll}'"]
+    if script.is_absolute() and script.name == "atoll":
+        named = [f'export PATH="{script.parent}:$PATH"']
+    return [*named, "atoll mb demo && atoll put /etc/hosts demo/hosts && atoll ls demo"]
 
 
 def start_command(atoll: str, layout: Layout, place: Place) -> str:
     """How to bring one peer back; without --data where the default is meant."""
     elsewhere = "" if layout.data == Path("atoll-data").absolute() else f" --data {layout.data}"
     return f"{atoll} dev start {place.name}{elsewhere}"
+
+
+def heading_lines(layout: Layout) -> list[tuple[str, str]]:
+    """Endpoints, credentials and commands to paste, as (heading, words)."""
+    first, *others = try_commands(atoll_command())
+    return [
+        ("API", "  ".join(place.api_url for place in layout.places)),
+        ("S3", "  ".join(place.s3_url for place in layout.places)),
+        ("credentials", f"{layout.credentials_file}  (profile dev, the default now)"),
+        ("paste this", first),
+        *(("", line) for line in others),
+    ]
+
+
+def panel_lines(layout: Layout, peers: list[Peer]) -> list[tuple[str, str]]:
+    """The same for the live view, where lines are scarce, and how to bring dead peers back."""
+    places = layout.places
+    first, *others = try_commands(atoll_command())
+    api = " ".join([places[0].api_url, *(f":{place.api_port}" for place in places[1:])])
+    lines = [
+        ("API", f"{api}   S3 {' '.join(f':{place.port}' for place in places)}"),
+        ("credentials", f"{layout.credentials_file} (profile dev)"),
+        ("paste this", first),
+        *(("", line) for line in others),
+    ]
+    dead = [peer for peer in peers if peer.state == "dead"]
+    lines += [
+        (peer.place.name, f"{peer.detail}: {start_command('atoll', layout, peer.place)}") for peer in dead
+    ]
+    return lines
 
 
 class PlainView:
@@ -80,5 +94,5 @@ class PlainView:
         took = time.monotonic() - self.started
         serving = sum(peer.state == "ready" for peer in peers)
         self.say(f"ready: {serving} of {len(peers)} peers after {took:.1f} s; Ctrl-C stops them")
-        for heading, words in panel_lines(self.layout, []):
+        for heading, words in heading_lines(self.layout):
             click.echo(f"  {heading:<12} {words}")

@@ -154,7 +154,7 @@ class TopApp(App[None]):
         text = Text(overflow="fold")
         for number, (heading, words) in enumerate(lines):
             text.append("\n" if number else "")
-            text.append(f"{heading:<12} " if heading else "", style="bold")
+            text.append(f"{heading:<12} ", style="bold")
             text.append(words)
         self.panel_lines.update(text)
 
