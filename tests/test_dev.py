@@ -422,7 +422,7 @@ def test_live_dev_on_a_terminal(tmp_path: Path) -> None:
 
     try:
         read_until(b"peer-2 ready")
-        assert b"paste this" in seen and b"root.json" in seen
+        assert b"paste this" in seen and b"credentials" in seen
         os.write(ours, b"\x03")
         read_until(b"stopping every peer")
         read_until(b"data")
