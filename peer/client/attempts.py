@@ -26,8 +26,8 @@ from peer.client.peers import PeerBook
 from peer.client.wire import Repeat, Request
 from peer.errors import AtollError, Unavailable, UnknownOutcome
 
-PATIENCE_S = 20.0
-"""Longer than a peer takes to say 503 (5 s, promise P1) and the ring to notice a death; a person waits."""
+PATIENCE_S = 10.0
+"""Longer than a peer takes to say 503 (5 s) or to start again; short enough for a person who waits."""
 QUIET_PATIENCE_S = 1.0
 MAX_RESTARTS = 8
 SHORTEST_PAUSE_S = 0.05

@@ -1,7 +1,8 @@
 """Where a put's bytes come from: memory, a file, or anything that yields blocks.
 
 A source says how long it is (if it knows) and whether it can be read a second time, which decides
-whether a put may go on at another peer. A one-shot iterator of which nothing was taken yet still can.
+whether a put may go on at another peer. Of what can be read only once (pipes, iterators) the beginning
+is kept, so that short bodies survive a peer as well and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from peer.errors import Invalid
 Bytes = bytes | bytearray | memoryview
 BLOCK_BYTES = 512 * 1024
 """Read and sent at a time: big enough that calls do not matter, small enough to stay in the cache."""
+
+KEPT_BYTES = 4 * 1024 * 1024
+"""Kept of a body that can be read only once."""
+KEPT_BLOCKS = 4096
 
 Data = Bytes | os.PathLike[str] | IO[bytes] | Iterable[Bytes]
 """What `Client.put` takes: bytes, a path, an open binary file, or an iterable of byte blocks."""
@@ -72,12 +77,31 @@ class PathSource:
             yield from read_blocks(file, self.size, str(self._path))
 
 
+class Beginning:
+    """What was taken from a body that can be read only once, while it is little."""
+
+    def __init__(self) -> None:
+        self.blocks: list[bytes] = []
+        self.whole = True
+        """Whether nothing that was taken is missing here."""
+        self._size = 0
+
+    def keep(self, block: Bytes) -> None:
+        """Remember a block that was taken, or forget everything if it becomes too much."""
+        self._size += len(block)
+        if self.whole and self._size <= KEPT_BYTES and len(self.blocks) < KEPT_BLOCKS:
+            self.blocks.append(bytes(block))
+        else:
+            self.whole = False
+            self.blocks.clear()
+
+
 class FileSource:
-    """An open binary file, from its present position; repeatable if it can seek back there."""
+    """An open binary file, from its present position; repeatable if it can seek back there, or is short."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._started = False
+        self._beginning = Beginning()
         self._start = 0
         self.size: int | None = None
         self._seekable = file.seekable()
@@ -87,57 +111,70 @@ class FileSource:
             file.seek(self._start)
 
     def can_repeat(self) -> bool:
-        return self._seekable or not self._started
+        return self._seekable or self._beginning.whole
 
     def blocks(self) -> Iterator[Bytes]:
-        self._started = True
+        name = str(getattr(self._file, "name", "the file"))
         if self._seekable:
             self._file.seek(self._start)
-        yield from read_blocks(self._file, self.size, str(getattr(self._file, "name", "the file")))
+            yield from read_blocks(self._file, self.size, name)
+            return
+        yield from tuple(self._beginning.blocks)
+        for block in read_blocks(self._file, None, name):
+            self._beginning.keep(block)
+            yield block
 
 
 class IterableSource:
-    """Blocks of bytes of unknown total length; repeatable if the iterable is more than an iterator."""
+    """Blocks of bytes of unknown total length; repeatable if the iterable is no mere iterator, or short."""
 
     size: int | None = None
 
     def __init__(self, blocks: Iterable[Bytes]) -> None:
         self._blocks = blocks
         self._one_shot = isinstance(blocks, Iterator)
-        self._started = False
+        self._beginning = Beginning()
 
     def can_repeat(self) -> bool:
-        return not (self._one_shot and self._started)
+        return not self._one_shot or self._beginning.whole
 
     def blocks(self) -> Iterator[Bytes]:
+        yield from tuple(self._beginning.blocks)
         for block in self._blocks:
-            self._started = True
-            if not isinstance(block, Bytes):
-                raise TypeError(f"a body yields bytes, not {type(block).__name__}")
-            if block:  # an empty block would end a chunked body early
+            if _checked(block):
+                if self._one_shot:
+                    self._beginning.keep(block)
                 yield block
 
 
 class AsyncSource:
-    """Blocks of bytes from an asynchronous iterable, of unknown total length."""
+    """The same from an asynchronous iterable."""
 
     size: int | None = None
 
     def __init__(self, blocks: AsyncIterable[Bytes]) -> None:
         self._blocks = blocks
         self._one_shot = isinstance(blocks, AsyncIterator)
-        self._started = False
+        self._beginning = Beginning()
 
     def can_repeat(self) -> bool:
-        return not (self._one_shot and self._started)
+        return not self._one_shot or self._beginning.whole
 
     async def blocks(self) -> AsyncIterator[Bytes]:
-        async for block in self._blocks:
-            self._started = True
-            if not isinstance(block, Bytes):
-                raise TypeError(f"a body yields bytes, not {type(block).__name__}")
-            if block:
-                yield block
+        for block in tuple(self._beginning.blocks):
+            yield block
+        async for taken in self._blocks:
+            if _checked(taken):
+                if self._one_shot:
+                    self._beginning.keep(taken)
+                yield taken
+
+
+def _checked(block: Bytes) -> int:
+    """The block's length: an empty one must not be sent, as it would end a chunked body early."""
+    if not isinstance(block, Bytes):
+        raise TypeError(f"a body yields bytes, not {type(block).__name__}")
+    return len(block)
 
 
 def read_blocks(file: Any, size: int | None, name: str) -> Iterator[Bytes]:

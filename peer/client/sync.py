@@ -125,7 +125,8 @@ class Client:
         `if_none_match="*"` stores only if the key is free, `if_match=ETAG` only over that version;
         otherwise Conflict. What was stored is compared with what was sent (Corrupt if it differs).
         After an error other than UnknownOutcome and Corrupt nothing has changed. A body that can be
-        read only once is not repeated. `prefer_owner` None: ask for the owners when it pays.
+        read only once (an iterator, a pipe) is repeated while it is shorter than 4 MiB.
+        `prefer_owner` None: ask for the owners when it pays.
         """
         call = calls.put(bucket, key, content_type, metadata, if_match, if_none_match)
         source = source_of(data)
