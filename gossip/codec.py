@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from gossip.errors import Malformed
+from gossip.keyring import SEAL_BYTES
 from gossip.messages import (
     DEAD,
     LEFT,
@@ -36,6 +37,8 @@ DATAGRAM_BYTES: Final = 1399
 SEQUENCE_MAX: Final = 2**32 - 1
 # array16 header, the format, the sender's id.
 HEADER_BYTES: Final = 3 + 1 + 2 + ID_BYTES
+# Room for messages in one datagram.
+ROOM_BYTES: Final = DATAGRAM_BYTES - SEAL_BYTES - HEADER_BYTES
 
 _PING, _PING_REQUEST, _ACK, _NACK, _ALIVE, _CLAIM = range(1, 7)
 

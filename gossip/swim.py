@@ -20,11 +20,10 @@ from dataclasses import replace
 
 from gossip.awareness import Awareness
 from gossip.broadcast import Broadcasts
-from gossip.codec import DATAGRAM_BYTES, HEADER_BYTES, encode, pack
+from gossip.codec import ROOM_BYTES, encode, pack
 from gossip.config import Config
 from gossip.exchange import Entry
 from gossip.host import Exchange, Send, Stats
-from gossip.keyring import SEAL_BYTES
 from gossip.members import Belief, Member, Members
 from gossip.messages import (
     ALIVE,
@@ -46,9 +45,6 @@ from gossip.roster import Rng
 from gossip.suspicion import Suspicion
 from gossip.sync import Sync
 from gossip.timers import Timer, Timers
-
-# Room for messages in one datagram.
-ROOM_BYTES = DATAGRAM_BYTES - SEAL_BYTES - HEADER_BYTES
 
 
 class Swim:
@@ -161,10 +157,8 @@ class Swim:
         if self.leaving:
             return
         self.leaving = True
-        self.me = replace(self.me, incarnation=min(self.me.incarnation + 1, INCARNATION_MAX))
-        self.raw = encode_record(self.me)
-        claim = Claim(LEFT, self.me.id, *self.me.life, self.me.id)
-        self._broadcasts.put(self.me.id, encode(claim))
+        self._reincarnate(self.me.incarnation)
+        self._broadcasts.put(self.me.id, encode(Claim(LEFT, self.me.id, *self.me.life, self.me.id)))
         if self._gossip_timer is not None:
             self.timers.cancel(self._gossip_timer)
         self._gossip(None)
@@ -246,13 +240,12 @@ class Swim:
             self._confirm(member, self.me.id)
         # The accused hears of it first and answers us directly: a false accusation is mostly withdrawn
         # before it has spread, and in a lossy network withdrawals do not drown in accusations.
-        claim = encode(Claim(SUSPECT, member.id, boot, incarnation, self.me.id))
-        self.send(member.address, claim)
+        self.send(member.address, encode(Claim(SUSPECT, member.id, boot, incarnation, self.me.id)))
 
     def _confirm(self, member: Member, accuser: str) -> None:
         assert member.suspicion is not None
         if member.suspicion.confirm(accuser):
-            self._set_due(member, member.suspicion.deadline)
+            self._set_due(member, min(member.due, member.suspicion.deadline))
             self._spread(member.id, self._claim(member, accuser))
 
     def _believe(self, member: Member, belief: Belief, accuser: str) -> None:
@@ -264,7 +257,7 @@ class Swim:
             size = len(self.members)
             wanted = self.config.confirmations_wanted(size)
             member.suspicion = Suspicion(accuser, now, *self.config.suspicion_s(size), wanted)
-            self._set_due(member, member.suspicion.deadline)
+            self._set_due(member, min(member.suspicion.deadline, now + self.config.reminder_s(size)))
         elif state != ALIVE:
             self._set_due(member, now + self.config.gossip_to_dead_s)
         if state == ALIVE:
@@ -319,7 +312,7 @@ class Swim:
             self._reincarnate(incarnation)
 
     def _reincarnate(self, above: int) -> None:
-        """Speak under a new incarnation: I2, the only place besides `leave` where one is made."""
+        """Speak under a new incarnation: I2, the only place where one is made."""
         self.me = replace(self.me, incarnation=min(above + 1, INCARNATION_MAX))
         self.raw = encode_record(self.me)
         self._spread(self.me.id, encode(Alive(self.me, self.raw)))
@@ -348,6 +341,11 @@ class Swim:
         if member.due > self.timers.now:
             if member.due != float("inf"):
                 member.timer = self.timers.at(member.due, self._on_due, member)
+        elif member.suspicion is not None and member.suspicion.deadline > self.timers.now:
+            reminder = pack(self.me.id, [self._claim(member, next(iter(member.suspicion.accusers)))])
+            self.outbox.append(Send(member.address, reminder))
+            reminder_at = self.timers.now + self.config.reminder_s(len(self.members))
+            self._set_due(member, min(member.suspicion.deadline, reminder_at))
         elif member.state == SUSPECT:
             boot, incarnation, _ = member.belief
             self.stats.deaths += 1

@@ -54,7 +54,7 @@ def test_unknown_kinds_and_further_fields_are_skipped() -> None:
     assert packet.unknown == 1
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.one_of(st.binary(max_size=120), junk.map(msgpack.packb)))
 def test_nonsense_is_malformed(body: bytes) -> None:
     """Goal: no bytes make the decoder raise anything but Malformed."""
@@ -62,7 +62,7 @@ def test_nonsense_is_malformed(body: bytes) -> None:
         unpack(body)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 8), st.lists(junk, max_size=6)), max_size=4))
 def test_well_formed_nonsense_is_malformed_or_understood(content: list[tuple[int, list[object]]]) -> None:
     """Goal: messages of known kinds with any fields are decoded or Malformed."""
@@ -72,7 +72,7 @@ def test_well_formed_nonsense_is_malformed_or_understood(content: list[tuple[int
         pass
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(messages, min_size=1, max_size=4), st.data())
 def test_damaged_datagrams_are_malformed_or_understood(content: list[Message], data: st.DataObject) -> None:
     """Goal: flipping, cutting and doubling bytes of a good body raises nothing but Malformed."""
@@ -121,7 +121,7 @@ def test_another_clusters_exchange_is_a_strangers() -> None:
         exchange.decode("cd" * 16, payload)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.one_of(st.binary(max_size=80), junk.map(msgpack.packb)), junk, st.integers(0, 6))
 def test_nonsense_in_exchanges_is_typed(noise: bytes, content: object, kind: int) -> None:
     """Goal: no exchange raises anything but the typed errors."""

@@ -79,7 +79,7 @@ def test_fields_of_later_versions_are_left_alone() -> None:
     assert decode_record(msgpack.packb([*fields, {"disks": 3}, "more"])) == record(4)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.one_of(st.binary(max_size=80), junk.map(msgpack.packb)))
 def test_nonsense_is_malformed(raw: bytes) -> None:
     """Goal: the decoder raises Malformed and nothing else."""
@@ -87,7 +87,7 @@ def test_nonsense_is_malformed(raw: bytes) -> None:
         decode_record(raw)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(junk, min_size=13, max_size=13), st.integers(0, 12))
 def test_right_shape_wrong_fields_are_malformed_or_right(fields: list[object], keep: int) -> None:
     """Goal: whatever stands in one field of a good record, the outcome is a record or Malformed."""

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from gossip.config import Config
 from gossip.messages import ALIVE, DEAD
-from tools.gossip_sim import Report, World, expected_failure, gossip_sim, measure, stalls
+from tools.gossip_sim import Report, expected_failure, gossip_sim, measure, stalls
+from tools.gossip_world import World
 
 NO_TCP = replace(Config(), tcp_probe=False)
 

@@ -248,6 +248,22 @@ def test_a_suspect_that_stays_silent_dies_and_is_forgotten() -> None:
     assert len(bench.swim.members.gone) == 0
 
 
+def test_the_accused_is_reminded_by_all_who_believe_it() -> None:
+    """Goal: whoever believes an accusation tells the accused three times in the shortest time, and its
+    answer ends the matter even if the gossip of it was lost."""
+    bench = Bench(1, tcp_probe=False)
+    claim = Claim(SUSPECT, member_id(1), 1, 0, member_id(2))
+    bench.hear(claim)
+    bench.swim._broadcasts.discard(member_id(1))
+    said = bench.wait(3.9)
+    assert [(to, m) for to, m in said if m == claim] == [(record(1).address, claim)] * 3
+    accused = Bench(1)
+    accused.swim = Swim(record(1), CLUSTER, accused.config, random.Random(1), 0.0)
+    ((_, answer),) = [item for item in accused.hear(claim, sender=0) if type(item[1]) is Alive][:1]
+    bench.hear(answer)
+    assert bench.state(1) == ALIVE
+
+
 def test_a_restart_overrules_everything_of_the_earlier_life() -> None:
     """Goal: boot comes before incarnation: a restarted member is alive at once, old claims are void."""
     bench = Bench(3)
