@@ -31,10 +31,10 @@ async def create_bucket(call: Call, name: str) -> web.StreamResponse:
     wanted = await read_json(call)
     unknown = set(wanted).difference({"shards"})
     if unknown:
-        raise Invalid(f"unknown field {min(unknown)!r}; a bucket takes: shards", code="InvalidArgument")
+        raise Invalid(f"unknown field {min(unknown)[:80]!r}; a bucket takes: shards", code="InvalidArgument")
     shards = wanted.get("shards", DEFAULT_SHARDS)
     if type(shards) is not int:
-        raise Invalid(f"shards must be a number, not {shards!r}", code="InvalidArgument")
+        raise Invalid(f"shards must be a number, not {str(shards)[:80]}", code="InvalidArgument")
     bucket, created = await call.context.objects.buckets.create(name, shards)
     return web.json_response(_entry(bucket), status=201 if created else 200)
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aiohttp import ClientError, web
+from aiohttp import ClientError, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from peer.errors import Denied, Invalid
 from peer.objects.store import Objects
 from peer.replication.node import Replica
+
+BODY_ERRORS = (
+    ConnectionError,
+    ClientError,
+    HttpProcessingError,
+    web.RequestPayloadError,
+    asyncio.IncompleteReadError,
+    EOFError,
+)
+"""What reading a request's body may raise when the client errs or goes away."""
 
 
 class Cluster(Protocol):
@@ -48,7 +59,7 @@ class Context:
     cluster: Cluster
     limits: Limits = field(default_factory=Limits)
     counts: dict[str, int] = field(default_factory=dict)
-    reading: dict[Body, None] = field(default_factory=dict)
+    transfers: dict[Transfer, None] = field(default_factory=dict)
     _secret: tuple[Any, bytes] = (None, b"")
 
     def authorise(self, header: str | None) -> None:
@@ -56,7 +67,7 @@ class Context:
         epoch = self.replica.epoch
         if self._secret[0] is not epoch:
             self._secret = (epoch, f"Bearer {epoch.root_access_key}:{epoch.root_secret_key}".encode())
-        if header is None:
+        if not header:
             raise Denied(
                 "this needs credentials: send Authorization: Bearer ACCESS:SECRET",
                 code="Unauthorized",
@@ -69,42 +80,71 @@ class Context:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def cut_idle_bodies(self) -> None:
-        """Once a second: end connections whose body made no progress for `idle_body_s`."""
+        """Once a second: end connections whose body, either way, made no progress for `idle_body_s`."""
         limit = time.monotonic() - self.limits.idle_body_s
-        for body in list(self.reading):
-            if body.progress_s < limit:
+        for transfer in list(self.transfers):
+            if transfer.since_s < limit:
                 self.count("idle_bodies")
-                body.cut()
+                transfer.cut()
 
 
-class Body:
-    """A request's body: checks its length, and is cut when the client stalls."""
+class Transfer:
+    """Bytes on their way from or to a client; cut when the client lets us wait for `idle_body_s`."""
 
-    __slots__ = ("_context", "_left", "_request", "_why", "progress_s", "size")
+    __slots__ = ("_context", "_request", "_why", "since_s")
 
     def __init__(self, request: web.BaseRequest, context: Context) -> None:
         self._request = request
         self._context = context
+        self._why = ""
+        self.since_s = math.inf
+        context.transfers[self] = None
+
+    def waits(self) -> None:
+        """From now on it is the client's turn."""
+        self.since_s = time.monotonic()
+
+    def moved(self) -> None:
+        """The client did its part; what takes time now is ours."""
+        self.since_s = math.inf
+
+    def cut(self) -> None:
+        """The client stalls: end its connection, so that nothing waits for it any longer."""
+        self._why = f"no byte of the body came for {self._context.limits.idle_body_s:g} s"
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+    def done(self) -> None:
+        self._context.transfers.pop(self, None)
+
+
+class Body(Transfer):
+    """A request's body: asks for it if the client waits to be asked, and checks its length."""
+
+    __slots__ = ("_expected", "_left", "size")
+
+    def __init__(self, request: web.BaseRequest, context: Context) -> None:
+        super().__init__(request, context)
         self.size = request.content_length
         self._left = self.size
-        self._why = ""
-        self.progress_s = time.monotonic()
-        context.reading[self] = None
+        self._expected = request.headers.get("Expect", "").lower() == "100-continue"
+
+    def ask(self) -> None:
+        """Nothing speaks against this request so far: tell a client that sent Expect: 100-continue to go on."""
+        if self._expected and self._request.transport is not None and self._request.version >= HttpVersion11:
+            self._request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._expected = False
 
     async def read(self) -> bytes:
         """The next bytes, b"" at the end. Raises Invalid when the client vanished or stalled."""
+        if self._expected:
+            self.ask()
+        self.waits()
         try:
             piece = await self._request.content.readany()
-        except (
-            ConnectionError,
-            ClientError,
-            HttpProcessingError,
-            asyncio.IncompleteReadError,
-            EOFError,
-        ) as error:
-            why = self._why or "the connection ended before the body did"
-            raise Invalid(f"{why}; nothing was stored", code="IncompleteBody") from error
-        self.progress_s = time.monotonic()
+        except BODY_ERRORS as error:
+            raise self.ended(error) from error
+        self.moved()
         if self._left is not None:
             self._left -= len(piece)
             if not piece and self._left > 0:
@@ -114,13 +154,15 @@ class Body:
                 )
         return piece
 
-    def cut(self) -> None:
-        self._why = f"no byte of the body came for {self._context.limits.idle_body_s:g} s"
-        if self._request.transport is not None:
-            self._request.transport.abort()
-
-    def done(self) -> None:
-        self._context.reading.pop(self, None)
+    def ended(self, error: BaseException) -> Invalid:
+        """What to say when the body's bytes stopped coming, or made no sense."""
+        if isinstance(error, ConnectionError):
+            short = f", {self._left} bytes short of its Content-Length" if self._left else ""
+            why = self._why or f"the connection ended before the body did{short}"
+        else:
+            told = " ".join(str(error).split())[:200]
+            why = f"the body is not framed as HTTP/1.1 wants it ({told}); check Content-Length or chunks"
+        return Invalid(f"{why}; nothing was stored", code="IncompleteBody")
 
 
 @dataclass(slots=True)
@@ -142,7 +184,8 @@ class Call:
         if unknown:
             allowed = ", ".join(names) or "none"
             raise Invalid(
-                f"unknown query parameter {min(unknown)!r}; known here: {allowed}", code="InvalidArgument"
+                f"unknown query parameter {min(unknown)[:80]!r}; known here: {allowed}",
+                code="InvalidArgument",
             )
 
 

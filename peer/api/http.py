@@ -16,13 +16,19 @@ from peer.objects.store import Conditions
 
 MAX_METADATA_BYTES = 2048
 METADATA_PREFIX = "x-atoll-meta-"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|(\*)|([^",\s]+))\s*(?:,|$)')
+MAX_TYPE_BYTES = 256
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+_ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|([^",\s]+))\s*(?:,|$)')
+_BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class RangeNotSatisfiable(Invalid):
     code = "InvalidRange"
     status = 416
+
+    def __init__(self, header: str, size: int) -> None:
+        super().__init__(f"the object has {size} bytes; none of them lies in {header[:80]}")
+        self.size = size
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,67 +41,97 @@ class Span:
 
 
 def decode_segment(raw: str) -> bytes:
-    """A path segment or key, percent-decoded once."""
+    """A path segment or key, percent-decoded once. Raises Invalid for a % without two hex digits."""
     encoded = raw.encode("utf-8", "surrogateescape")
-    return unquote_to_bytes(encoded) if b"%" in encoded else encoded
+    if b"%" not in encoded:
+        return encoded
+    bad = _BAD_PERCENT.search(encoded)
+    if bad is not None:
+        shown = encoded[bad.start() : bad.start() + 3].decode("ascii", "replace")
+        raise Invalid(f"{shown!r} is no percent-encoding; write a plain % as %25", code="InvalidURI")
+    return unquote_to_bytes(encoded)
 
 
 def parse_query(raw: str) -> dict[str, str]:
-    """The query's parameters. Raises Invalid for one given twice or not UTF-8."""
+    """The query's parameters. Raises Invalid for one given twice, badly encoded or not UTF-8."""
     found: dict[str, str] = {}
-    if not raw:
-        return found
-    for part in raw.split("&"):
+    for part in filter(None, raw.split("&")):
         name, _, value = part.partition("=")
         try:
-            name, value = (unquote_to_bytes(text.replace("+", " ")).decode() for text in (name, value))
+            name, value = (decode_segment(text.replace("+", " ")).decode() for text in (name, value))
         except UnicodeDecodeError:
-            raise Invalid("the query is not UTF-8", code="InvalidArgument") from None
+            raise Invalid("the query is not UTF-8; encode it as UTF-8", code="InvalidArgument") from None
         if name in found:
-            raise Invalid(f"the query names {name!r} twice", code="InvalidArgument")
+            raise Invalid(f"the query names {name[:80]!r} twice", code="InvalidArgument")
         found[name] = value
     return found
 
 
 def parse_int(text: str, what: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= most:
-        raise Invalid(f"{what} must be a number from {least} to {most}, not {text!r}", code="InvalidArgument")
+    """Raises Invalid unless `text` is decimal digits within the bounds."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18) or not least <= int(text) <= most:
+        raise Invalid(
+            f"{what} must be a number from {least} to {most}, not {text[:80]!r}", code="InvalidArgument"
+        )
     return int(text)
 
 
-def parse_etags(header: str | None, name: str) -> frozenset[str]:
-    """ETags without quotes, or {"*"}. Weak ones match nothing that is stored, so they are refused."""
+def header_of(headers: Any, name: str) -> str | None:
+    """A header that may be a list: all its lines as one. None when there is none."""
+    if name not in headers:
+        return None
+    return ", ".join(headers.getall(name))
+
+
+def parse_etags(header: str | None, name: str, *, weak: bool = False) -> frozenset[str]:
+    """ETags without quotes, or {"*"}; empty without a header. Raises Invalid.
+
+    With `weak`, W/"x" is the same as "x" (If-None-Match); else it matches nothing (If-Match), as RFC 9110 has it.
+    """
     if header is None:
         return frozenset()
+    if header.strip() == "*":
+        return frozenset("*")
     found = set()
     at = 0
     while at < len(header):
         match = _ETAG.match(header, at)
-        if match is None or match.group(1):
+        if match is None or match.group(3) == "*":
             raise Invalid(
-                f'{name}: {header!r} is not * or a list of quoted ETags, as in "abc-1"',
+                f'{name}: {header[:80]!r} is not * or a list of quoted ETags, as in "abc-1"',
                 code="InvalidArgument",
             )
-        found.add(match.group(3) or (match.group(2) if match.group(2) is not None else match.group(4)))
+        tag = match.group(3) if match.group(2) is None else match.group(2)
+        found.add(f"W/{tag}" if match.group(1) and not weak else tag)
         at = match.end()
     if not found:
-        raise Invalid(f"{name} is empty", code="InvalidArgument")
+        raise Invalid(f'{name} is empty; give * or quoted ETags, as in "abc-1"', code="InvalidArgument")
     return frozenset(found)
 
 
 def write_conditions(headers: Any) -> Conditions | None:
-    """If-Match and If-None-Match of a write; None when there are none."""
+    """If-Match and If-None-Match of a write; None when there are none.
+
+    Raises Invalid for conditions that only reads understand: a condition is never ignored.
+    """
+    for name in ("If-Unmodified-Since", "If-Modified-Since"):
+        if name in headers:
+            raise Invalid(
+                f"{name} is not supported on writes; use If-Match with the ETag",
+                code="NotImplemented",
+                status=501,
+            )
     if "If-Match" not in headers and "If-None-Match" not in headers:
         return None
     return Conditions(
-        parse_etags(headers.get("If-Match"), "If-Match"),
-        parse_etags(headers.get("If-None-Match"), "If-None-Match"),
+        parse_etags(header_of(headers, "If-Match"), "If-Match"),
+        parse_etags(header_of(headers, "If-None-Match"), "If-None-Match", weak=True),
     )
 
 
 def read_status(headers: Any, etag: str, modified_us: int) -> int:
     """200, 304 or 412 for a GET or HEAD under its conditions, in the order of RFC 9110 section 13.2.2."""
-    match = headers.get("If-Match")
+    match = header_of(headers, "If-Match")
     if match is not None:
         wanted = parse_etags(match, "If-Match")
         if "*" not in wanted and etag not in wanted:
@@ -104,9 +140,9 @@ def read_status(headers: Any, etag: str, modified_us: int) -> int:
         since = _date(headers.get("If-Unmodified-Since"))
         if since is not None and modified_us // 1_000_000 > since:
             return 412
-    none_match = headers.get("If-None-Match")
+    none_match = header_of(headers, "If-None-Match")
     if none_match is not None:
-        unwanted = parse_etags(none_match, "If-None-Match")
+        unwanted = parse_etags(none_match, "If-None-Match", weak=True)
         return 304 if "*" in unwanted or etag in unwanted else 200
     since = _date(headers.get("If-Modified-Since"))
     return 304 if since is not None and modified_us // 1_000_000 <= since else 200
@@ -123,44 +159,70 @@ def _date(header: str | None) -> int | None:
 
 
 def parse_range(header: str | None, size: int) -> Span:
-    """What to send of `size` bytes. Raises Invalid (malformed, several ranges) or RangeNotSatisfiable."""
+    """What to send of `size` bytes. Raises Invalid (malformed, several ranges) or RangeNotSatisfiable.
+
+    A unit other than bytes is ignored, as RFC 9110 section 14.2 wants it.
+    """
     if header is None:
+        return Span(0, size, False)
+    unit, equals, _ = header.partition("=")
+    if equals and unit.strip().isalpha() and unit.strip().lower() != "bytes":
         return Span(0, size, False)
     match = _RANGE.fullmatch(header.strip())
     if match is None or match.groups() == ("", ""):
         raise Invalid(
-            f"Range: {header!r} is not one range as in bytes=0-99, bytes=100- or bytes=-50",
+            f"Range: {header[:80]!r} is not one range as in bytes=0-99, bytes=100- or bytes=-50",
             code="InvalidArgument",
         )
     first, last = match.groups()
     if not first:
         wanted = int(last)
         if wanted == 0 or size == 0:
-            raise RangeNotSatisfiable(f"the object has {size} bytes; none of them lies in {header}")
+            raise RangeNotSatisfiable(header, size)
         return Span(max(0, size - wanted), size, True)
     start = int(first)
     if last and int(last) < start:
-        raise Invalid(f"Range: {header!r} ends before it begins", code="InvalidArgument")
+        raise Invalid(f"Range: {header[:80]!r} ends before it begins", code="InvalidArgument")
     if start >= size:
-        raise RangeNotSatisfiable(f"the object has {size} bytes; none of them lies in {header}")
+        raise RangeNotSatisfiable(header, size)
     return Span(start, min(size, int(last) + 1) if last else size, True)
 
 
+def content_type_of(headers: Any, default: str) -> str:
+    """The Content-Type to keep. Raises Invalid for one that is too long or not UTF-8."""
+    value: str = headers.get("Content-Type", "") or default
+    if len(_header_bytes("Content-Type", value)) > MAX_TYPE_BYTES:
+        raise Invalid(f"Content-Type may have {MAX_TYPE_BYTES} bytes; shorten it", code="InvalidArgument")
+    return value
+
+
 def metadata_of(headers: Any) -> dict[str, str] | None:
-    """The x-atoll-meta-* headers, names in lower case. Raises Invalid beyond 2 KiB."""
+    """The x-atoll-meta-* headers, names in lower case, lines of one name joined. Raises Invalid beyond 2 KiB."""
     found: dict[str, str] = {}
-    total = 0
     for name, value in headers.items():
         lower = name.lower()
         if lower.startswith(METADATA_PREFIX):
             key = lower[len(METADATA_PREFIX) :]
-            total += len(key) + len(value.encode("utf-8", "surrogateescape"))
-            found[key] = value
+            found[key] = f"{found[key]}, {value}" if key in found else value
+    total = sum(len(key) + len(_header_bytes(METADATA_PREFIX + key, value)) for key, value in found.items())
     if total > MAX_METADATA_BYTES:
         raise Invalid(
-            f"user metadata takes {total} bytes; at most {MAX_METADATA_BYTES}", code="MetadataTooLarge"
+            f"user metadata takes {total} bytes; at most {MAX_METADATA_BYTES} are kept, put the rest into the object",
+            code="MetadataTooLarge",
         )
+    if "" in found:
+        raise Invalid(f"a header named {METADATA_PREFIX} lacks the name behind it", code="InvalidArgument")
     return found or None
+
+
+def _header_bytes(name: str, value: str) -> bytes:
+    """Header values are kept as text, so they must be."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise Invalid(
+            f"the header {name[:80]} is not UTF-8; encode it as UTF-8", code="InvalidArgument"
+        ) from None
 
 
 def iso_time(us: int) -> str:

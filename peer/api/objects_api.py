@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.multipart import BodyPartReader, MultipartReader
@@ -13,10 +14,11 @@ from peer.objects.heads import Head
 from peer.objects.listing import MAX_LIMIT, list_objects
 from peer.objects.store import Found
 
-from .context import Body, Call
+from .context import BODY_ERRORS, Body, Call, Transfer
 from .http import (
     METADATA_PREFIX,
-    RangeNotSatisfiable,
+    content_type_of,
+    header_of,
     http_time,
     iso_time,
     metadata_of,
@@ -32,20 +34,24 @@ DEFAULT_TYPE = "application/octet-stream"
 
 
 async def put_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
+    call.only()
     request = call.request
     headers = request.headers
+    if "Content-Range" in headers:
+        raise Invalid("Content-Range: an object is replaced whole; send all of it", code="InvalidArgument")
+    content_type = content_type_of(headers, DEFAULT_TYPE)
+    metadata = metadata_of(headers)
+    conditions = write_conditions(headers)
     body = Body(request, call.context)
     try:
-        if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         head = await call.context.objects.put(
             bucket,
             key,
             body,
             size=body.size,
-            content_type=headers.get("Content-Type", DEFAULT_TYPE),
-            metadata=metadata_of(headers),
-            conditions=write_conditions(headers),
+            content_type=content_type,
+            metadata=metadata,
+            conditions=conditions,
         )
     finally:
         body.done()
@@ -64,20 +70,20 @@ async def get_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
         return web.Response(status=304, headers={k: headers[k] for k in ("ETag", "Last-Modified")})
     if status == 412:
         raise Invalid(
-            "the object does not meet the request's conditions", code="PreconditionFailed", status=412
+            f"the object (ETag {head.etag}) does not meet the request's conditions",
+            code="PreconditionFailed",
+            status=412,
         )
-    range_header = request.headers.get("Range")
+    range_header = header_of(request.headers, "Range")
     if (
         range_header is not None
         and "If-Range" in request.headers
         and request.headers["If-Range"] != headers["ETag"]
     ):
         range_header = None
-    try:
-        span = parse_range(range_header, head.size)
-    except RangeNotSatisfiable as error:
-        error.add_note(f"bytes */{head.size}")
-        raise
+    span = parse_range(range_header, head.size)
+    if "%" in request.raw_path.rpartition("/")[2]:
+        headers["Content-Disposition"] = disposition_of(key)
     if span.partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{head.size}"
     status = 206 if span.partial else 200
@@ -95,7 +101,7 @@ async def _send(
     """Chunks, each verified whole before its first byte leaves. The status goes out with the first chunk, so that a
     failure on it is an honest error; a later one can only end the connection."""
     pieces = call.context.objects.read(found, start, stop)
-    request = call.request
+    transfer = Transfer(call.request, call.context)
     response: web.StreamResponse | None = None
     try:
         async for view, release in pieces:
@@ -103,27 +109,46 @@ async def _send(
                 if response is None:
                     if stop - start <= SMALL_BYTES and len(view) == stop - start:
                         return web.Response(status=status, body=bytes(view), headers=headers)
-                    response = web.StreamResponse(status=status, headers=headers)
-                    response.content_length = stop - start
-                    if request.transport is not None:
-                        # Any write waits until the socket has taken all: only then may the buffer be used again.
-                        request.transport.set_write_buffer_limits(high=0)
-                    await response.prepare(request)
+                    response = await _begin(call, stop - start, status, headers)
+                transfer.waits()
                 for at in range(0, len(view), SLICE_BYTES):
                     part = view[at : at + SLICE_BYTES]
                     await response.write(part if len(part) > 65536 else bytes(part))
+                    transfer.waits()
+                transfer.moved()
+            except BaseException:
+                # Before the buffer is used again: what the socket has not taken of it must never be sent.
+                _abort(call, response)
+                raise
             finally:
                 release()
         if response is None:
             return web.Response(status=status, body=b"", headers=headers)
         await response.write_eof()
         return response
-    except Exception:
-        if response is not None and request.transport is not None:
-            request.transport.abort()
+    except BaseException:
+        _abort(call, response)
         raise
     finally:
+        transfer.done()
         await pieces.aclose()  # type: ignore[attr-defined]
+
+
+async def _begin(call: Call, length: int, status: int, headers: dict[str, str]) -> web.StreamResponse:
+    """Send the head of a response whose body follows piece by piece."""
+    response = web.StreamResponse(status=status, headers=headers | {"x-request-id": call.id})
+    response.content_length = length
+    if call.request.transport is not None:
+        # Any write waits until the socket has taken all: only then may the buffer be used again.
+        call.request.transport.set_write_buffer_limits(high=0)
+    await response.prepare(call.request)
+    return response
+
+
+def _abort(call: Call, response: web.StreamResponse | None) -> None:
+    """The answer has begun and cannot be finished: only the connection's end says so."""
+    if response is not None and call.request.transport is not None:
+        call.request.transport.abort()
 
 
 async def delete_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
@@ -153,42 +178,69 @@ async def list_bucket(call: Call, bucket: str) -> web.StreamResponse:
 
 
 async def upload_form(call: Call, bucket: str) -> web.StreamResponse:
-    """multipart/form-data with `file` fields; each is an object named by its file name behind ?prefix=."""
+    """multipart/form-data with `file` fields; each is an object named by its file name behind ?prefix=.
+
+    Objects are stored one after the other; an error names those that were stored before it.
+    """
     call.only("prefix")
     request = call.request
     if not request.headers.get("Content-Type", "").lower().startswith("multipart/form-data"):
         raise Invalid(
             "send multipart/form-data with `file` fields, as curl -F file=@NAME does", code="InvalidArgument"
         )
+    await call.context.objects.buckets.find(bucket)
     body = Body(request, call.context)
-    stored = []
+    body.ask()
+    stored: list[dict[str, Any]] = []
     try:
-        reader = MultipartReader(request.headers, request.content)
-        fields = 0
-        while (part := await reader.next()) is not None:
-            fields += 1
-            if fields > call.context.limits.form_fields:
-                raise Invalid(
-                    f"a form may have {call.context.limits.form_fields} fields", code="InvalidArgument"
-                )
-            if not isinstance(part, BodyPartReader) or part.name != "file" or not part.filename:
-                continue
-            key = (call.argument("prefix") + part.filename).encode()
-            head = await call.context.objects.put(
-                bucket,
-                key,
-                _Part(part, body),
-                size=None,
-                content_type=part.headers.get("Content-Type", DEFAULT_TYPE),
-            )
-            stored.append({"key": key.decode(), "size": head.size, "etag": head.etag})
-    except (ValueError, ConnectionError, AssertionError) as error:
-        raise Invalid(f"the form is malformed or was cut off: {error}", code="MalformedForm") from error
+        await _store_fields(call, bucket, body, stored)
+    except (ValueError, AssertionError, *BODY_ERRORS) as error:
+        raise Invalid(
+            f"the form is malformed or was cut off: {error}{_told(stored)}", code="MalformedForm"
+        ) from error
+    except Invalid as error:
+        raise type(error)(f"{error}{_told(stored)}", code=error.code, status=error.status) from error
     finally:
         body.done()
     if not stored:
-        raise Invalid("the form has no `file` field with a file name", code="InvalidArgument")
+        raise Invalid(
+            "the form has no `file` field with a file name; send one as curl -F file=@NAME does",
+            code="InvalidArgument",
+        )
     return web.json_response({"objects": stored})
+
+
+async def _store_fields(call: Call, bucket: str, body: Body, stored: list[dict[str, Any]]) -> None:
+    reader = MultipartReader(call.request.headers, call.request.content)
+    prefix = call.argument("prefix")
+    fields = 0
+    while True:
+        body.waits()
+        part = await reader.next()
+        body.moved()
+        if part is None:
+            return
+        fields += 1
+        if fields > call.context.limits.form_fields:
+            raise Invalid(f"a form may have {call.context.limits.form_fields} fields", code="InvalidArgument")
+        if not isinstance(part, BodyPartReader) or part.name != "file" or not part.filename:
+            continue
+        if part.headers.get("Content-Transfer-Encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+            raise Invalid("send fields without Content-Transfer-Encoding", code="InvalidArgument")
+        key = (prefix + part.filename).encode()
+        content_type = content_type_of(part.headers, DEFAULT_TYPE)
+        head = await call.context.objects.put(
+            bucket, key, _Part(part, body), size=None, content_type=content_type
+        )
+        stored.append({"key": key.decode(), "size": head.size, "etag": head.etag})
+
+
+def _told(stored: list[dict[str, Any]]) -> str:
+    """What a failed form left behind."""
+    if not stored:
+        return "; nothing was stored"
+    keys = ", ".join(repr(entry["key"]) for entry in stored[:10])
+    return f"; stored before it: {keys}" + (f" and {len(stored) - 10} more" if len(stored) > 10 else "")
 
 
 class _Part:
@@ -197,13 +249,28 @@ class _Part:
     def __init__(self, part: BodyPartReader, body: Body) -> None:
         self._part = part
         self._body = body
+        length = part.headers.get("Content-Length")
+        self._left = None if length is None else parse_int(length, "a field's Content-Length", 0, 10**18 - 1)
 
     async def read(self) -> bytes:
-        import time
+        self._body.waits()
+        piece = bytes(await self._part.read_chunk(65536))
+        self._body.moved()
+        if self._left is not None:
+            self._left -= len(piece)
+            if not piece and self._left > 0:
+                raise Invalid(
+                    f"a field ended {self._left} bytes short of its Content-Length", code="IncompleteBody"
+                )
+        return piece
 
-        piece = await self._part.read_chunk(65536)
-        self._body.progress_s = time.monotonic()
-        return bytes(piece)
+
+def disposition_of(key: bytes) -> str:
+    """The last part of a key as a file name, for clients whose URL shows it percent-encoded (curl -OJ)."""
+    name = key.rpartition(b"/")[2].decode()
+    plain = "".join("_" if ord(c) < 32 or ord(c) == 127 else c for c in name)
+    quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return f"inline; filename=\"{quoted}\"; filename*=UTF-8''{quote(name, safe='')}" if plain else "inline"
 
 
 def object_headers(head: Head) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from aiohttp import web
@@ -17,11 +17,13 @@ from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
 from . import buckets_api, cluster_api, objects_api
 from .context import Call, Context
 from .http import RangeNotSatisfiable, decode_segment, error_body, parse_query
+from .protocol import HttpServer
 
 log = logging.getLogger(__name__)
 
 BUCKETS = "/v1/buckets"
 RETRY_AFTER_S = "1"
+UNBUILT = ("uploads", "versions", "copy", "move")
 OBJECT_METHODS: dict[str, Callable[[Call, str, bytes], Awaitable[web.StreamResponse]]] = {
     "PUT": objects_api.put_object,
     "GET": objects_api.get_object,
@@ -49,9 +51,34 @@ FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
 }
 
 
+LIST_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
+    "GET": objects_api.list_bucket,
+}
+UPLOAD_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
+    "POST": objects_api.upload_form,
+}
+NODE = "/v1/cluster/nodes/"
+OPEN_METHODS = ("GET", "HEAD")
+VIEW_METHODS = ("GET",)
+ROUTES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(OPEN_PATHS, OPEN_METHODS),
+    **dict.fromkeys(FIXED_PATHS, VIEW_METHODS),
+    NODE + "{node}": VIEW_METHODS,
+    BUCKETS + "/{bucket}": tuple(BUCKET_METHODS),
+    BUCKETS + "/{bucket}/objects": tuple(LIST_METHODS),
+    BUCKETS + "/{bucket}/objects/{key}": tuple(OBJECT_METHODS),
+    BUCKETS + "/{bucket}/upload": tuple(UPLOAD_METHODS),
+}
+"""All there is, for openapi.json to be compared with; {key} may contain slashes."""
+
+
 class MethodNotAllowed(Invalid):
     code = "MethodNotAllowed"
     status = 405
+
+    def __init__(self, method: str, allowed: Collection[str]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"{method[:20]} is not allowed here; allowed: {self.allowed}")
 
 
 class ApiServer:
@@ -66,7 +93,9 @@ class ApiServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port in use. Raises StartupError if it is taken."""
-        server = web.Server(self.handle, access_log=None, read_bufsize=2**18, keepalive_timeout=75.0)
+        server = HttpServer(
+            self.handle, self._refuse, access_log=None, read_bufsize=2**18, keepalive_timeout=75.0
+        )
         self._runner = web.ServerRunner(server, shutdown_timeout=10.0)
         await self._runner.setup()
         try:
@@ -92,81 +121,104 @@ class ApiServer:
             self._context.cut_idle_bodies()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """One request: never raises but for cancellation."""
-        self._requests += 1
-        request_id = f"{self._request_prefix}-{self._requests:x}"
+        """One request: never raises but for cancellation and a client that is gone."""
+        request_id = self._next_id()
         try:
             response = await self._route(request, request_id)
         except AtollError as error:
-            response = self._error(request, error, request_id)
+            response = self._error(request.method, error, request_id)
+        except ConnectionError:
+            self._context.count("clients_gone")
+            raise
         except Exception:
             log.exception("request %s %s %s failed", request_id, request.method, request.path)
             failure = AtollError(f"an unexpected error; the peer's log has it under {request_id}")
             failure.state_changed = None
-            response = self._error(request, failure, request_id)
+            response = self._error(request.method, failure, request_id)
         if not response.prepared:
             response.headers["x-request-id"] = request_id
-            if not request.content.is_eof():
+            if not request.content.is_eof() or request.content.exception() is not None:
                 # An answer before the body's end: what follows on this connection would be the body.
                 response.force_close()
+        return response
+
+    def _next_id(self) -> str:
+        self._requests += 1
+        return f"{self._request_prefix}-{self._requests:x}"
+
+    def _refuse(self, status: int, code: str, message: str) -> web.Response:
+        """The answer to what is no HTTP request."""
+        request_id = self._next_id()
+        response = self._error("", Invalid(message, code=code, status=status), request_id)
+        response.headers["x-request-id"] = request_id
         return response
 
     async def _route(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         context = self._context
         raw, _, query = request.raw_path.partition("?")
         method = request.method
-        call = Call(request, context, request_id, method, parse_query(query))
         if raw in OPEN_PATHS:
-            self._allow(method, "GET", "HEAD")
-            return await OPEN_PATHS[raw](call)
+            self._allow(method, OPEN_METHODS)
+            return await OPEN_PATHS[raw](Call(request, context, request_id, method, parse_query(query)))
         context.authorise(request.headers.get("Authorization"))
+        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+            raise Invalid("Expect: only 100-continue is known here", code="ExpectationFailed", status=417)
+        call = Call(request, context, request_id, method, parse_query(query))
         if raw.startswith(BUCKETS) and len(raw) > len(BUCKETS) and raw[len(BUCKETS)] == "/":
             return await self._bucket_route(call, raw[len(BUCKETS) + 1 :])
         if raw in FIXED_PATHS:
-            self._allow(method, "GET")
+            self._allow(method, VIEW_METHODS)
             context.count("views")
             return await FIXED_PATHS[raw](call)
-        if raw.startswith("/v1/cluster/nodes/"):
-            self._allow(method, "GET")
-            return await cluster_api.node(call, cluster_api.text_of(raw[len("/v1/cluster/nodes/") :]))
+        if raw.startswith(NODE):
+            self._allow(method, VIEW_METHODS)
+            return await cluster_api.node(call, cluster_api.text_of(raw[len(NODE) :]))
         raise NotFound(f"there is nothing at {raw[:200]!r}; see /openapi.json", code="NoSuchPath")
 
     async def _bucket_route(self, call: Call, rest: str) -> web.StreamResponse:
         raw_name, slash, tail = rest.partition("/")
         name = decode_segment(raw_name).decode("utf-8", "replace")
+        method, count = call.method, call.context.count
         if not slash or not tail:
-            self._allow(call.method, *BUCKET_METHODS)
-            call.context.count("bucket")
-            return await BUCKET_METHODS[call.method](call, name)
+            self._allow(method, BUCKET_METHODS)
+            count("bucket")
+            return await BUCKET_METHODS[method](call, name)
         if tail.startswith("objects/"):
-            self._allow(call.method, *OBJECT_METHODS)
-            call.context.count(call.method)
-            return await OBJECT_METHODS[call.method](call, name, decode_segment(tail[8:]))
+            self._allow(method, OBJECT_METHODS)
+            count(method)
+            return await OBJECT_METHODS[method](call, name, decode_segment(tail[8:]))
         if tail == "objects":
-            self._allow(call.method, "GET")
-            call.context.count("list")
-            return await objects_api.list_bucket(call, name)
+            self._allow(method, LIST_METHODS)
+            count("list")
+            return await LIST_METHODS[method](call, name)
         if tail == "upload":
-            self._allow(call.method, "POST")
-            call.context.count("upload")
-            return await objects_api.upload_form(call, name)
-        raise AtollError(
-            f"{tail.partition('/')[0]!r} of a bucket is not implemented", code="NotImplemented", status=501
-        )
+            self._allow(method, UPLOAD_METHODS)
+            count("upload")
+            return await UPLOAD_METHODS[method](call, name)
+        part = tail.partition("/")[0]
+        if part in UNBUILT:
+            raise AtollError(
+                f"{part!r} of a bucket is not implemented in this version; see /openapi.json",
+                code="NotImplemented",
+                status=501,
+            )
+        raise NotFound(f"a bucket has no {part[:80]!r}; see /openapi.json", code="NoSuchPath")
 
     @staticmethod
-    def _allow(method: str, *allowed: str) -> None:
+    def _allow(method: str, allowed: Collection[str]) -> None:
         if method not in allowed:
-            raise MethodNotAllowed(f"{method} is not allowed here; allowed: {', '.join(allowed)}")
+            raise MethodNotAllowed(method, allowed)
 
-    def _error(self, request: web.BaseRequest, error: AtollError, request_id: str) -> web.Response:
+    def _error(self, method: str, error: AtollError, request_id: str) -> web.Response:
         headers: dict[str, Any] = {"Content-Type": "application/json"}
         if isinstance(error, Unavailable) or error.retry:
             headers["Retry-After"] = RETRY_AFTER_S
         if isinstance(error, RangeNotSatisfiable):
-            headers["Content-Range"] = error.__notes__[0]
-        if error.status == 401:
+            headers["Content-Range"] = f"bytes */{error.size}"
+        elif isinstance(error, MethodNotAllowed):
+            headers["Allow"] = error.allowed
+        elif error.status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="atoll"'
         self._context.count(f"status {error.status}")
-        body = b"" if request.method == "HEAD" else error_body(error, request_id)
+        body = b"" if method == "HEAD" else error_body(error, request_id)
         return web.Response(status=error.status, body=body, headers=headers)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from peer.errors import Invalid
 
 MAX_KEY_BYTES = 1024
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _RESERVED_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
 _RESERVED_SUFFIXES = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
@@ -17,7 +17,7 @@ def check_bucket_name(name: str) -> str:
     """The name, or Invalid saying which of S3's rules it breaks."""
     problem = _bucket_problem(name)
     if problem:
-        raise Invalid(f"{name!r} cannot name a bucket: {problem}", code="InvalidBucketName")
+        raise Invalid(f"{name[:80]!r} cannot name a bucket: {problem}", code="InvalidBucketName")
     return name
 
 
@@ -30,11 +30,7 @@ def _bucket_problem(name: str) -> str:
         return "dots must stand between letters or digits"
     if name.startswith(_RESERVED_PREFIXES) or name.endswith(_RESERVED_SUFFIXES):
         return "S3 reserves this prefix or suffix"
-    try:
-        ipaddress.IPv4Address(name)
-    except ValueError:
-        return ""
-    return "it must not look like an IP address"
+    return "it must not look like an IP address" if _ADDRESS.fullmatch(name) else ""
 
 
 def check_key(raw: bytes) -> bytes:
@@ -43,7 +39,8 @@ def check_key(raw: bytes) -> bytes:
         raise Invalid("an object key must not be empty", code="InvalidArgument")
     if len(raw) > MAX_KEY_BYTES:
         raise Invalid(
-            f"the key is {len(raw)} bytes long; at most {MAX_KEY_BYTES} are allowed", code="KeyTooLongError"
+            f"the key is {len(raw)} bytes long; at most {MAX_KEY_BYTES} are allowed, shorten it",
+            code="KeyTooLongError",
         )
     try:
         raw.decode("utf-8")

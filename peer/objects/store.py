@@ -96,7 +96,8 @@ class Objects:
 
         current = await self._in_bucket(bucket, read)
         if current.payload is None:
-            raise NotFound("the object does not exist", code="NoSuchKey")
+            shown = key[:80].decode("utf-8", "replace")
+            raise NotFound(f"bucket {bucket!r} has no object {shown!r}", code="NoSuchKey")
         head = Head.decode(current.payload)
         side = current.side
         if head.kind == INLINE and inline:
@@ -169,6 +170,8 @@ class Objects:
         """
         check_key(key)
         known = await self.buckets.find(bucket)
+        if size is not None and size > self.largest:
+            raise _too_large(self.largest)
         attempt = self._attempt()
         if size is not None and size <= self.inline_max:
             data = await _read_all(body, size)
@@ -243,6 +246,12 @@ class Objects:
     @property
     def _power(self) -> int:
         return self._replica.epoch.partition_power
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest object: what the manifests that fit into a head can list."""
+        chunk_bytes = self._replica.epoch.chunk_bytes
+        return CHUNKS_IN_HEAD * (chunk_bytes // NAME_BYTES) * chunk_bytes
 
     def _attempt(self) -> bytes:
         self._attempts += 1
@@ -342,11 +351,28 @@ class _Upload:
                 while len(self._tasks) >= IN_FLIGHT:
                     await self._collect()
                 handed_over = True
-                self._tasks.append(o._env.spawn(self._put(buffer, filled), "chunk put"))
+                self._start_put(buffer, filled)
         finally:
             if not handed_over:
                 o._pool.give(buffer)
         return more
+
+    def _start_put(self, buffer: Buffer, length: int) -> None:
+        """Put a chunk in a task of its own. One that is cancelled before its first step owns nothing yet."""
+        started = False
+
+        async def put() -> bytes:
+            nonlocal started
+            started = True
+            return await self._put(buffer, length)
+
+        def ended(_: asyncio.Task[bytes]) -> None:
+            if not started:
+                self._o._pool.give(buffer)
+
+        task = self._o._env.spawn(put(), "chunk put")
+        task.add_done_callback(ended)
+        self._tasks.append(task)
 
     async def _put(self, buffer: Buffer, length: int) -> bytes:
         return await self._o._chunks.put(
@@ -364,12 +390,20 @@ class _Upload:
 
     async def _store_manifest(self) -> None:
         if len(self._manifests) >= CHUNKS_IN_HEAD * NAME_BYTES:
-            raise Invalid("the object is larger than this cluster's chunk size allows", code="EntityTooLarge")
+            raise _too_large(self._o.largest)
         buffer = await self._o._pool.take(BUFFER_WAIT_S)
         length = len(self._names)
         buffer.payload(length)[:] = self._names
         self._names.clear()
         self._manifests += await self._put(buffer, length)
+
+
+def _too_large(largest: int) -> Invalid:
+    return Invalid(
+        f"an object of this cluster has at most {largest} bytes; store the data in several",
+        code="EntityTooLarge",
+        status=413,
+    )
 
 
 class _EtagOfNames:
