@@ -1,0 +1,85 @@
+"""Many seeds: totals of every fault and every safeguard, and what was missing.
+
+A fault that never struck or a safeguard that never fired was not tested, so in a batch large enough to expect
+each, a zero is a failure of the batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+from tools.sim.faults import FAULTS
+from tools.sim.world import Options, Result, run_seed
+
+ENOUGH_SEEDS = 50  # from here on, a zero is a failure
+
+EXPECTED_FAULTS = (
+    *(name for name in FAULTS if name != "crash beside a pause"),  # made of crashes and pauses
+    "loss",
+    "duplication",
+    "reordering",
+    "message cut off",
+    "slow disk",
+    "disk full",
+    "unsynced writes lost",
+    "unacknowledged commit survived",
+)
+
+EXPECTED_SAFEGUARDS = {
+    "conflict refused": "a promise or a newer ballot stood against a request",
+    "identities": "a read that met disagreement made its answer chosen first",
+    "answer waited for a commit": "a pending row was not revealed",
+    "bound extensions": "H was raised durably before a promise beyond it",
+    "abstained": "a peer without confirmed identity, or with a bad row, did not vote",
+    "amnesia detected": "a peer on an old copy of its disk was refused",
+    "join refused": "a stranger was not admitted to a ring that holds rows",
+    "full disk refused": "a full disk said so and changed nothing",
+    "doubtful_shards": "a listing asked a majority for rows because digests differed",
+    "damaged rows met": "a row that fails its checksum took no part",
+    "stale epoch refused": "an older epoch's request was refused",
+    "hedges": "a slow owner was passed over",
+    "unknown": "a write of unknown outcome was reported as such",
+}
+
+
+@dataclass
+class Totals:
+    """The sum of many runs."""
+
+    seeds: int = 0
+    operations: int = 0
+    virtual_s: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter)
+    safeguards: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    bad: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        self.seeds += 1
+        self.operations += result.operations
+        self.virtual_s += result.virtual_s
+        self.faults.update(result.faults)
+        self.safeguards.update(result.safeguards)
+        self.outcomes.update(result.outcomes)
+        if not result.ok:
+            self.bad.append(result)
+
+    def missing(self) -> list[str]:
+        """Faults that never struck and safeguards that never fired."""
+        absent = [f"fault: {name}" for name in EXPECTED_FAULTS if not self.faults[name]]
+        absent += [f"safeguard: {name}" for name in EXPECTED_SAFEGUARDS if not self.safeguards[name]]
+        return absent
+
+
+def run_batch(seeds: Iterable[int], options: Options, jobs: int = 1) -> Iterator[Result]:
+    """Results in the order of the seeds, from `jobs` processes."""
+    work = partial(run_seed, options=options)
+    if jobs <= 1:
+        yield from map(work, seeds)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(work, seeds)

@@ -1,0 +1,190 @@
+"""`atoll sim`: the replication code under faults, thousands of operations a second of real time.
+
+`atoll sim --seeds 200` runs 200 seeds and prints what struck and what held; `atoll sim --seed 17 --story` replays
+one of them and tells what happened; `atoll sim --unsafe h_not_durable` removes a safeguard and must be
+caught; `atoll sim controls` does that for each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tools.sim.batch import ENOUGH_SEEDS, EXPECTED_FAULTS, EXPECTED_SAFEGUARDS, Totals, run_batch
+from tools.sim.controls import CONTROLS, hunt, sound
+from tools.sim.world import Options, Result, run_seed
+
+STORY_LINES = 60
+
+
+def _consoles() -> tuple[Console, Console]:
+    return Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+
+
+def _progress(title: str, total: int, console: Console) -> tuple[Progress, Any]:
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    return progress, progress.add_task(title, total=total, note="")
+
+
+def _run(seeds: Iterable[int], count: int, options: Options, jobs: int, stderr: Console) -> Totals:
+    totals = Totals()
+    progress, task = _progress("seeds", count, stderr)
+    with progress:
+        for result in run_batch(seeds, options, jobs):
+            totals.add(result)
+            note = f"{totals.operations:,} operations, {len(totals.bad)} bad"
+            progress.update(task, advance=1, note=note)
+    return totals
+
+
+def _report(totals: Totals, elapsed_s: float, stdout: Console) -> None:
+    table = Table("struck", "times", "held", "times", box=None, pad_edge=False)
+    faults = [(name, totals.faults[name]) for name in EXPECTED_FAULTS]
+    safeguards = [(name, totals.safeguards[name]) for name in EXPECTED_SAFEGUARDS]
+    for index in range(max(len(faults), len(safeguards))):
+        left = faults[index] if index < len(faults) else ("", "")
+        right = safeguards[index] if index < len(safeguards) else ("", "")
+        table.add_row(left[0], str(left[1]), right[0], str(right[1]))
+    stdout.print(table)
+    answers = ", ".join(f"{name} {count:,}" for name, count in totals.outcomes.most_common())
+    stdout.print(f"answers: {answers}")
+    rate = totals.seeds / elapsed_s * 60 if elapsed_s > 0 else 0.0
+    stdout.print(
+        f"{totals.seeds} seeds, {totals.operations:,} operations completed in {totals.virtual_s:,.0f} s of"
+        f" virtual time, {elapsed_s:.1f} s of real time ({rate:.0f} seeds a minute)"
+    )
+
+
+def tell(result: Result, stdout: Console, lines: int | None = STORY_LINES) -> None:
+    """A bad run for a reader: what was broken, and the last lines of the story that touch it."""
+    for problem in result.problems:
+        stdout.print(problem, markup=False)
+    shown = result.lines
+    if lines is not None and len(shown) > lines:
+        broken = {word.rstrip(":") for problem in result.problems for word in problem.split()[:4]}
+        keys = {word for word in broken if word.startswith("k")}
+        touching = [
+            line
+            for line in shown
+            if "!!" in line or "over" in line or any(f" {key} " in line for key in keys)
+        ]
+        shown = (touching or shown)[-lines:]
+        stdout.print(f"the last {len(shown)} lines that touch it:", markup=False)
+    for line in shown:
+        stdout.print(line, markup=False)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--seeds", default=100, show_default=True, help="How many seeds to run.")
+@click.option("--seed", type=int, help="Run this one; with --seeds, start there.")
+@click.option(
+    "--peers", default=3, show_default=True, type=click.IntRange(1, 30), help="Peers in the cluster."
+)
+@click.option("--operations", default=520, show_default=True, help="Operations to complete in each run.")
+@click.option("--story", is_flag=True, help="Print all that happened in one run.")
+@click.option("--messages", is_flag=True, help="With --story: every message between peers as well.")
+@click.option("--unsafe", metavar="NAME", help=f"Remove a safeguard: {', '.join(CONTROLS)}.")
+@click.option("--jobs", default=0, help="Processes; 0 is one for each core.")
+@click.pass_context
+def sim(
+    ctx: click.Context,
+    seeds: int,
+    seed: int | None,
+    peers: int,
+    operations: int,
+    story: bool,
+    messages: bool,
+    unsafe: str | None,
+    jobs: int,
+) -> None:
+    """Run the replication code on virtual time under drawn faults, and judge every answer."""
+    if ctx.invoked_subcommand is not None:
+        return
+    stdout, stderr = _consoles()
+    if unsafe is not None and unsafe not in CONTROLS:
+        raise click.BadParameter(f"no such safeguard; there are {', '.join(CONTROLS)}", param_hint="--unsafe")
+    if unsafe is not None and not story:
+        sys.exit(0 if _control(unsafe, seed or 0, seeds, stdout) else 1)
+    options = CONTROLS[unsafe].options(True) if unsafe else Options(peers=peers, operations=operations)
+    given = ctx.get_parameter_source("seeds")
+    if seed is not None and given == click.core.ParameterSource.DEFAULT:
+        seeds = 1
+    if story:
+        _story(seed or 0, options, messages, stdout)
+        return
+    first = seed or 0
+    started = time.monotonic()
+    count = jobs or min(os.cpu_count() or 1, seeds)
+    totals = _run(range(first, first + seeds), seeds, options, count, stderr)
+    _report(totals, time.monotonic() - started, stdout)
+    _end(totals, options, stdout)
+
+
+def _story(seed: int, options: Options, messages: bool, stdout: Console) -> None:
+    result = run_seed(seed, options, story=True, details=messages)
+    for line in result.lines:
+        stdout.print(line, markup=False)
+    stdout.print(f"seed {seed}: {result.operations} operations, digest {result.digest}")
+    tell(Result(**{**vars(result), "lines": []}), stdout)
+    sys.exit(0 if result.ok else 1)
+
+
+def _end(totals: Totals, options: Options, stdout: Console) -> None:
+    """Exit 1 with the story of the first bad seed, or with what was never tested."""
+    if totals.bad:
+        worst = totals.bad[0]
+        stdout.print(f"{len(totals.bad)} bad seeds: {' '.join(str(bad.seed) for bad in totals.bad[:20])}")
+        stdout.print(f"seed {worst.seed} (replay: atoll sim --seed {worst.seed} --story):")
+        tell(run_seed(worst.seed, options, story=True), stdout)
+        sys.exit(1)
+    missing = totals.missing() if totals.seeds >= ENOUGH_SEEDS and options.peers == 3 else []
+    if missing:
+        stdout.print(f"never tested in this batch: {', '.join(missing)}")
+        sys.exit(1)
+    stdout.print("every promise held")
+
+
+def _control(name: str, first: int, seeds: int, stdout: Console) -> bool:
+    """Hunt without one safeguard; True if it was caught and the same seed is sound with it."""
+    control = CONTROLS[name]
+    caught = hunt(control, first, max(seeds, control.seeds))
+    if caught is None:
+        stdout.print(f"{name}: NOT caught; without it: {control.breaks}")
+        return False
+    healthy = sound(control, caught.seed)
+    verdict = "sound with it" if healthy.ok else "but BROKEN with it as well"
+    stdout.print(f"{name}: caught by seed {caught.seed} ({caught.tried} tried), {verdict}; {control.breaks}")
+    stdout.print(f"  {caught.problem.splitlines()[0]}", markup=False)
+    return healthy.ok
+
+
+@sim.command()
+def controls() -> None:
+    """Remove every safeguard in turn; each must be caught."""
+    stdout, _ = _consoles()
+    results = [_control(name, 0, 0, stdout) for name in CONTROLS]
+    sys.exit(0 if all(results) else 1)
+
+
+@sim.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.pass_context
+def registers(ctx: click.Context) -> None:
+    """The same as `atoll sim` with these options."""
+    ctx.exit(sim.main(args=list(ctx.args), standalone_mode=False))
