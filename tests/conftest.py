@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -17,3 +18,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterWorld]:
     """
     with ClusterWorld(tmp_path_factory.mktemp("cluster"), 3, options=["--chunk-size", "64KiB"]) as world:
         yield world
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def bucket(cluster: ClusterWorld) -> str:
+    """A bucket of the shared cluster that is this test's own; few shards, so that making it is cheap."""
+    name = f"bucket-{next(_numbers)}"
+    assert cluster.call("PUT", f"/v1/buckets/{name}", b'{"shards": 4}').status == 201
+    return name

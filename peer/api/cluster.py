@@ -188,7 +188,7 @@ class ClusterView:
         if info is not None:
             self._infos[member.id] = info
         node = self._node(member)
-        for part in ("process", "storage", "requests", "replication"):
+        for part in ("process", "storage", "requests", "replication", "buffers"):
             node[part] = info.get(part) if info is not None else None
         return node
 
