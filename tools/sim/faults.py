@@ -268,7 +268,9 @@ class Nemesis:
                 peer.start()
                 await self._until(lambda: bool(peer.refused) and not peer.running, 0.5 + self._short_s(6))
                 if peer.serving and "no_amnesia_check" not in self.cluster.unsafe:
-                    self.cluster.failures.append(f"{peer.name} was let vote on an old copy of its disk")
+                    self.cluster.failures.append(
+                        f"{peer.name} was let vote on an old copy of its disk at {self.cluster.loop.time():.3f}"
+                    )
                 if peer.running:
                     peer.crash()
             peer.disk = right
