@@ -5,7 +5,7 @@ writes were queued. So a check made in the turn that queues a write holds "in co
 
 A1  Accepts at or above the promise only; what is accepted never gets a lower ballot.
 A2  Answers reveal durable state only: a message about a row whose commit is pending waits for it.
-A3  Promises obey H1 to H3 of promises.py.
+A3  Promises obey H1 to H4 of promises.py.
 A4  A row that fails its checksum takes no part in prepare and read until an accept replaces it.
 """
 
@@ -105,7 +105,10 @@ class Acceptor:
         self._pending[key] = (ballot, waiting, Accepted(ballot, value, side_id), side)
         if key[0] == GATE:
             self.gates.queued(key, value)
-        self._rows.commit(writes, lambda error: self._committed(key, ballot, error, reply))
+        bound = self.promises.cover(ballot)
+        if bound is not None:
+            writes.append(bound)
+        self._rows.commit(writes, lambda error: self._committed(key, ballot, bound, error, reply))
         return None
 
     def read(self, message: Any, reply: Reply) -> None:
@@ -156,8 +159,9 @@ class Acceptor:
     def _entry(self, key: bytes) -> Entry:
         entry = self.promises.get(key)
         if entry is None:
+            pending = self._pending.get(key)  # its entry may have left memory meanwhile
             try:
-                accepted = decode_row(key, self._rows.get("rows", key))
+                accepted = pending[2] if pending else decode_row(key, self._rows.get("rows", key))
             except Corrupt:  # A4: this accept was formed without us; it replaces the bad row
                 self.damaged += 1
                 return Entry(self.promises.floor, NONE, 0)
@@ -165,7 +169,11 @@ class Acceptor:
             self.promises.remember(key, entry)
         return entry
 
-    def _committed(self, key: bytes, ballot: bytes, error: AtollError | None, reply: Reply) -> None:
+    def _committed(
+        self, key: bytes, ballot: bytes, bound: Write | None, error: AtollError | None, reply: Reply
+    ) -> None:
+        if bound is not None:
+            self.promises.settled(bound, error)
         pending = self._pending.get(key)
         waiting: list[Callable[[], None]] = []
         if pending is not None and pending[0] == ballot:

@@ -6,6 +6,8 @@ one number is durable: H, the greatest ballot counter this peer may have promise
 H1  No ballot with counter > H is promised before H is durable.
 H2  After a restart every key counts as promised at H: no promise made before the crash can be broken.
 H3  An entry that leaves memory raises `floor` to its promise; keys without an entry count as promised there.
+H4  An accept is a promise, too: one above H commits a new H with itself. Otherwise only its row would tell of it
+    after a restart, and a row can rot.
 
 H runs about two seconds ahead of the clock and is extended in the background, so a put rarely waits for it.
 """
@@ -14,15 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from peer.errors import AtollError
 
 from .ballot import NONE, ceiling, counter_of
-from .env import RowStore
+from .env import RowStore, Write
 
 AHEAD_US = 2_000_000
 ENTRIES_KEPT = 16_384
 _BOUND_KEY = b"bound"
+_MOST = 2**64 - 1
 
 
 @dataclass(slots=True)
@@ -76,20 +80,32 @@ class Promises:
         self._extend(counter)
         return False
 
+    def cover(self, ballot: bytes) -> Write | None:
+        """What the commit of an accept must hold besides, so that H covers it (H4). When that commit has ended, call
+        `settled` with the same write. A bound already under way is enough: it commits first, or both fail."""
+        counter = counter_of(ballot)
+        if counter <= self._requested or self._ignore_bound:
+            return None
+        return self._raise_above(counter)
+
+    def settled(self, bound: Write, error: AtollError | None) -> None:
+        """The commit that holds `bound` has ended."""
+        if error is None:
+            assert bound[2] is not None
+            self._durable = max(self._durable, int.from_bytes(bound[2], "big"))
+        else:
+            self._requested = self._durable
+        waiting, self._waiting = self._waiting, []
+        for resume in waiting:
+            resume(error)
+
     def _extend(self, counter: int) -> None:
         if counter <= self._requested - AHEAD_US // 2:
             return
-        target = min(max(counter + AHEAD_US, self._requested), 2**64 - 1)
-        self._requested = target
+        bound = self._raise_above(counter)
+        self._rows.commit([bound], partial(self.settled, bound))
+
+    def _raise_above(self, counter: int) -> Write:
+        self._requested = min(max(counter + AHEAD_US, self._requested), _MOST)
         self.extensions += 1
-
-        def done(error: AtollError | None) -> None:
-            if error is None:
-                self._durable = max(self._durable, target)
-            else:
-                self._requested = self._durable
-            waiting, self._waiting = self._waiting, []
-            for resume in waiting:
-                resume(error)
-
-        self._rows.commit([("meta", _BOUND_KEY, target.to_bytes(8, "big"))], done)
+        return ("meta", _BOUND_KEY, self._requested.to_bytes(8, "big"))
