@@ -13,6 +13,7 @@ import secrets
 import signal
 import sys
 import time
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,7 +33,7 @@ from peer.realenv import DiskThreads, LoopEnv
 from peer.replication.chunks import Chunks, decode_chunk_row
 from peer.replication.epochs import tag_of
 from peer.replication.identity import Amnesia
-from peer.replication.messages import ADD_REF, FAILED, JOIN
+from peer.replication.messages import ADD_REF, FAILED, JOIN, STORE_CHUNK
 from peer.replication.node import Replica
 from peer.rpc.bulk import BulkClient
 from peer.rpc.bulkserver import BulkServer
@@ -126,9 +127,17 @@ class Peer:
         self.replica.serve(JOIN, lambda m, reply: self._spawn(admit(self.replica, m, reply)), votes=False)
         self._pools()
         self.chunks = Chunks(
-            self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.me
+            self.env,
+            self.replica,
+            self.rows,
+            self.disk,
+            self.bulk,
+            self.client_pool,
+            self.replica_pool,
+            self.me,
         )
         self.replica.serve(ADD_REF, self.chunks.holder.on_add_ref)
+        self.replica.serve(STORE_CHUNK, self.chunks.holder.on_store)
         service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
         self.bulk_server = BulkServer(service.handle, self.replica_pool, stats=self.stats)
         self.exchange = Exchange(self._hello, self._key, self._on_exchange, stats=self.stats)
@@ -358,6 +367,7 @@ class Peer:
             "process": process_info(self._started_s),
             "storage": {**files, **self.rows.stats, "sequence": self.rows.sequence},
             "requests": dict(self.context.counts),
+            "buffers": {pool.name: asdict(pool.stats) for pool in (self.client_pool, self.replica_pool, self.serve_pool)},
             "replication": {
                 **replica.registers.counts, **replica.scans.counts, **self.chunks.counts, **self.chunks.holder.counts,
                 "damaged_rows": replica.acceptor.damaged, "epoch_tag": tag_of(replica.epoch),

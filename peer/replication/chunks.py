@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from blake3 import blake3
+
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, Full, NotFound, Refused, Unavailable
 from peer.storage.records import Extent
@@ -23,13 +25,15 @@ from ring.epoch import Epoch
 from ring.hashing import partition_of
 
 from .env import Cancellable, Done, Env, Reply, RowStore
-from .messages import ADD_REF, FAILED, IS_FULL, MISSING, OK
+from .messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 
 SEND_S = 10.0
 READ_S = 10.0
 HEDGE_READ_S = 0.25
 STRAGGLE_S = 1.0
 TAKE_S = 20.0
+SMALL_BYTES = 256 * 1024
+"""Chunks up to this size travel in a call: a thread at each end would cost more than the bytes."""
 LIVE, QUARANTINED = 1, 2
 _ROW_VERSION = 1
 
@@ -93,10 +97,12 @@ def decode_chunk_row(key: bytes, row: bytes) -> tuple[int, Extent]:
 class Holder:
     """The chunks this peer holds: rows over extents."""
 
-    def __init__(self, rows: RowStore, disk: Disk, ring: ChunkRing) -> None:
+    def __init__(self, env: Env, rows: RowStore, disk: Disk, ring: ChunkRing, pool: BufferPool) -> None:
+        self._env = env
         self._rows = rows
         self._disk = disk
         self._ring = ring
+        self._pool = pool
         self._naming: dict[bytes, list[Callable[[], None]]] = {}
         self.counts = {"stored": 0, "referenced": 0, "quarantined": 0, "duplicates": 0}
 
@@ -124,6 +130,40 @@ class Holder:
         key = chunk_key(name, self._ring.epoch.partition_power) + attempt
         self._rows.commit([("refs", key, back)], lambda error: reply((OK,) if error is None else (IS_FULL,)))
         return None
+
+    def on_store(self, message: Any, reply: Reply) -> None:
+        """(STORE_CHUNK, tag, name, attempt, back, bytes): OK once bytes and reference are durable."""
+        data = message[5]
+        if len(data) > SMALL_BYTES or blake3(data).digest() != message[2]:
+            return reply((FAILED, "Corrupt", "the bytes that arrived are not the chunk that was announced"))
+        buffer = self._pool.try_take()
+        if buffer is not None:
+            return self._store(buffer, message, reply)
+        self._env.spawn(self._store_later(message, reply), "store a chunk")
+        return None
+
+    async def _store_later(self, message: Any, reply: Reply) -> None:
+        try:
+            buffer = await self._pool.take(SEND_S / 2)
+        except AtollError as error:
+            return reply((FAILED, error.code, str(error)))
+        return self._store(buffer, message, reply)
+
+    def _store(self, buffer: Buffer, message: Any, reply: Reply) -> None:
+        _, _, name, attempt, back, data = message
+        buffer.payload(len(data))[:] = data
+
+        def appended(result: Extent | AtollError) -> None:
+            self._pool.give(buffer)
+            if isinstance(result, Full):
+                return reply((IS_FULL,))
+            if isinstance(result, AtollError):
+                return reply((FAILED, result.code, str(result)))
+            return self.name(
+                name, result, attempt, back, lambda error: reply((OK,) if error is None else (IS_FULL,))
+            )
+
+        self._disk.append(buffer, len(data), name, appended)
 
     def name(
         self,
@@ -173,15 +213,16 @@ class Chunks:
     """Puts and gets chunks through their owners; one per peer."""
 
     def __init__(
-        self, env: Env, ring: ChunkRing, rows: RowStore, disk: Disk, bulk: Bulk, pool: BufferPool, me: str
-    ) -> None:
+        self, env: Env, ring: ChunkRing, rows: RowStore, disk: Disk, bulk: Bulk, pool: BufferPool,
+        replica_pool: BufferPool, me: str,
+    ) -> None:  # fmt: skip
         self._env = env
         self._ring = ring
         self._disk = disk
         self._bulk = bulk
         self._pool = pool
         self._me = me
-        self.holder = Holder(rows, disk, ring)
+        self.holder = Holder(env, rows, disk, ring, replica_pool)
         self.counts = {"puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "owed": 0, "remote_gets": 0}
 
     def owners_of(self, name: bytes) -> tuple[str, ...]:
@@ -268,6 +309,7 @@ class _Put:
         self.failures: list[tuple[str, AtollError]] = []
         self.future = chunks._env.future()
         self.running: list[Cancellable] = []
+        self.copy = b""
 
     async def run(self) -> None:
         known = self.c.holder.find(self.name) is not None
@@ -322,6 +364,8 @@ class _Put:
         c._disk.append(self.buffer, self.length, self.name, appended)
 
     def _transfer(self, owner: str) -> None:
+        if self.length <= SMALL_BYTES:
+            return self._call(owner)
         self.using += 1
         header = ("put", self.c._ring.tag, self.name, self.attempt, self.back)
 
@@ -331,6 +375,13 @@ class _Put:
 
         payload = self.buffer.payload(self.length)
         self.running.append(self.c._bulk.call(owner, header, payload, None, SEND_S, sent))
+
+    def _call(self, owner: str) -> None:
+        """A small chunk: its bytes, copied, in one message."""
+        if not self.copy:
+            self.copy = bytes(self.buffer.payload(self.length))
+        message = (STORE_CHUNK, self.c._ring.tag, self.name, self.attempt, self.back, self.copy)
+        self.c._ring.send(owner, message, SEND_S / 2, lambda reply: self._finished(owner, _error_of(reply)))
 
     def _finished(self, owner: str, error: AtollError | None) -> None:
         self.left -= 1

@@ -14,7 +14,7 @@ Request                                                            Reply after O
 (JOIN, 0, member fields)                                           epoch bytes
 (BOOTS, 0, [[member, boot, sequence, nonce]], before, lineage)     the table as known before the request
 (ADD_REF, tag, chunk name, attempt, back pointer)                  -
-(HAS_CHUNK, tag, chunk name)                                       bytes
+(STORE_CHUNK, tag, chunk name, attempt, back pointer, bytes)       -  (small ones; larger go by bulk transfer)
 (INFO, 0)                                                          a map about the peer
 
 A reply is an array that begins with a status. Every status but OK means: this message changed nothing here.
@@ -26,7 +26,7 @@ from __future__ import annotations
 PREPARE, ACCEPT, READ, BALLOT, SCAN = 1, 2, 3, 4, 5
 EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10, 11, 12, 13, 14, 15
 BOOTS = 20
-ADD_REF, HAS_CHUNK = 30, 31
+ADD_REF, STORE_CHUNK = 30, 31
 INFO = 40
 
 OK = 0

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -142,6 +142,36 @@ class ChunkFiles:
         the bytes has checked it). Next the caller commits the row and calls `named`, or `abandon`.
         Raises Full (no room, or below the floor) or Unavailable (the write failed); nothing is kept then.
         """
+        extent, fd = self._write(buffer, length, name)
+        with self._lock:
+            self._machine.written(extent)
+        self._sync(extent, fd)
+        return extent
+
+    def append_many(self, items: Sequence[tuple[Buffer, int, bytes]]) -> list[Extent | AtollError]:
+        """As `append` for each (buffer, length, name), under as few syncs as their segments allow.
+
+        What would be raised for one stands in its place in the list.
+        """
+        results: list[Extent | AtollError] = []
+        written: list[tuple[Extent, int]] = []
+        for buffer, length, name in items:
+            try:
+                extent, fd = self._write(buffer, length, name)
+            except AtollError as error:
+                results.append(error)
+                continue
+            written.append((extent, fd))
+            results.append(extent)
+        with self._lock:
+            for extent, _ in written:
+                self._machine.written(extent)
+        for extent, fd in written:
+            self._sync(extent, fd)
+        return results
+
+    def _write(self, buffer: Buffer, length: int, name: bytes) -> tuple[Extent, int]:
+        """One record into the page cache or the disk's queue; the extent and its file."""
         record = lay_out(buffer.record, name, length)
         extent = self._allocate(length)
         try:
@@ -151,8 +181,7 @@ class ChunkFiles:
             raise self._write_failed(extent, error) from error
         if wrote != len(record):
             raise self._write_failed(extent, OSError(errno.ENOSPC, f"short write of {wrote} bytes"))
-        self._sync(extent, fd)
-        return extent
+        return extent, fd
 
     def _allocate(self, length: int) -> Extent:
         machine = self._machine
@@ -182,10 +211,9 @@ class ChunkFiles:
         return Unavailable(f"writing a chunk to {self._files.path} failed: {error}")
 
     def _sync(self, extent: Extent, fd: int) -> None:
-        """Return once the extent is durable, by a sync of this thread or of another one (S3)."""
+        """Return once the extent, whose write returned, is durable, by a sync of this thread or of another (S3)."""
         machine = self._machine
         with self._lock:
-            machine.written(extent)
             while True:
                 if machine.is_synced(extent):
                     self._counts["appends"] += 1
@@ -276,10 +304,22 @@ class ChunkFiles:
         the named chunk (read the row again before anything is quarantined). `direct` bypasses the page
         cache: for scrub, which must see the disk and leave the cache to clients.
         """
+        length = self._read(extent, name, buffer, direct, cached=False)
+        assert length is not None, "only a cached read may have to wait"
+        return length
+
+    def read_cached(self, extent: Extent, name: bytes, buffer: Buffer) -> int | None:
+        """As `read`, but None at once if the disk would have to be waited for."""
+        return self._read(extent, name, buffer, direct=False, cached=True)
+
+    def _read(self, extent: Extent, name: bytes, buffer: Buffer, direct: bool, cached: bool) -> int | None:
         if not self.pin(extent):
             raise NotFound(f"{extent} was released")
         try:
-            self._read_raw(extent, buffer, direct)
+            try:
+                self._read_raw(extent, buffer, direct, os.RWF_NOWAIT if cached else 0)
+            except BlockingIOError:
+                return None
             header = unpack_header(buffer.record[:HEADER_BYTES])
             if header != (name, extent.length):
                 raise self._corrupt(extent, name, "its header is damaged or of another chunk")
@@ -291,13 +331,13 @@ class ChunkFiles:
         self._counts["read_bytes"] += extent.length
         return extent.length
 
-    def _read_raw(self, extent: Extent, buffer: Buffer, direct: bool) -> None:
+    def _read_raw(self, extent: Extent, buffer: Buffer, direct: bool, flags: int) -> None:
         size = extent.record_bytes if direct else HEADER_BYTES + extent.length
         if size > len(buffer.record):
             raise Corrupt(f"{extent} is larger than a chunk")
         try:
             with self._files.readable(extent.segment, direct) as fd:
-                got = os.preadv(fd, [buffer.record[:size]], extent.offset)
+                got = os.preadv(fd, [buffer.record[:size]], extent.offset, flags)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise Unavailable(f"cannot read {extent} now: {error}") from error
