@@ -17,7 +17,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ class ClusterWorld:
         self._options = list(options)
         self._environment = peer_environment() | dict(environment or {})
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._local = threading.local()
+        self._idle: dict[int, list[http.client.HTTPConnection]] = {i: [] for i in range(peers)}
         self._credentials: tuple[str, str] | None = None
 
     def __enter__(self) -> ClusterWorld:
@@ -171,6 +170,9 @@ class ClusterWorld:
         for process in self._processes.values():
             process.wait(STOP_S)
         self._processes.clear()
+        for connections in self._idle.values():
+            while connections:
+                connections.pop().close()
 
     # --- facts
 
@@ -211,22 +213,20 @@ class ClusterWorld:
         timeout_s: float = 30.0,
         authorised: bool = True,
     ) -> Answer:
-        """One request on this thread's connection to a peer, the path sent as it is.
+        """One request over a kept connection to a peer, the path sent as it is; from any thread.
 
         `body` may be bytes or an iterable of bytes (sent chunked). Raises OSError when the peer does not answer.
         """
         sent = dict(headers or {})
         if authorised:
             sent.setdefault("Authorization", self.authorization)
-        kept = self._connections()
-        connection = kept.pop(peer, None)
-        if connection is not None:
+        idle = self._idle[peer]
+        while idle:
             try:
-                return self._exchange(connection, peer, method, path, body, sent)
+                return self._exchange(idle.pop(), peer, method, path, body, sent)
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-                connection.close()  # an idle connection that the peer had closed: once more on a new one
                 if not isinstance(body, bytes | None):
-                    raise
+                    raise  # else the peer had closed the idle connection: once more on another one
         place = self.place(peer)
         connection = http.client.HTTPConnection("127.0.0.1", place.api_port, timeout=timeout_s)
         return self._exchange(connection, peer, method, path, body, sent)
@@ -250,15 +250,9 @@ class ClusterWorld:
             return Answer(response.status, fields, content)
         finally:
             if done:
-                self._connections()[peer] = connection
+                self._idle[peer].append(connection)
             else:
                 connection.close()
-
-    def _connections(self) -> dict[int, http.client.HTTPConnection]:
-        kept: dict[int, http.client.HTTPConnection] | None = getattr(self._local, "kept", None)
-        if kept is None:
-            kept = self._local.kept = {}
-        return kept
 
     # --- waiting
 
