@@ -436,6 +436,9 @@ def test_command_prints_json(
         "/objects/put" in path for peer in (cluster.peers[0], cluster.peers[2]) for _, path in peer.seen
     )
     assert atoll(["bench", "put-5k", *where]) == 2
+    for peer in cluster.peers:
+        peer.kill()
+    assert atoll(["bench", "put-4k", *where]) == 5
 
 
 # --- the machine

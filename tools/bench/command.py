@@ -12,6 +12,7 @@ from tools.bench.workloads import BY_NAME, USUAL, WORKLOADS, Plan
 from tools.cli import settings
 
 if TYPE_CHECKING:
+    from tools.bench.report import Report
     from tools.bench.run import Wish
 
 
@@ -108,14 +109,16 @@ def bench(
 
 
 def execute(wish: Wish) -> None:
-    """Run and print. Ctrl-C stops peers it started, deletes what it stored, and passes on as KeyboardInterrupt."""
+    """Run and print. Ctrl-C and SIGTERM stop its peers, delete what it stored and become KeyboardInterrupt."""
     import asyncio
+    import signal
 
     import uvloop
     from rich.console import Console
 
+    from peer.client import Unavailable
     from tools.bench.run import Access, progress_to_stderr, run
-    from tools.bench.target import BenchError
+    from tools.bench.target import BenchError, NobodyAnswersError
     from tools.cli import session
     from tools.devlayout import DevError
 
@@ -125,9 +128,20 @@ def execute(wish: Wish) -> None:
         profile = session.resolve(asked)
         keys = (profile.access_key or "", profile.secret_key or "")
         access = Access(profile.endpoints, *keys, pinned=asked.endpoint is not None)
+
+    async def measure() -> Report:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await run(wish, access, progress_to_stderr)
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            report = runner.run(run(wish, access, progress_to_stderr))
+            report = runner.run(measure())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except NobodyAnswersError as error:
+        raise Unavailable(str(error)) from None
     except (BenchError, DevError) as error:
         raise click.ClickException(str(error)) from None
     finally:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,7 +48,8 @@ class Wish:
 
 async def run(wish: Wish, access: Access | None, progress: Progress) -> Report:
     """Measure and clean up. Raises BenchError, or tools.devlayout.DevError if its own cluster cannot start."""
-    with _directory(wish.scratch) as directory:
+    writes = wish.floor or wish.start
+    with _directory(wish.scratch) if writes else nullcontext(wish.scratch) as directory:
         floors = await _floor(wish, directory, progress) if wish.floor else []
         if wish.start:
             async with own_cluster(directory, wish.start, progress) as own:
@@ -58,7 +59,7 @@ async def run(wish: Wish, access: Access | None, progress: Progress) -> Report:
         else:
             report = Report({}, asdict(wish.plan))
     report.floor = floors
-    if wish.floor or wish.start:
+    if writes:
         report.notes += _disk_notes(wish.scratch)
     return report
 

@@ -21,6 +21,10 @@ class BenchError(Exception):
     """The bench cannot go on; says why and what to do. What it made is deleted on the way out."""
 
 
+class NobodyAnswersError(BenchError):
+    """No peer can be reached, or none accepts the credentials."""
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """One peer: where it answers and, if it runs on this machine, its pid."""
@@ -152,7 +156,7 @@ async def _first_answer(heads: Heads, endpoints: Sequence[Endpoint]) -> dict[str
         if status == 200 and isinstance(cluster, dict):
             return cluster
         failures.append(f"{endpoint.header}: {_reason(status, cluster)}")
-    raise BenchError("no peer answers: " + "; ".join(failures))
+    raise NobodyAnswersError("no peer answers: " + "; ".join(failures))
 
 
 async def _json(
