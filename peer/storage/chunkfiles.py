@@ -186,19 +186,21 @@ class ChunkFiles:
     def _allocate(self, length: int) -> Extent:
         machine = self._machine
         with self._lock:
-            while True:
-                if self._closing:
-                    raise Unavailable("this peer is shutting down")
-                now = time.monotonic()
-                if now - self._space_known_at > self._options.space_every_s:
-                    self._space_known_at = now
-                    machine.space(self._files.free_bytes())
+            now = time.monotonic()
+            if now - self._space_known_at > self._options.space_every_s:
+                self._space_known_at = now
+                machine.space(self._files.free_bytes())
+            failures = machine.create_failures
+            while not self._closing:
                 extent = machine.allocate(length)
                 if machine.has_chores:
                     self._chores.notify_all()
                 if extent is not None:
                     return extent
                 self._changed.wait()
+                if machine.create_failures != failures:  # one try each: the disk may stay as it is for long
+                    raise Full(f"{self._files.path} has no room for another segment")
+            raise Unavailable("this peer is shutting down")
 
     def _write_failed(self, extent: Extent, error: OSError) -> AtollError:
         with self._lock:
@@ -316,9 +318,7 @@ class ChunkFiles:
         if not self.pin(extent):
             raise NotFound(f"{extent} was released")
         try:
-            try:
-                self._read_raw(extent, buffer, direct, os.RWF_NOWAIT if cached else 0)
-            except BlockingIOError:
+            if not self._read_raw(extent, buffer, direct, cached):
                 return None
             header = unpack_header(buffer.record[:HEADER_BYTES])
             if header != (name, extent.length):
@@ -331,21 +331,27 @@ class ChunkFiles:
         self._counts["read_bytes"] += extent.length
         return extent.length
 
-    def _read_raw(self, extent: Extent, buffer: Buffer, direct: bool, flags: int) -> None:
+    def _read_raw(self, extent: Extent, buffer: Buffer, direct: bool, cached: bool) -> bool:
+        """Fill the buffer; False if only cached bytes were wanted and not all of them are."""
         size = extent.record_bytes if direct else HEADER_BYTES + extent.length
         if size > len(buffer.record):
             raise Corrupt(f"{extent} is larger than a chunk")
         try:
             with self._files.readable(extent.segment, direct) as fd:
-                got = os.preadv(fd, [buffer.record[:size]], extent.offset, flags)
+                got = os.preadv(fd, [buffer.record[:size]], extent.offset, os.RWF_NOWAIT if cached else 0)
         except OSError as error:
+            if cached:  # EAGAIN, or a file system without such reads: whatever it is, the full read will say
+                return False
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise Unavailable(f"cannot read {extent} now: {error}") from error
             self._counts["corrupt"] += 1
             raise Corrupt(f"cannot read {extent}: {error}") from error
         if got != size:
+            if cached:  # its first pages only
+                return False
             self._counts["corrupt"] += 1
             raise Corrupt(f"{extent} ends after {got} of {size} bytes")
+        return True
 
     def _corrupt(self, extent: Extent, name: bytes, why: str) -> Corrupt:
         self._counts["corrupt"] += 1

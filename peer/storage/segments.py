@@ -120,6 +120,7 @@ class Segments:
         self._emptier: set[int] = set()  # segments that may have become removable since `operations`
         self._free_bytes = 0
         self._create_failed = False
+        self.create_failures = 0  # since the start
 
     # --- start-up ---
 
@@ -341,6 +342,7 @@ class Segments:
         del self.all[segment]
         self._next = None
         self._create_failed = True
+        self.create_failures += 1
 
     def sealed(self, segment: int) -> None:
         """The file was cut to its end."""
