@@ -127,9 +127,10 @@ class Registers:
         chosen.
         Raises Unavailable (nothing changed), UnknownOutcome (503; it may happen yet), GateRefused, Full.
         """
+        until_s = self._env.now() + budget_s
         await self._enter(key, budget_s)
         try:
-            return await _Change(self, key, judge, gate, want_side, budget_s).run()
+            return await _Change(self, key, judge, gate, want_side, until_s).run()
         finally:
             self._leave(key)
 
@@ -234,7 +235,7 @@ class _Change:
     """One change in progress: what it sent, what it saw."""
 
     def __init__(
-        self, registers: Registers, key: bytes, judge: Judge, gate: int, want_side: bool, budget_s: float
+        self, registers: Registers, key: bytes, judge: Judge, gate: int, want_side: bool, until_s: float
     ) -> None:
         self.r = registers
         self.key = key
@@ -245,7 +246,8 @@ class _Change:
         self.sent = NONE  # the last ballot under which we sent accepts of a new value
         self.highest = NONE
         self.tries = 0
-        self.until_s = registers._env.now() + budget_s
+        self.until_s = until_s
+        self.tag = -1  # of the epoch whose owners this attempt asks: both of its rounds carry it
 
     async def run(self) -> Current:
         self.r.counts["changes"] += 1
@@ -258,11 +260,11 @@ class _Change:
     async def _attempt(self) -> Current | None:
         """One prepare and accept; None means: try again with a higher ballot."""
         r = self.r
-        owners = r._ring.owners_of_row(self.key)
+        owners, self.tag = r._ring.owners_of_row(self.key), r._ring.tag
         need = len(owners) // 2 + 1
         ballot = r._clock.next(self.highest)
         self.highest = ballot
-        message = (PREPARE, r._ring.tag, self.key, ballot, self.gate, self.want_side)
+        message = (PREPARE, self.tag, self.key, ballot, self.gate, self.want_side)
         prepare = Round(r._env, r._send, message, need, self._round_s(), r._late)
         order = r._prefer(owners)
         if not await prepare.start(order[:need], order[need:]):
@@ -312,6 +314,7 @@ class _Change:
         if side is None and not self.want_side:
             held = await self._side_of(member, best[1])
             if held is None:
+                self.want_side = True  # should its inline bytes be lost, it abstains from the next prepare
                 return None
             side = held[3]
         if await self._accept(ballot, best[2], side, owners, need):
@@ -321,7 +324,7 @@ class _Change:
     async def _side_of(self, member: str, ballot: bytes) -> Any | None:
         """The whole accepted value from the owner that told us its ballot, if it still holds that."""
         r = self.r
-        fetch = Round(r._env, r._send, (READ, r._ring.tag, self.key, self.gate, True), 1, self._round_s())
+        fetch = Round(r._env, r._send, (READ, self.tag, self.key, self.gate, True), 1, self._round_s())
         if await fetch.start([member]) and fetch.oks[0][1][1] == ballot:
             return fetch.oks[0][1]
         return None
@@ -330,7 +333,7 @@ class _Change:
         self, ballot: bytes, value: bytes, side: bytes | None, owners: tuple[str, ...], need: int
     ) -> bool:
         r = self.r
-        message = (ACCEPT, r._ring.tag, self.key, ballot, value, side, self.gate)
+        message = (ACCEPT, self.tag, self.key, ballot, value, side, self.gate)
         accept = Round(r._env, r._send, message, need, self._round_s(), r._late)
         if await accept.start(owners):
             return True
