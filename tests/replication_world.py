@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from peer.errors import AtollError
+from peer.errors import AtollError, Corrupt
 from peer.replication.acceptor import Acceptor
 from peer.replication.ballot import NONE
 from peer.replication.identity import Amnesia
@@ -217,8 +217,11 @@ class Peer:
         return decode_row(key, self.disk.tables["rows"].get(key))
 
     def holds(self, key: bytes = KEY) -> bytes | None:
-        """The payload this owner's disk holds."""
-        return payload_of(self.stored(key).value)
+        """The payload this owner's disk holds; None also if its row is damaged."""
+        try:
+            return payload_of(self.stored(key).value)
+        except Corrupt:
+            return None
 
 
 @dataclass

@@ -86,7 +86,7 @@ def test_a_repeated_accept_answers_as_the_first_and_writes_once() -> None:
         first = owner.accept(ballot_at(20), b"v", side=b"bytes")
         again = owner.accept(ballot_at(20), b"v", side=b"bytes")
         assert not again.done()
-        assert await asyncio.gather(first, again) == [(OK,), (OK,)]
+        assert [await first, await again] == [(OK,), (OK,)]
         commits = owner.rows.commits
         later = owner.accept(ballot_at(20), b"v", side=b"bytes")
         assert later.done()
