@@ -65,6 +65,16 @@ def store(files: ChunkFiles, size: int, buffer: Buffer | None = None) -> tuple[b
     return name, extent
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """Return once the condition holds, within ten seconds."""
+    tick = threading.Event()
+    for _ in range(5000):
+        if condition():
+            return
+        tick.wait(0.002)
+    raise AssertionError("the condition never came true")
+
+
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 1 << 22), st.integers(0, HEADER_BYTES * 8 - 1))
 def test_headers(name: bytes, length: int, bit: int) -> None:
     """A header reads back as written, and any flipped bit makes it none."""
@@ -138,9 +148,7 @@ def test_one_sync_serves_writes_that_returned_before(opened: Opener, monkeypatch
         first = pool.submit(store, files, 100)
         assert begun.wait(30)
         others = [pool.submit(store, files, 100) for _ in range(5)]
-        tick = threading.Event()
-        while len(files._machine.all[1].numbers) < 6:  # all writes have returned and wait
-            tick.wait(0.002)
+        wait_until(lambda: len(files._machine.all[1].numbers) == 6)  # all writes have returned and wait
         assert not any(future.done() for future in (first, *others))
         go_on.set()
         for future in (first, *others):
@@ -329,11 +337,7 @@ def test_punches_come_by_themselves(opened: Opener) -> None:
     kept = [store(files, 200_000) for _ in range(10)]
     files = opened(kept, punch_after_s=0.01)
     files.unnamed(kept[0][1])
-    tick = threading.Event()
-    for _ in range(2000):
-        if files.stats["punched_bytes"]:
-            break
-        tick.wait(0.005)
+    wait_until(lambda: files.stats["punched_bytes"])
     assert files.stats["punched_bytes"] == record_bytes(200_000)
     assert files.read(kept[1][1], kept[1][0], Buffer(256 * KIB)) == 200_000
 
