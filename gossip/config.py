@@ -34,7 +34,7 @@ class Config:
     # Within the shortest time everyone who believes an accusation tells the accused so, this often, in a
     # datagram of a hundred bytes, and hears the answer if it missed it. A refutation spreads by chance;
     # under heavy loss some miss it, and each of them would announce a death. At 1,000 members and 30 % loss
-    # this and telling the accused first divide false deaths by sixteen (tools/gossip_sim.py); without loss they cost nothing.
+    # this and telling the accused first divide false deaths by sixteen (tools/gossip_sim.py).
     reminders: int = 3
 
     # Local health from 0 to 7: at 7 this member probes every 8 s, as it trusts itself that much less.
