@@ -18,7 +18,7 @@ MAX_METADATA_BYTES = 2048
 METADATA_PREFIX = "x-atoll-meta-"
 MAX_TYPE_BYTES = 256
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
-_ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|([^",\s]+))\s*(?:,|$)')
+_ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|([^",/*\s]+))\s*(?:,|$)')
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -96,7 +96,7 @@ def parse_etags(header: str | None, name: str, *, weak: bool = False) -> frozens
     at = 0
     while at < len(header):
         match = _ETAG.match(header, at)
-        if match is None or match.group(3) == "*":
+        if match is None:
             raise Invalid(
                 f'{name}: {header[:80]!r} is not * or a list of quoted ETags, as in "abc-1"',
                 code="InvalidArgument",

@@ -77,10 +77,7 @@ class Connection(RequestHandler):
             )
         else:
             told = " ".join((message or str(exc)).split())[:200]
-            response = self._refuse(
-                400,
-                "BadRequest",
-                f"this is not a valid HTTP/1.1 request ({told}); this port speaks plain HTTP",
-            )
+            remedy = "percent-encode its path" if "url" in told.lower() else "this port speaks plain HTTP"
+            response = self._refuse(400, "BadRequest", f"not a valid HTTP/1.1 request: {remedy} ({told})")
         response.force_close()
         return response

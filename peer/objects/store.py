@@ -195,7 +195,7 @@ class Objects:
             stored.names,
         )
         wanted = Put(head.encode(), stored.inline)
-        await self._in_bucket(bucket, self._writer(key, _judge(wanted, conditions), known))
+        await self._in_bucket(bucket, self._writer(key, _judge(wanted, conditions), known, conditions))
         return head
 
     async def delete(self, bucket: str, key: bytes, conditions: Conditions | None = None) -> bool:
@@ -214,17 +214,22 @@ class Objects:
                     return refusal
             return Put(None) if existed else Keep
 
-        await self._in_bucket(bucket, self._writer(key, judge, None))
+        await self._in_bucket(bucket, self._writer(key, judge, None, conditions))
         return existed
 
     def _writer(
-        self, key: bytes, judge: Judge, first: Bucket | None
+        self, key: bytes, judge: Judge, first: Bucket | None, conditions: Conditions | None
     ) -> Callable[[Bucket], Awaitable[Current]]:
         async def write(known: Bucket) -> Current:
             if first is not None and known.id != first.id:
                 raise Unavailable(f"bucket {known.name!r} was made anew meanwhile; try again")
             row = known.objects(self._power).row_key(key)
-            return await self._registers.change(row, judge, gate=known.generation)
+            try:
+                return await self._registers.change(row, judge, gate=known.generation)
+            except Unavailable as error:
+                if conditions is None or error.code != "SlowDown":
+                    raise
+                raise _contended() from error
 
         return write
 
@@ -450,6 +455,17 @@ def _nth(names: bytes, index: int) -> bytes:
     if len(name) != NAME_BYTES:
         raise Corrupt("an object's head names fewer chunks than its size needs")
     return name
+
+
+def _contended() -> Conflict:
+    """A condition that could not be decided because others kept changing the key; nothing changed."""
+    conflict = Conflict(
+        "other requests keep changing this object, so the condition could not be decided; try again",
+        code="ConditionalRequestConflict",
+        status=409,
+    )
+    conflict.retry = True
+    return conflict
 
 
 def _judge(wanted: Put, conditions: Conditions | None) -> Judge:
