@@ -142,14 +142,18 @@ class SimFiles:
         file = self._open(name)
 
         def act() -> None:
-            blocks: dict[int, Any]
-            for blocks in (file.current, file.loose, file.durable):
-                for number in [n for n in blocks if n * BLOCK_BYTES >= length]:
-                    del blocks[number]
-            file.length = file.durable_length = length
+            self._truncate(file, length)
             done(OK)
 
         self._when_alive(act)
+
+    @staticmethod
+    def _truncate(file: _File, length: int) -> None:
+        blocks: dict[int, Any]
+        for blocks in (file.current, file.loose, file.durable):
+            for number in [n for n in blocks if n * BLOCK_BYTES >= length]:
+                del blocks[number]
+        file.length = file.durable_length = length
 
     # Looking
 
@@ -166,6 +170,14 @@ class SimFiles:
 
     def length(self, name: str) -> int:
         return self._open(name).length
+
+    def used(self, name: str) -> int:
+        """Bytes of blocks with data in them."""
+        return BLOCK_BYTES * sum(1 for version in self._open(name).current.values() if any(version.data))
+
+    def cut(self, name: str, length: int) -> None:
+        """Truncate now, durably: what a start does before it serves."""
+        self._truncate(self._open(name), length)
 
     def corrupt(self, name: str, offset: int, rng: random.Random) -> None:
         """Flip a bit behind everyone's back."""

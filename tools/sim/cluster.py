@@ -16,6 +16,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
+import msgpack
+
 from peer.errors import AtollError, Conflict, Full, Unavailable
 from peer.replication.identity import Amnesia
 from peer.replication.node import Replica
@@ -99,6 +101,15 @@ class SimPeer:
         self.refused = ""
         self.doubtful = False  # an old copy of its disk ran once: the others may refuse the right one too
         self._requests: dict[asyncio.Future[Any], None] = {}
+
+    def remembers(self, other: str) -> int:
+        """The highest boot of member `other` that this machine has durably recorded."""
+        kept = self.disk.tables["meta"].get(b"boots")
+        return (
+            max((boot for member, boot, *_ in msgpack.unpackb(kept) if member == other), default=0)
+            if kept
+            else 0
+        )
 
     @property
     def running(self) -> bool:

@@ -241,8 +241,8 @@ class Nemesis:
     async def old_disk(self) -> None:
         """Copy a disk, go on for a while, come back on the copy; then find the right disk again.
 
-        The copy is from an earlier start, or some time before the last report of the commit sequence: of a
-        rollback by less the others cannot know.
+        The copy is from an earlier start, and all others have durably recorded the later one: what nobody that
+        is up has heard of, nobody can know.
         """
         peer = self._peer()
         if self._wrong_disk is not None or not peer.running or self._rotten:
@@ -257,7 +257,8 @@ class Nemesis:
                 peer.crash()
             peer.start()
             await self._until(lambda: peer.serving, 5)
-        confirmed = peer.serving and peer.starts > starts
+        await self._until(lambda: self._start_is_known(peer) or not peer.running, 10)
+        confirmed = peer.serving and peer.starts > starts and self._start_is_known(peer)
         if peer.running:
             peer.crash()
         if confirmed:
@@ -277,6 +278,11 @@ class Nemesis:
             peer.doubtful = True
         self._wrong_disk = None
         await self._start_after(peer, 0.0)
+
+    def _start_is_known(self, peer: SimPeer) -> bool:
+        others = (other for other in self.cluster.peers if other is not peer)
+        boot = peer.replica.identity.boot if peer.replica is not None else 0
+        return boot > 0 and all(other.remembers(peer.id) >= boot for other in others)
 
     async def lost_disk(self) -> None:
         """Start on an empty disk: a stranger, which a ring that holds rows does not admit."""
