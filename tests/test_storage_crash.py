@@ -109,10 +109,12 @@ def judge(trace: Sequence[str]) -> list[str]:
     """Acknowledgements that came too early, as sentences; strace must run with -f -y.
 
     A file is dirty from the end of a write on; a sync cleans it of what was written before the sync
-    began. A directory is dirty from the creation of a name in it. Both must be clean when an
-    acknowledgement is written. (One thread, so that all that was written belongs to the next one.)
+    began. A directory is dirty when a file is written whose name in it is newer than the directory's
+    last sync (one created ahead, and not written yet, holds nothing acknowledged). Both must be clean
+    when an acknowledgement is written. (One thread, so that all that was written belongs to the next one.)
     """
     dirty: dict[str, int] = {}  # path -> number of the line that dirtied it last
+    named: dict[str, int] = {}  # path -> where its name was created, until its directory is synced
     begun: dict[str, tuple[int, str]] = {}  # pid -> where its unfinished call began, and its text
     early: list[str] = []
     for number, line in enumerate(trace):
@@ -133,10 +135,14 @@ def judge(trace: Sequence[str]) -> list[str]:
             dirty.clear()
         elif call in ("pwrite64", "write", "pwritev") and path.endswith(("-wal", ".open")):
             dirty[path] = number
+            if path in named:
+                dirty[str(Path(path).parent)] = number
         elif call == "openat" and "O_CREAT" in args and path.endswith(".open"):
-            dirty[str(Path(path).parent)] = number
-        elif call in ("fdatasync", "fsync") and dirty.get(path, start) < start:
-            del dirty[path]
+            named[path] = number
+        elif call in ("fdatasync", "fsync"):
+            if dirty.get(path, start) < start:
+                del dirty[path]
+            named = {n: at for n, at in named.items() if at >= start or str(Path(n).parent) != path}
     return early
 
 
