@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: run test test-full test-deps lint types clean
+.PHONY: run test test-full acceptance test-deps lint types clean
 
 run: $(STAMP)
 	$(BIN)/atoll dev
@@ -15,6 +15,9 @@ test: $(DEV) lint types
 
 test-full: $(DEV) lint types
 	$(BIN)/python -m pytest
+
+acceptance: $(DEV)
+	$(BIN)/python -m pytest -m full tests/test_cluster_*.py
 
 test-deps:
 	tests/install-deps.sh

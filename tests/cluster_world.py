@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peer.client import Client
 from tools.devcluster import LAUNCHER
 from tools.devlayout import DevError, Layout, Place, check_ports, last_words, peer_command, peer_environment
 
@@ -163,6 +164,22 @@ class ClusterWorld:
         self.start(index)
         self.wait_ready(index)
 
+    def kill_all(self) -> None:
+        """SIGKILL every peer that runs, all before any of them is waited for."""
+        running = [index for index in self._processes if self.running(index)]
+        for index in running:
+            self._processes[index].kill()
+        for index in running:
+            self._processes.pop(index).wait(STOP_S)
+
+    def start_again(self) -> None:
+        """Start every peer that does not run, and wait until all are ready."""
+        for index in range(self.layout.peers):
+            if not self.running(index):
+                self.start(index)
+        for index in range(self.layout.peers):
+            self.wait_ready(index)
+
     def close(self) -> None:
         """End every process at once. Data stays in the directory."""
         for process in self._processes.values():
@@ -201,6 +218,26 @@ class ClusterWorld:
         return "Bearer {}:{}".format(*self.credentials)
 
     # --- requests
+
+    def client(self, *peers: int, pin: bool = False) -> Client:
+        """A Python client that begins at these peers (none: all of them)."""
+        urls = [self.api_url(index) for index in peers or range(self.layout.peers)]
+        access, secret = self.credentials
+        return Client(urls, access_key=access, secret_key=secret, pin=pin)
+
+    def atoll(
+        self, *arguments: str, peer: int = 0, deadline_s: float = 300.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line against one peer, to which it keeps; its exit code is the caller's to check."""
+        access, secret = self.credentials
+        told = {
+            "ATOLL_ENDPOINT": self.api_url(peer), "ATOLL_ACCESS_KEY": access, "ATOLL_SECRET_KEY": secret,
+            "ATOLL_CONFIG_HOME": str(self.layout.data), "NO_COLOR": "1",
+        }  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "tools.cli", *arguments],
+            env=peer_environment() | told, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline_s,
+        )  # fmt: skip
 
     def call(
         self,
