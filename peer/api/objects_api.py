@@ -6,7 +6,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.multipart import BodyPartReader, MultipartReader
 
 from peer.errors import Invalid
@@ -230,7 +230,7 @@ async def _store_fields(call: Call, bucket: str, body: Body, stored: list[dict[s
         key = (prefix + part.filename).encode()
         content_type = content_type_of(part.headers, DEFAULT_TYPE)
         head = await call.context.objects.put(
-            bucket, key, _Part(part, body), size=None, content_type=content_type
+            bucket, key, _Part(part, body, call.request.content), size=None, content_type=content_type
         )
         stored.append({"key": key.decode(), "size": head.size, "etag": head.etag})
 
@@ -246,8 +246,9 @@ def _told(stored: list[dict[str, Any]]) -> str:
 class _Part:
     """One field of a form as a body."""
 
-    def __init__(self, part: BodyPartReader, body: Body) -> None:
+    def __init__(self, part: BodyPartReader, body: Body, content: StreamReader) -> None:
         self._part = part
+        self._content = content
         self._body = body
         length = part.headers.get("Content-Length")
         self._left = None if length is None else parse_int(length, "a field's Content-Length", 0, 10**18 - 1)
@@ -258,11 +259,16 @@ class _Part:
         self._body.moved()
         if self._left is not None:
             self._left -= len(piece)
-            if not piece and self._left > 0:
-                raise Invalid(
-                    f"a field ended {self._left} bytes short of its Content-Length", code="IncompleteBody"
-                )
+        if not piece:
+            self._check_end()
         return piece
+
+    def _check_end(self) -> None:
+        """aiohttp takes the end of the body for the end of a field; only a boundary, still unread, is one."""
+        if self._content.at_eof():
+            raise Invalid("the form ends within a field", code="IncompleteBody")
+        if self._left:
+            raise Invalid("a field's Content-Length is not that of its content", code="InvalidArgument")
 
 
 def disposition_of(key: bytes) -> str:
