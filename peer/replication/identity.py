@@ -76,6 +76,7 @@ class Identity:
         self.on_amnesia: Callable[[Amnesia], None] = lambda _: None
         self._unchecked = "no_amnesia_check" in unsafe
         self._persisted_s = env.now()
+        self._starts_noted = self._starts_durable = 0
 
     async def begin(self) -> None:
         """Make this start's boot counter durable. Must end before anything else is sent under it."""
@@ -149,15 +150,14 @@ class Identity:
         """Record the sender's table durably; answer with what was known before."""
         _, _, table, sender_before, lineage = message
         before = self._table()
-        news = False
         sender = table[0][0]
         known = self._seen.get(sender)
         if known is not None and not _continues(known, sender_before, lineage):
             return reply((OK, before))  # an old copy: keep what convicts it (I4)
         for member, boot, sequence, nonce in table:
             if member != self.me:
-                news |= self._note(member, (boot, sequence, nonce))
-        if not news:
+                self._note(member, (boot, sequence, nonce))
+        if self._starts_durable == self._starts_noted:  # what is noted may be under way, or have met a full disk
             return reply((OK, before))
 
         def done(error: AtollError | None) -> None:
@@ -166,27 +166,33 @@ class Identity:
         self._persist(done)
         return None
 
-    def _note(self, member: str, seen: Seen) -> bool:
-        """Keep the highest boot and the highest sequence, each by itself (I4); True if the boot is new and must be
-        made durable."""
+    def _note(self, member: str, seen: Seen) -> None:
+        """Keep the highest boot and the highest sequence, each by itself (I4)."""
         old = self._seen.get(member)
         if old is None:
-            if len(self._seen) >= MEMBERS_KEPT:
-                return False
-            self._seen[member] = seen
-            return True
+            if len(self._seen) < MEMBERS_KEPT:
+                self._seen[member] = seen
+                self._starts_noted += 1
+            return
         newer_start = seen[0] > old[0]
         boot, nonce = (seen[0], seen[2]) if newer_start else (old[0], old[2])
         self._seen[member] = (boot, max(old[1], seen[1]), nonce)
-        return newer_start
+        self._starts_noted += newer_start
 
     def _table(self) -> list[tuple[str, int, int, int]]:
         return [(self.me, *self._mine()), *((member, *seen) for member, seen in self._seen.items())]
 
     def _persist(self, done: Callable[[AtollError | None], None]) -> None:
         table = [(member, *seen) for member, seen in self._seen.items()]
+        starts = self._starts_noted
         self._persisted_s = self._env.now()
-        self._rows.commit([("meta", _SEEN, bytes(msgpack.packb(table)))], done)
+
+        def committed(error: AtollError | None) -> None:
+            if error is None:
+                self._starts_durable = max(self._starts_durable, starts)
+            done(error)
+
+        self._rows.commit([("meta", _SEEN, bytes(msgpack.packb(table)))], committed)
 
     async def report(self, members: Callable[[], list[str]]) -> None:
         """For ever: tell the others how far we are, so that a rollback within one boot is noticed too."""
