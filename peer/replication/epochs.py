@@ -34,6 +34,7 @@ from .messages import (
     EPOCH_RELEASE,
     IS_FULL,
     OK,
+    STALE,
 )
 from .quorum import Round
 
@@ -247,6 +248,10 @@ class Epochs:
         majority = len(voters) // 2 + 1
         prepare = Round(self._env, self._send, (EPOCH_PREPARE, tag, ballot), len(members), ROUND_S)
         everybody = await prepare.start(members)
+        newer = prepare.refused_with(STALE)
+        if newer is not None and newer[1] > tag:  # another change won, and its announcement did not reach us
+            await self.catch_up(newer[1])
+            return NONE if self.tag > tag else ballot
         conflict = prepare.conflict()
         if conflict is not None:
             return conflict
