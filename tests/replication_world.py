@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from peer.errors import AtollError, Corrupt
+from peer.errors import AtollError, Corrupt, Unavailable
 from peer.replication.acceptor import Acceptor
 from peer.replication.ballot import NONE
 from peer.replication.identity import Amnesia
@@ -168,10 +168,24 @@ class Peer:
     async def start(self, epoch: Epoch | None = None) -> None:
         """Begin, install `epoch` if given, and wait until the others confirmed who we are."""
         await self.replica.begin()
+        epoch = epoch or self.replica.epochs.current
         if epoch is not None:
-            await self.replica.epochs.installed(epoch)
-        if self.replica.epochs.current is not None:
-            await self.replica.confirm()
+            await self._start_on(epoch)
+
+    async def join(self, seed: Peer) -> None:
+        """As a new peer does: ask a running one until it admits us."""
+        await self.replica.begin()
+        while True:
+            try:
+                epoch = await seed.replica.admit(self.member, grown)
+                break
+            except Unavailable:
+                await self.env.sleep(0.2)
+        await self._start_on(epoch)
+
+    async def _start_on(self, epoch: Epoch) -> None:
+        await self.replica.epochs.installed(epoch)
+        await self.replica.confirm()
 
     def crash(self) -> None:
         """Power loss; `open` and `start` bring it back."""
@@ -253,10 +267,11 @@ class World:
         self._meddlings: list[Meddling] = []
         self.peers = [Peer(self, index + 1) for index in range(peers)]
 
-    async def found(self) -> None:
-        """All peers start on an epoch that contains them all."""
-        epoch = ring_of(*(peer.member for peer in self.peers))
-        await asyncio.gather(*(peer.start(epoch) for peer in self.peers))
+    async def found(self, *peers: Peer) -> None:
+        """These peers (none given: all) start on an epoch that contains them all."""
+        founders = peers or tuple(self.peers)
+        epoch = ring_of(*(peer.member for peer in founders))
+        await asyncio.gather(*(peer.start(epoch) for peer in founders))
 
     @property
     def now(self) -> float:

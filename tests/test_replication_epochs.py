@@ -1,0 +1,518 @@
+"""Deciding the next ring while no rows exist, and keeping every message in one epoch (E1 to E3, N1 to N3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from peer.errors import Unavailable
+from peer.replication.ballot import NONE
+from peer.replication.epochs import HoldsRows, again, tag_of
+from peer.replication.keys import OBJECT, Space
+from peer.replication.messages import (
+    ABSTAIN,
+    ACCEPT,
+    BALLOT,
+    CONFLICT,
+    EPOCH_ACCEPT,
+    EPOCH_DECIDED,
+    EPOCH_GET,
+    EPOCH_PREPARE,
+    EPOCH_RELEASE,
+    FENCED,
+    IS_FULL,
+    NO_GATE,
+    NOT_OWNER,
+    OK,
+    PREPARE,
+    READ,
+    SCAN,
+    STALE,
+)
+from peer.replication.register import Put
+from ring.epoch import Epoch
+from tests.replication_world import (
+    KEY,
+    POWER,
+    SPACE,
+    Peer,
+    World,
+    error_of,
+    grown,
+    member,
+    ring_of,
+    simulate,
+    until,
+)
+
+ROW_REQUESTS: list[tuple[Any, ...]] = [
+    (PREPARE, KEY, b"\xff" * 20, NO_GATE, False),
+    (ACCEPT, KEY, b"\xff" * 20, b"\0v", None, NO_GATE),
+    (READ, KEY, NO_GATE, False),
+    (BALLOT, KEY, NO_GATE),
+    (SCAN, [SPACE.prefix(0)], b"", b"", 10, NO_GATE, 0),
+]
+
+
+def fenced(world: World) -> list[bool]:
+    return [peer.replica.epochs.fenced for peer in world.peers]
+
+
+def tags(*peers: Peer) -> list[int]:
+    return [peer.replica.tag for peer in peers]
+
+
+def names(epoch: Epoch) -> list[str]:
+    return [one.name for one in epoch.members]
+
+
+def next_of(number: int) -> Callable[[Epoch], Epoch]:
+    """The change from epoch `number` to the same ring under the next number."""
+    return lambda base: again(base) if base.number == number else base
+
+
+async def change_ring(peer: Peer) -> None:
+    await peer.replica.epochs.propose(next_of(peer.replica.epoch.number))
+
+
+async def fence(world: World, *peers: Peer) -> bytes:
+    """A proposer prepares at these peers, and is never heard of again; its ballot."""
+    ballot = world.ballot()
+    for peer in peers:
+        assert (await peer.ask(EPOCH_PREPARE, ballot))[0] == OK
+    return ballot
+
+
+# --- deciding
+
+
+def test_peers_join_one_after_the_other() -> None:
+    """Goal: a ring grows from one to five through any member, and everybody ends with the same epoch."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        await world.found(peers[0])
+        for number, peer in enumerate(peers[1:]):
+            await peer.join(peers[number])
+        await until(lambda: tags(*peers) == [5] * 5)
+        assert len({peer.replica.epoch.encode() for peer in peers}) == 1
+        assert [entry["number"] for entry in peers[0].replica.epochs.history()] == [1, 2, 3, 4, 5]
+        await peers[4].put(b"v")
+        assert await peers[1].get() == b"v"
+
+    simulate(scenario, peers=5, founded=False)
+
+
+def test_two_proposers_one_winner_and_the_loser_on_top() -> None:
+    """Goal: two peers join through two seeds at once: two epochs one after the other, both in, none lost."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer, d: Peer, e: Peer) -> None:
+        await world.found(a, b, c)
+        await asyncio.gather(d.join(a), e.join(b))
+        await until(lambda: tags(a, b, c, d, e) == [3] * 5)
+        assert names(a.replica.epoch) == ["p1", "p2", "p3", "p4", "p5"]
+        assert len({peer.replica.epoch.encode() for peer in world.peers}) == 1
+
+    simulate(scenario, peers=5, founded=False)
+
+
+def test_a_loser_that_missed_the_announcement_catches_up_and_proposes_on_top() -> None:
+    """Goal: a proposer that is refused as stale learns the winner's epoch instead of blaming missing peers."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        with world.lost(EPOCH_DECIDED, to=c):
+            await change_ring(a)
+        assert tags(a, b, c) == [2, 2, 1]
+        epoch = await c.replica.epochs.propose(lambda base: base if base.number == 3 else again(base))
+        assert tag_of(epoch) == 3
+        assert tags(a, b, c) == [3, 3, 3]
+
+    simulate(scenario)
+
+
+def test_an_accepted_value_is_finished_by_the_next_proposer() -> None:
+    """Goal (Paxos): what one voter accepted may be decided, so the next proposer decides that, then its own."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        ballot = await fence(world, a, b, c)
+        theirs = again(a.replica.epoch)
+        assert await b.ask(EPOCH_ACCEPT, ballot, theirs.encode()) == (OK,)
+        mine = grown(a.replica.epoch, member(9))
+        decided: list[int] = []
+
+        def transform(base: Epoch) -> Epoch:
+            decided.append(base.number)
+            return mine if base.number == 1 else base
+
+        epoch = await a.replica.epochs.propose(transform)
+        assert decided == [1, 2]
+        assert epoch == theirs
+
+    simulate(scenario)
+
+
+def test_an_acceptor_keeps_its_word_over_a_restart() -> None:
+    """Goal (Paxos): promise, accepted value and fence of the next epoch are durable before they are told."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        ballot = await fence(world, a)
+        value = again(a.replica.epoch).encode()
+        assert await a.ask(EPOCH_ACCEPT, ballot, value) == (OK,)
+        await a.restart()
+        assert a.replica.epochs.fenced
+        assert await a.ask(EPOCH_PREPARE, ballot) == (CONFLICT, ballot)
+        assert await a.ask(EPOCH_ACCEPT, world.ballot(-10_000_000), value) == (CONFLICT, ballot)
+        higher = world.ballot(10_000_000)
+        assert await a.ask(EPOCH_PREPARE, higher) == (OK, ballot, value, False)
+
+    simulate(scenario)
+
+
+def test_a_full_disk_promises_no_epoch() -> None:
+    """Goal: an epoch prepare that cannot be made durable is refused; the change fails cleanly, later it works."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        b.disk.full = True
+        assert await b.ask(EPOCH_PREPARE, world.ballot()) == (IS_FULL,)
+        assert isinstance(await error_of(a.replica.epochs.propose(again, 1.0)), Unavailable)
+        b.disk.full = False
+        await c.put(b"v")
+        assert await a.get() == b"v"
+
+    simulate(scenario)
+
+
+# --- E1: no change over rows
+
+
+def test_e1_a_member_without_rows_is_fenced_by_its_promise() -> None:
+    """Goal (E1): from the prepare on it takes no row of this epoch, of any kind, also after a restart."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await fence(world, a)
+        for request in ROW_REQUESTS:
+            assert await a.ask(*request) == (FENCED,)
+        await a.restart()
+        assert await a.ask(*ROW_REQUESTS[1]) == (FENCED,)
+        assert (await b.ask(*ROW_REQUESTS[0]))[0] == OK
+
+    simulate(scenario)
+
+
+def test_e1_a_row_whose_commit_is_pending_counts_as_held() -> None:
+    """Goal (E1): a member that has queued a row says that it holds rows, and is not fenced."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        accept = a.ask(ACCEPT, KEY, world.ballot(), b"\0v", None, NO_GATE)
+        prepare = a.ask(EPOCH_PREPARE, world.ballot())
+        assert not accept.done()
+        assert await prepare == (OK, NONE, b"", True)
+        assert not a.replica.epochs.fenced
+        assert await accept == (OK,)
+
+    simulate(scenario)
+
+
+def test_e1_every_member_must_be_fenced_not_just_a_majority() -> None:
+    """Goal (E1): with one member silent nothing is decided, whoever it is, and nobody stays fenced."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        voters = peers[0].replica.epoch.voters()
+        assert len(voters) == 5
+        for silent in peers[1:]:
+            world.isolate(silent)
+            error = await error_of(peers[0].replica.admit(member(9), grown))
+            assert isinstance(error, Unavailable)
+            assert "Nothing changed" in str(error)
+            world.join_up()
+        assert tags(*peers) == [1] * 6
+        await until(lambda: not any(fenced(world)))
+
+    simulate(scenario, peers=6)
+
+
+def test_e1_rows_on_one_member_that_is_no_voter_are_enough_to_refuse() -> None:
+    """Goal (E1): a value that only a non-voter holds is not left behind by a change of the ring."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        voters = peers[0].replica.epoch.voters()
+        outside = next(peer for peer in peers if peer.id not in voters)
+        key = next(key for key in map(_numbered, range(1000)) if outside in world.owners(key))
+        await outside.plant(b"v", world.ballot(), key)
+        with pytest.raises(HoldsRows):
+            await peers[0].replica.admit(member(9), grown)
+        assert tags(*peers) == [1] * 6
+
+    simulate(scenario, peers=6)
+
+
+def _numbered(number: int) -> bytes:
+    return Space(OBJECT - 2, b"%08d" % number, 1, POWER).row_key(b"key")
+
+
+@pytest.mark.parametrize("holding", [1, 2, 3])
+def test_e1_a_join_is_refused_once_rows_exist_and_the_cluster_goes_on(holding: int) -> None:
+    """Goal: refused with a message that says why and what to do; afterwards requests work, epoch unchanged.
+
+    Also when only one or two members hold rows: the others were fenced by the prepare and are released.
+    """
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        for peer in world.peers[:holding]:
+            await peer.plant(b"v", world.ballot())
+        for seed in world.peers:
+            error = await error_of(seed.replica.admit(member(9), grown))
+            assert isinstance(error, HoldsRows)
+            assert (error.code, error.status, error.state_changed) == ("RingHoldsData", 409, False)
+            assert "already holds data" in str(error)
+            assert "Nothing changed" in str(error)
+        assert tags(a, b, c) == [1, 1, 1]
+        start_s = world.now
+        await c.put(b"w")
+        assert await a.get() == b"w"
+        assert world.now - start_s < 1.0
+        assert fenced(world) == [False] * 3
+
+    simulate(scenario)
+
+
+# --- E2: fences end
+
+
+def test_e2_a_release_needs_the_ballot_that_stands() -> None:
+    """Goal (E2): the release of a proposer that was overtaken does not open what a higher one fenced."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        lower = await fence(world, a)
+        higher = world.ballot(1_000_000)
+        assert (await a.ask(EPOCH_PREPARE, higher))[0] == OK
+        assert await a.ask(EPOCH_RELEASE, lower) == (CONFLICT, higher)
+        assert a.replica.epochs.fenced
+        assert await a.ask(EPOCH_RELEASE, higher) == (OK,)
+        assert not a.replica.epochs.fenced
+        await a.restart()
+        assert not a.replica.epochs.fenced
+
+    simulate(scenario)
+
+
+def test_e2_no_release_while_a_lower_ballot_may_be_decided() -> None:
+    """Goal (E2): one of three accepted and one is silent: that may be a majority, so the fences stay.
+
+    The epoch was in fact decided; a row taken now under the old one would be lost. When the silent one is
+    back, the next request finishes the epoch and is served under it.
+    """
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        ballot = await fence(world, a, b, c)
+        value = again(a.replica.epoch)
+        for voter in (b, c):
+            assert await voter.ask(EPOCH_ACCEPT, ballot, value.encode()) == (OK,)
+        world.isolate(c)
+        assert isinstance(await error_of(a.replica.epochs.propose(again, 3.0)), Unavailable)
+        assert fenced(world) == [True] * 3
+        assert isinstance(await error_of(a.put(b"lost")), Unavailable)
+        world.join_up()
+        await a.put(b"kept")
+        assert a.replica.epoch == value
+        assert await c.get() == b"kept"
+
+    simulate(scenario)
+
+
+def test_e2_fences_of_a_proposer_that_died_are_lifted_by_the_next_request() -> None:
+    """Goal: nobody finishes the change that fenced the members, so a put decides the same ring anew."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await fence(world, a, b, c)
+        await b.put(b"v")
+        assert await c.get() == b"v"
+        await until(lambda: tags(a, b, c) == [2, 2, 2])
+        assert b.replica.epoch.members == ring_of(a.member, b.member, c.member).members
+
+    simulate(scenario)
+
+
+def test_e2_a_fence_on_one_member_does_not_stop_the_others() -> None:
+    """Goal: two of three owners serve past a fenced one; when one of them falls silent, the fence is lifted."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await fence(world, c)
+        await a.put(b"v")
+        assert tags(a, b, c) == [1, 1, 1]
+        assert fenced(world) == [False, False, True]
+        world.isolate(b)
+        await a.put(b"w")
+        assert fenced(world) == [False] * 3
+        assert (a.holds(), c.holds()) == (b"w", b"w")
+        assert tags(a, b, c) == [1, 1, 1]
+
+    simulate(scenario)
+
+
+# --- E3, N1: one epoch a message
+
+
+def test_e3_rows_are_refused_while_a_newer_epoch_waits_for_its_commit() -> None:
+    """Goal (E3): what commits after the epoch does not commit under the old one."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        newer = again(a.replica.epoch)
+        decided = a.ask(EPOCH_DECIDED, newer.encode(), tag=0)
+        assert not decided.done()
+        assert await a.ask(*ROW_REQUESTS[1]) == (FENCED,)
+        assert await decided == (OK,)
+        assert await a.ask(*ROW_REQUESTS[1], tag=1) == (STALE, 2)
+        assert (await a.ask(*ROW_REQUESTS[1]))[0] == OK
+
+    simulate(scenario)
+
+
+def test_an_epoch_counts_only_once_it_is_durable() -> None:
+    """Goal: a crash before the commit leaves the old epoch in force; until then it is not passed on either."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        newer = again(a.replica.epoch)
+        a.ask(EPOCH_DECIDED, newer.encode(), tag=0)
+        assert Epoch.decode((await a.ask(EPOCH_GET, tag=0))[1]).number == 1
+        await a.restart()
+        assert tags(a) == [1]
+
+    simulate(scenario)
+
+
+def test_an_older_epoch_never_replaces_a_newer_one() -> None:
+    """Goal: announcements that come late or twice change nothing."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        old = a.replica.epoch
+        await change_ring(a)
+        for epoch in (old, a.replica.epoch, old):
+            assert await b.ask(EPOCH_DECIDED, epoch.encode(), tag=0) == (OK,)
+        assert tags(a, b, c) == [2, 2, 2]
+        await b.restart()
+        assert tags(b) == [2]
+
+    simulate(scenario)
+
+
+def test_n1_a_stale_sender_is_refused_with_the_newer_tag() -> None:
+    """Goal (N1): every kind of request that carries an old epoch changes nothing and names the new one."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await change_ring(a)
+        requests = [*ROW_REQUESTS, (EPOCH_PREPARE, world.ballot()), (EPOCH_ACCEPT, world.ballot(), b"")]
+        for request in requests:
+            assert await b.ask(*request, tag=1) == (STALE, 2)
+        assert not b.replica._holds_rows()
+        assert not b.replica.epochs.fenced
+
+    simulate(scenario)
+
+
+def test_n1_a_stale_coordinator_catches_up_and_goes_on() -> None:
+    """Goal (N1): a peer that missed a change is refused, fetches the epoch, and its request succeeds."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        with world.lost(EPOCH_DECIDED, to=c):
+            await change_ring(a)
+        assert tags(c) == [1]
+        await asyncio.gather(c.put(b"v"), c.get(SPACE.row_key(b"other")))
+        assert tags(c) == [2]
+        assert await a.get() == b"v"
+
+    simulate(scenario)
+
+
+def test_n1_a_replica_that_is_behind_persists_the_newer_epoch_before_it_answers() -> None:
+    """Goal (N1): the answer to a request of a newer epoch comes from a replica that has it on its disk."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        with world.lost(EPOCH_DECIDED, to=c):
+            await change_ring(a)
+        reply = await c.ask(READ, KEY, NO_GATE, False, tag=2)
+        assert reply[0] == OK
+        assert Epoch.decode(c.disk.tables["meta"][b"epoch"]).number == 2
+
+    simulate(scenario)
+
+
+def test_n1_a_replica_that_cannot_learn_the_newer_epoch_refuses() -> None:
+    """Goal (N1): rather than answer under an epoch it does not know it says which one it has."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        world.isolate(c)
+        assert await c.ask(READ, KEY, NO_GATE, False, tag=7) == (STALE, 1)
+
+    simulate(scenario)
+
+
+def test_n2_an_unconfirmed_peer_votes_on_nothing() -> None:
+    """Goal (N2): before the others confirmed who it is, a peer abstains from rows, scans and epochs."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        c.crash()
+        world.isolate(c)
+        c.open()
+        starting = asyncio.ensure_future(c.start())
+        await asyncio.sleep(3)
+        for request in [*ROW_REQUESTS, (EPOCH_PREPARE, world.ballot()), (EPOCH_ACCEPT, world.ballot(), b"")]:
+            assert (await c.ask(*request))[0] == ABSTAIN
+        world.join_up()
+        await starting
+        assert (await c.ask(*ROW_REQUESTS[0]))[0] == OK
+
+    simulate(scenario)
+
+
+def test_n3_only_owners_answer() -> None:
+    """Goal (N3): a peer asked for a partition it does not own refuses; it never says that nothing is there."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        owners = world.owners(KEY)
+        for peer in peers:
+            for request in ROW_REQUESTS:
+                reply = await peer.ask(*request)
+                assert (reply == (NOT_OWNER,)) == (peer not in owners), (peer.member.name, request)
+
+    simulate(scenario, peers=5)
+
+
+def test_one_attempt_stays_in_one_epoch() -> None:
+    """Goal: a ring that changes between prepare and accept sends the change back, to the new owners.
+
+    A ring of one becomes a ring of two just after the only owner promised. Accepted by the one alone, the value
+    would be acknowledged with a single durable copy.
+    """
+
+    async def scenario(world: World, a: Peer, b: Peer) -> None:
+        await world.found(a)
+        bigger = grown(a.replica.epoch, b.member)
+        await b.start(bigger)
+
+        def judge(_: object) -> Put:
+            if a.replica.tag == 1:  # as if its commit had ended in this very turn
+                a.replica.epochs.current, a.replica.epochs.tag = bigger, tag_of(bigger)
+                a.replica._epoch_installed(bigger)
+            return Put(b"v")
+
+        await a.change(judge)
+        assert (a.holds(), b.holds()) == (b"v", b"v")
+
+    simulate(scenario, peers=2, founded=False)
+
+
+def test_two_owners_need_both() -> None:
+    """Goal: a majority of two is two: with one silent nothing is acknowledged and nothing read."""
+
+    async def scenario(world: World, a: Peer, b: Peer) -> None:
+        await a.put(b"v")
+        world.isolate(b)
+        assert isinstance(await error_of(a.put(b"w")), Unavailable)
+        assert isinstance(await error_of(a.get()), Unavailable)
+        world.join_up()
+        assert await b.get() in (b"v", b"w")
+
+    simulate(scenario, peers=2)
