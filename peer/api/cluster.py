@@ -178,7 +178,7 @@ class ClusterView:
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node in full, asked of itself. Raises NotFound; `process` is null if it does not answer."""
-        member = self._find(self._replica.me if name == "self" else name)
+        member = self._find(name)
         info: dict[str, Any] | None
         if member.id == self._replica.me:
             info = self._own_info()
@@ -232,9 +232,13 @@ class ClusterView:
     # --- nodes
 
     def _find(self, name: str) -> Member:
+        if name == "self":
+            name = self._replica.me
         found = [m for m in self._replica.epoch.members if name in (m.id, m.name)]
         if not found:
-            raise NotFound(f"there is no peer {name!r}; GET /v1/cluster/nodes lists them", code="NoSuchNode")
+            raise NotFound(
+                f"there is no peer {name[:80]!r}; GET /v1/cluster/nodes lists them", code="NoSuchNode"
+            )
         return found[0]
 
     def _node(self, member: Member) -> dict[str, Any]:

@@ -66,15 +66,21 @@ class Context:
         """Raises Denied unless the header carries the root access key."""
         epoch = self.replica.epoch
         if self._secret[0] is not epoch:
-            self._secret = (epoch, f"Bearer {epoch.root_access_key}:{epoch.root_secret_key}".encode())
+            self._secret = (epoch, f"{epoch.root_access_key}:{epoch.root_secret_key}".encode())
         if not header:
             raise Denied(
                 "this needs credentials: send Authorization: Bearer ACCESS:SECRET",
                 code="Unauthorized",
                 status=401,
             )
-        if not hmac.compare_digest(header.encode("utf-8", "surrogateescape"), self._secret[1]):
-            raise Denied("these credentials are not valid here", code="InvalidCredentials", status=403)
+        scheme, _, given = header.partition(" ")
+        known = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._secret[1])
+        if not known or scheme.lower() != "bearer":
+            raise Denied(
+                "these credentials are not valid here; DIR/root.json of the founding peer has those that are",
+                code="InvalidCredentials",
+                status=403,
+            )
 
     def count(self, name: str) -> None:
         self.counts[name] = self.counts.get(name, 0) + 1
