@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -23,7 +23,7 @@ class HttpServer(web.Server):
     """`refuse(status, code, message)` renders the answer to what is no HTTP request."""
 
     def __init__(self, handler: Handler, refuse: Refuse, **options: Any) -> None:
-        super().__init__(handler, **options)
+        super().__init__(handler, request_factory=self._request, **options)
         self.refuse = refuse
         self._options = options | {
             "auto_decompress": False,
@@ -34,6 +34,13 @@ class HttpServer(web.Server):
     def __call__(self) -> RequestHandler:
         return Connection(self, loop=self._loop, **self._options)
 
+    def _request(
+        self, message: Any, content: StreamReader, connection: RequestHandler, writer: Any, task: Any
+    ) -> web.BaseRequest:
+        assert isinstance(connection, Connection), "every connection was made by __call__"
+        connection.owed = content
+        return web.BaseRequest(message, content, connection, writer, task, self._loop)
+
 
 class Connection(RequestHandler):
     """One client's connection."""
@@ -41,23 +48,29 @@ class Connection(RequestHandler):
     def __init__(self, server: HttpServer, **options: Any) -> None:
         super().__init__(server, **options)
         self._refuse = server.refuse
+        self._ended = False
+        self.owed: StreamReader | None = None  # the body of the request that is being answered
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client will send no more. True, to go on with the answers that are still owed."""
-        request = self._current_request
-        owed = [payload for _, payload in self._messages]
-        if request is not None:
-            owed.append(request.content)
-        if not owed:
-            return False
-        for content in owed:
+        contents = [content for _, content in self._messages]
+        if self.owed is not None:
+            contents.append(self.owed)
+        for content in contents:
             if not content.is_eof():
                 content.set_exception(ConnectionResetError("the body ended before its time"))
                 content.feed_eof()  # so that nobody waits for the rest before the answer
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-        self._close = True
-        return True
+        self._ended = bool(contents)
+        return self._ended
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        finished = await super().finish_response(request, resp, start_time)
+        self.owed = None
+        if self._ended and not self._messages:
+            self._close = True
+        return finished
 
     def handle_error(
         self,
