@@ -38,6 +38,9 @@ FAULTS = {
 }
 
 
+BETWEEN_PEERS = ("partition", "one-way cut", "reset", "false suspicion")
+
+
 @dataclass(frozen=True)
 class Climate:
     """How often faults begin (mean seconds between two) and how likely each kind is."""
@@ -57,10 +60,13 @@ class Nemesis:
         self.running = True
         self._wrong_disk: str | None = None
         self._rotten = False
+        self._spare = len(cluster.peers) >= 3  # one machine may be lost for a majority
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        kinds, weights = list(self.climate.weights), list(self.climate.weights.values())
+        alone = len(self.cluster.peers) == 1
+        drawn = {k: w for k, w in self.climate.weights.items() if not (alone and k in BETWEEN_PEERS)}
+        kinds, weights = list(drawn), list(drawn.values())
         actions: dict[str, Callable[[], Awaitable[None]]] = {
             "bad weather": self.bad_weather,
             "stragglers": self.stragglers,
@@ -245,7 +251,7 @@ class Nemesis:
         is up has heard of, nobody can know.
         """
         peer = self._peer()
-        if self._wrong_disk is not None or not peer.running or self._rotten:
+        if not self._spare or self._wrong_disk is not None or not peer.running or self._rotten:
             return
         if any(other.doubtful for other in self.cluster.peers):
             return
@@ -305,7 +311,12 @@ class Nemesis:
     async def rotten_row(self) -> None:
         """Flip a bit of one register on one machine; once a run, as a second copy may be the last good one."""
         peer = self._peer()
-        if self._rotten or self._wrong_disk is not None or any(p.doubtful for p in self.cluster.peers):
+        if (
+            not self._spare
+            or self._rotten
+            or self._wrong_disk is not None
+            or any(p.doubtful for p in self.cluster.peers)
+        ):
             return
         self._rotten = True
         key = peer.disk.corrupt(self.rng, "rows")
