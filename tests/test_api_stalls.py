@@ -1,0 +1,222 @@
+"""Clients that stall, against the real server with a store that is a stand-in and limits that are short."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from peer.api.context import Context, Limits
+from peer.api.server import ApiServer
+from peer.errors import AtollError, Corrupt, NotFound, Unavailable
+from peer.objects.heads import CHUNKS, Head
+from peer.objects.store import Found
+
+AUTH = "Authorization: Bearer AK:SK\r\nHost: x\r\n"
+SIZE = 32 << 20  # more than any socket buffers
+
+
+class Clock:
+    """Time as the limits see it; it moves when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("peer.api.context.time", clock)
+    return clock
+
+
+class Store:
+    """Reads bodies to their end; serves zeros; counts what is in hand."""
+
+    def __init__(self) -> None:
+        self.failures: list[AtollError] = []
+        self.received = 0
+        self.in_hand = 0
+        self.break_at = SIZE
+        self.go = asyncio.Event()
+        self.buckets = SimpleNamespace(find=self._find_bucket)
+
+    async def _find_bucket(self, name: str) -> None:
+        if name != "abc":
+            raise NotFound("no bucket", code="NoSuchBucket")
+
+    async def put(self, bucket: str, key: bytes, body: Any, **_: Any) -> Head:
+        try:
+            while piece := await body.read():
+                self.received += len(piece)
+        except AtollError as error:
+            self.failures.append(error)
+            raise
+        if key == b"slow":
+            await self.go.wait()
+        return Head(self.received, "abc-1", 0, "x/y", None, b"", CHUNKS, b"")
+
+    async def find(self, bucket: str, key: bytes, *, inline: bool = True) -> Found:
+        return Found(Head(SIZE, "abc-1", 0, "x/y", None, b"", CHUNKS, b""), None)
+
+    async def read(
+        self, found: Found, start: int, stop: int
+    ) -> AsyncIterator[tuple[memoryview, Callable[[], None]]]:
+        def release() -> None:
+            self.in_hand -= 1
+
+        for at in range(start, stop, 1 << 20):
+            if at >= self.break_at:
+                raise Corrupt("a chunk is damaged everywhere") if at else Unavailable("no owner answers")
+            self.in_hand += 1
+            yield memoryview(bytes(min(1 << 20, stop - at))), release
+
+
+def serve(store: Store, act: Callable[[int, Context], Any]) -> None:
+    """Run `act(port, context)` against a server over `store`."""
+
+    async def run() -> None:
+        epoch = SimpleNamespace(root_access_key="AK", root_secret_key="SK")
+        replica: Any = SimpleNamespace(me="ab" * 8, epoch=epoch)
+        objects: Any = store
+        context = Context(replica, objects, SimpleNamespace(), Limits(idle_body_s=60.0))  # type: ignore[arg-type]
+        server = ApiServer(context)
+        port = await server.start("127.0.0.1", 0)
+        try:
+            async with asyncio.timeout(30):
+                await act(port, context)
+        finally:
+            await server.stop()
+        assert not context.transfers, "a transfer was not taken off the list"
+
+    asyncio.run(run())
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 (the condition lives in another's state; `serve` has the deadline)
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("sent", [b"", b"x" * 1000])
+def test_idle_body_is_cut(clock: Clock, sent: bytes) -> None:
+    """Goal: an upload that stops is ended after the limit, and the store told why."""
+    store = Store()
+
+    async def act(port: int, context: Context) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"PUT /v1/buckets/abc/objects/k HTTP/1.1\r\n{AUTH}Content-Length: 5000\r\n\r\n"
+        writer.write(head.encode() + sent)
+        await eventually(lambda: bool(context.transfers) and store.received == len(sent))
+        clock.now_s += 59
+        context.cut_idle_bodies()
+        assert not store.failures
+        clock.now_s += 2
+        context.cut_idle_bodies()
+        with pytest.raises(ConnectionResetError):
+            assert await reader.read() == b""
+            raise ConnectionResetError
+        await eventually(lambda: bool(store.failures))
+        assert store.failures[0].code == "IncompleteBody"
+        assert "no byte of the body came for 60 s" in str(store.failures[0])
+        assert context.counts["idle_bodies"] == 1
+        writer.close()
+
+    serve(store, act)
+
+
+def test_slow_bodies_and_slow_stores_are_not_cut(clock: Clock) -> None:
+    """Goal: only silence ends an upload: not a trickle, and not our own slowness."""
+    store = Store()
+
+    async def act(port: int, context: Context) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"PUT /v1/buckets/abc/objects/slow HTTP/1.1\r\n{AUTH}Content-Length: 20\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode())
+        for number in range(1, 21):
+            writer.write(b"x")
+            await eventually(lambda number=number: store.received == number)  # type: ignore[misc]
+            clock.now_s += 55
+            context.cut_idle_bodies()
+        clock.now_s += 1000
+        context.cut_idle_bodies()
+        store.go.set()
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 OK"), answer
+        assert "idle_bodies" not in context.counts
+        writer.close()
+
+    serve(store, act)
+
+
+def test_stalled_reader_is_cut(clock: Clock) -> None:
+    """Goal: a client that stops reading its download loses its connection, and its buffers come back."""
+    store = Store()
+
+    async def act(port: int, context: Context) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(f"GET /v1/buckets/abc/objects/k HTTP/1.1\r\n{AUTH}\r\n".encode())
+        await reader.readline()
+
+        def cut() -> bool:
+            clock.now_s += 61
+            context.cut_idle_bodies()
+            return context.counts.get("idle_bodies", 0) >= 1
+
+        await eventually(cut)
+        await eventually(lambda: store.in_hand == 0 and context.counts.get("clients_gone") == 1)
+        writer.close()
+
+    serve(store, act)
+
+
+@pytest.mark.parametrize(("break_at", "status"), [(0, b"503"), (5 << 20, b"200")])
+def test_broken_while_sending(break_at: int, status: bytes) -> None:
+    """Goal: a failure before the first byte is an honest error; a later one ends the connection short of its length."""
+    store = Store()
+    store.break_at = break_at
+
+    async def act(port: int, context: Context) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /v1/buckets/abc/objects/k HTTP/1.1\r\n{AUTH}Connection: close\r\n\r\n".encode())
+        answer = b""
+        with pytest.raises(ConnectionResetError):
+            while piece := await reader.read(1 << 20):
+                answer += piece
+            raise ConnectionResetError
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 " + status)
+        assert b"x-request-id: abababab-1" in head
+        if status == b"503":
+            assert json.loads(body)["error"]["code"] == "ServiceUnavailable"
+            assert b"Retry-After" in head
+        else:
+            assert len(body) <= break_at
+        assert store.in_hand == 0
+        writer.close()
+
+    serve(store, act)
+
+
+@pytest.mark.parametrize("expect", ["100-continue", "100-Continue"])
+def test_continue_comes_when_the_body_is_wanted(expect: str) -> None:
+    """Goal: 100 Continue is sent once, when the body is about to be read."""
+    store = Store()
+
+    async def act(port: int, context: Context) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"PUT /v1/buckets/abc/objects/k HTTP/1.1\r\n{AUTH}Expect: {expect}\r\nContent-Length: 3\r\n"
+        writer.write(f"{head}Connection: close\r\n\r\n".encode())
+        assert await reader.readexactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"abc")
+        answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 200 OK") and b"100 Continue" not in answer
+        writer.close()
+
+    serve(store, act)
