@@ -30,6 +30,7 @@ from tools.devlayout import DevError, Layout, Place, check_ports, last_words, pe
 POLL_S = 0.02
 READY_S = 60.0
 STOP_S = 20.0
+PATIENCE_S = 60.0  # of clients: a busy machine must not fail a test
 FOUND_TRIES = 5
 
 
@@ -108,7 +109,7 @@ class ClusterWorld:
             self.start(index)
         for index in others:
             self.wait_ready(index)
-        self._wait_until(self._all_know_all, READY_S, "every peer sees every other alive")
+        self.wait_all_alive()
 
     def start(self, index: int) -> None:
         """Start a peer: found, join, or restart on its directory. Returns at once; see `wait_ready`."""
@@ -135,6 +136,10 @@ class ClusterWorld:
             return self._ready(index)
 
         self._wait_until(ready, deadline_s, f"peer {index} is ready", index)
+
+    def wait_all_alive(self) -> None:
+        """Until every peer sees every other alive."""
+        self._wait_until(self._all_know_all, READY_S, "every peer sees every other alive")
 
     def kill(self, index: int) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -223,7 +228,7 @@ class ClusterWorld:
         """A Python client that begins at these peers (none: all of them)."""
         urls = [self.api_url(index) for index in peers or range(self.layout.peers)]
         access, secret = self.credentials
-        return Client(urls, access_key=access, secret_key=secret, pin=pin)
+        return Client(urls, access_key=access, secret_key=secret, pin=pin, patience_s=PATIENCE_S)
 
     def atoll(
         self, *arguments: str, peer: int = 0, deadline_s: float = 300.0

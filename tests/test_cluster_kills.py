@@ -1,0 +1,191 @@
+"""Peers killed, frozen and restarted in the middle of requests: no wrong byte, every acknowledged write is there."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from peer.client import Client
+from tests.cluster_tools import MIB, Writer, content, wait_until
+from tests.cluster_world import ClusterWorld
+
+SIZES = (1, 900, 16 * 1024, 16 * 1024 + 1, 300_000, 3 * MIB + 7)
+"""Inline and chunked, of one chunk and of several."""
+
+Figure = Callable[[str, object], None]
+
+
+class Reader:
+    """Reads objects whose content never changes, over and over, and compares every byte."""
+
+    def __init__(self, client: Client, bucket: str, sizes: list[int], seed: int) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._sizes = sizes
+        self._rng = random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.failure: Exception | None = None
+        self.reads = 0
+
+    def __enter__(self) -> Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                number = self._rng.randrange(len(self._sizes))
+                body = self._client.get(self._bucket, f"steady/{number}").read()
+                assert body == content(number, self._sizes[number]), f"steady/{number} reads wrong"
+                self.reads += 1
+        except Exception as failure:  # noqa: BLE001 - told in the test's own thread
+            self.failure = failure
+
+    def wait_for(self, reads: int) -> None:
+        goal = self.reads + reads
+        wait_until(lambda: self.failure is not None or self.reads >= goal, f"{reads} reads", 120.0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterWorld]:
+    """A cluster whose peers are killed; every test leaves all of them running. Chunks of 1 MiB."""
+    directory = tmp_path_factory.mktemp("killed")
+    with ClusterWorld(directory, options=["--chunk-size", "1MiB"]) as cluster:
+        yield cluster
+
+
+def kill_in_turn(world: ClusterWorld, bucket: str, rounds: int, figure: Figure) -> None:
+    """Kill and restart each peer while clients read and write; then compare everything, through every peer."""
+    with world.client() as client, ExitStack() as stack:
+        client.create_bucket(bucket)
+        sizes = [SIZES[number % len(SIZES)] for number in range(18)]
+        for number, size in enumerate(sizes):
+            client.put(bucket, f"steady/{number}", content(number, size))
+        readers = [stack.enter_context(Reader(client, bucket, sizes, seed)) for seed in range(2)]
+        writers = [
+            stack.enter_context(
+                Writer(client, bucket, f"{size}/", size=size, most=(400 if size < MIB else 30) * rounds)
+            )
+            for size in (700, 40_000, 2 * MIB + 5)
+        ]
+        for turn in range(3 * rounds):
+            for busy in (*readers, *writers):
+                busy.wait_for(3)
+            world.kill(turn % 3)
+            for busy in (*readers, *writers):
+                busy.wait_for(5)
+            world.start(turn % 3)
+            world.wait_ready(turn % 3)
+    for reader in readers:
+        assert reader.failure is None, f"a read failed: {reader.failure!r}"
+    figure("reads", sum(reader.reads for reader in readers))
+    figure("writes", sum(len(writer.state) for writer in writers))
+    for peer in range(3):
+        with world.client(peer, pin=True) as client:
+            for writer in writers:
+                writer.check(client)
+
+
+def test_killed_in_the_middle_of_requests(world: ClusterWorld, record_property: Figure) -> None:
+    """Goal: while each peer in turn is killed and restarted, the Python client reads only right bytes and loses no
+    acknowledged write."""
+    kill_in_turn(world, "killed", 1, record_property)
+
+
+@pytest.mark.full
+def test_killed_over_and_over(world: ClusterWorld, record_property: Figure) -> None:
+    """Goal: the same, thirty deaths long."""
+    kill_in_turn(world, "killed-often", 10, record_property)
+
+
+def test_a_frozen_peer_holds_nobody_up(world: ClusterWorld) -> None:
+    """Goal: while a peer is stopped (SIGSTOP) the others answer every request; continued, it serves what was written
+    meanwhile."""
+    with world.client(0) as client:
+        client.create_bucket("frozen")
+        client.put("frozen", "before", content(1, 3 * MIB))
+        client.put("frozen", "changed", b"old")
+    world.signal(1, signal.SIGSTOP)
+    try:
+        for peer in (0, 2):
+            for number in range(20):
+                path = f"/v1/buckets/frozen/objects/{peer}-{number}"
+                size = SIZES[number % len(SIZES)]
+                answer = world.call("PUT", path, content(number, size), peer=peer, timeout_s=15.0)
+                assert answer.status == 200, answer.body
+                answer = world.call("GET", path, peer=2 - peer, timeout_s=15.0)
+                assert (answer.status, answer.body) == (200, content(number, size))
+            answer = world.call("GET", "/v1/buckets/frozen/objects/before", peer=peer, timeout_s=15.0)
+            assert (answer.status, answer.body) == (200, content(1, 3 * MIB))
+        assert world.call("PUT", "/v1/buckets/frozen/objects/changed", b"new").status == 200
+        assert world.call("DELETE", "/v1/buckets/frozen/objects/0-0").status == 204
+        assert len(world.call("GET", "/v1/buckets/frozen/objects", timeout_s=15.0).json["objects"]) == 41
+    finally:
+        world.signal(1, signal.SIGCONT)
+    with world.client(1, pin=True) as client:
+        assert client.get("frozen", "changed").read() == b"new"
+        keys = [entry.key for entry in client.list_page("frozen").objects]
+        assert len(keys) == 41 and "0-0" not in keys
+        for number in range(1, 20):
+            expected = content(number, SIZES[number % len(SIZES)])
+            assert client.get("frozen", f"2-{number}").read() == expected
+    world.wait_all_alive()
+
+
+def test_racing_creators(world: ClusterWorld) -> None:
+    """Goal: of clients that race at different peers to create a key, exactly one is told that it did, and its bytes
+    stay."""
+    assert world.call("PUT", "/v1/buckets/raced").status == 201
+    with ThreadPoolExecutor(9) as pool:
+        for key in range(12):
+            path = f"/v1/buckets/raced/objects/{key}"
+            size = (100, 50_000)[key % 2]
+
+            def create(number: int, path: str = path, size: int = size) -> int:
+                only_new = {"If-None-Match": "*"}
+                return world.call("PUT", path, content(number, size), only_new, peer=number % 3).status
+
+            statuses = list(pool.map(create, range(9)))
+            stored = world.call("GET", path, peer=key % 3)
+            winners = [number for number, status in enumerate(statuses) if status == 200]
+            # 409: contended, decide again. 503: it may or may not have been this one, and then nobody else.
+            in_doubt = [number for number, status in enumerate(statuses) if status == 503]
+            assert set(statuses) <= {200, 409, 412, 503}, statuses
+            assert len(winners) == 1 or (not winners and in_doubt), statuses
+            assert stored.body in [content(number, size) for number in winners or in_doubt]
+
+
+def test_counting_with_conditions(world: ClusterWorld) -> None:
+    """Goal: read, add one, write if unchanged: at different peers at once, no addition is lost."""
+    assert world.call("PUT", "/v1/buckets/counted").status == 201
+    path = "/v1/buckets/counted/objects/counter"
+    assert world.call("PUT", path, b"0").status == 200
+
+    def add(peer: int) -> tuple[int, int]:
+        """Additions that were acknowledged, and those in doubt."""
+        done = doubt = 0
+        while done < 15:
+            found = world.call("GET", path, peer=peer)
+            if found.status != 200:
+                continue
+            unchanged = {"If-Match": found.headers["etag"]}
+            status = world.call("PUT", path, b"%d" % (int(found.body) + 1), unchanged, peer=peer).status
+            done += status == 200
+            doubt += status == 503
+        return done, doubt
+
+    with ThreadPoolExecutor(6) as pool:
+        told = list(pool.map(add, (0, 1, 2, 0, 1, 2)))
+    total = int(world.call("GET", path, peer=2).body)
+    assert sum(done for done, _ in told) <= total <= sum(done + doubt for done, doubt in told)
