@@ -41,6 +41,8 @@ EXPECTED_SAFEGUARDS = {
     "doubtful_shards": "a listing asked a majority for rows because digests differed",
     "damaged rows met": "a row that fails its checksum took no part",
     "stale epoch refused": "an older epoch's request was refused",
+    "gate refused": "an owner refused a generation older than its gate's",
+    "old generation refused": "a write under a configuration that is over did not happen",
     "hedges": "a slow owner was passed over",
     "unknown": "a write of unknown outcome was reported as such",
 }

@@ -35,6 +35,7 @@ FAULTS = {
     "lost disk": 3,
     "rotten row": 3,
     "stranger joins": 2,
+    "gates raised": 4,
 }
 
 
@@ -58,6 +59,7 @@ class Nemesis:
         self.rng = rng
         self.climate = climate
         self.running = True
+        self.raise_gates: Callable[[], Awaitable[None]] | None = None
         self._wrong_disk: str | None = None
         self._rotten = False
         self._spare = len(cluster.peers) >= 3  # one machine may be lost for a majority
@@ -85,6 +87,7 @@ class Nemesis:
             "lost disk": self.lost_disk,
             "rotten row": self.rotten_row,
             "stranger joins": self.stranger_joins,
+            "gates raised": self.gates_raised,
         }
         while self.running:
             await asyncio.sleep(self.rng.expovariate(1 / self.climate.every_s))
@@ -335,6 +338,12 @@ class Nemesis:
             self.cluster.failures.append("a stranger was admitted to a ring that holds rows")
         except AtollError:
             self.cluster.story.safeguards["join refused"] += 1
+
+    async def gates_raised(self) -> None:
+        """The bucket's configuration changes while requests of the old one are under way."""
+        if self.raise_gates is not None:
+            self._note("gates raised", None, "to the next generation")
+            await self.raise_gates()
 
     async def _until(self, condition: Callable[[], bool], most_s: float) -> None:
         until = self.cluster.loop.time() + most_s

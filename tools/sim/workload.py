@@ -23,7 +23,6 @@ from tools.sim.linear import Op
 from tools.sim.listing import PageSeen
 
 SPACE = Space(OBJECT, b"bucket-1", 3, PARTITION_POWER)
-GENERATION = 1
 SIDE_SHARE = 0.25
 
 MIX = {
@@ -86,24 +85,50 @@ class Workload:
         self.outcomes: Counter[str] = Counter()
         self.completed = 0
         self.stopping = False
+        self.generation = 0  # of the bucket's configuration
+        self._raising = False
         self._last_seen: dict[str, str] = {}
         self._values = 0
 
     async def open_gates(self) -> None:
-        """As the object layer does when it creates a bucket; retried until each is chosen."""
+        """As the object layer does when it creates a bucket or changes its configuration: every gate is
+        raised to the next generation, and requests carry it only once all are."""
+        if self._raising:
+            return
+        self._raising = True
+        generation = self.generation + 1
+        payload = gate_payload(OPEN, generation)
+
+        def judge(current: Current) -> Put | type[Keep]:
+            return Keep if current.payload == payload else Put(payload)
+
         for shard in range(SPACE.shards):
             gate_key = gate_key_of(SPACE.prefix(shard))
             while True:
-                peer = self.cluster.peers[self.rng.randrange(len(self.cluster.peers))]
-                replica = peer.replica
+                peer = self._pick_peer()
                 try:
-                    if replica is None:
+                    if peer.replica is None:
                         raise NotServing("down")
-                    change, put = replica.registers.change, Put(gate_payload(OPEN, GENERATION))
-                    await peer.request(partial(change, gate_key, lambda _, put=put: put))  # type: ignore[misc]
+                    await peer.request(partial(peer.replica.registers.change, gate_key, judge))
                     break
                 except AtollError:
                     await asyncio.sleep(0.05)
+        self.generation = generation
+        self._raising = False
+
+    async def raise_gates(self) -> None:
+        """Raise all gates; from then on nothing may be written under the generation before."""
+        before = self.generation
+        await self.open_gates()
+        if self.generation == before:
+            return
+        for key in self.keys[:3]:
+            op = await self.operate("late", self._pick_peer(), linear.PUT, key, generation=before)
+            self.cluster.story.safeguards["old generation refused"] += op.outcome == linear.FAILED
+            if op.outcome == linear.OK:
+                self.cluster.failures.append(
+                    f"a write of generation {before} passed gates of {before + 1}: {op}"
+                )
 
     async def client(self, name: str) -> None:
         """One client: operations one after the other until the run ends."""
@@ -133,11 +158,14 @@ class Workload:
         peer: SimPeer,
         kind: str,
         key: str,
+        *,
         expect: str | None = None,
         patience_s: float = 8.0,
+        generation: int | None = None,
     ) -> Op:
         """One operation on one key through one peer; recorded in the history and returned."""
         loop, replica = self.cluster.loop, peer.replica
+        gate = self.generation if generation is None else generation
         self._values += 1
         value = f"v{self._values}" if kind.startswith("put") else None
         if kind in (linear.PUT_IF_MATCH, linear.DELETE_IF_MATCH) and expect is None:
@@ -151,10 +179,10 @@ class Workload:
             work: Callable[[], Awaitable[Current]]
             if kind == linear.GET:
                 with_side = self.rng.random() < 0.5
-                work = lambda: registers.read(row_key, gate=GENERATION, want_side=with_side)  # noqa: E731
+                work = lambda: registers.read(row_key, gate=gate, want_side=with_side)  # noqa: E731
             else:
                 judge = judge_of(kind, value or "", expect, self.rng.random() < SIDE_SHARE)
-                work = lambda: registers.change(row_key, judge, gate=GENERATION)  # noqa: E731
+                work = lambda: registers.change(row_key, judge, gate=gate)  # noqa: E731
             current = await peer.request(work, patience_s)
             if kind == linear.GET:
                 output = self._found(key, current, with_side)
@@ -195,12 +223,12 @@ class Workload:
         loop, replica = self.cluster.loop, peer.replica
         first = "" if self.rng.random() < 0.6 else self.keys[self.rng.randrange(len(self.keys))]
         limit = 1000 if self.rng.random() < 0.5 else self.rng.randint(1, 4)
-        start = loop.time()
+        start, gate = loop.time(), self.generation
         try:
             if replica is None:
                 raise NotServing(f"{peer.name} is down")
             scans = replica.scans
-            page = await peer.request(lambda: scans.page(SPACE, first.encode(), b"", limit, GENERATION))
+            page = await peer.request(lambda: scans.page(SPACE, first.encode(), b"", limit, gate))
         except AtollError:
             self.outcomes["listing failed"] += 1
             return False

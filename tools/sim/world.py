@@ -68,6 +68,7 @@ class World:
         self.cluster = Cluster(self.loop, self.story, seed, options.peers, options.unsafe)
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"), options.habits)
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)
+        self.nemesis.raise_gates = self.workload.raise_gates
         self.rng = random.Random(f"schedule {seed}")
         self.problems: list[str] = []
 
