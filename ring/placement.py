@@ -14,10 +14,12 @@ R5  In one step at most one replica of a partition moves, apart from those whose
 R6  Equal input gives an equal table whatever the order of the members, and placing again changes nothing
     once a table is balanced. The owners of a partition are listed in the order of the walk.
 
-R1, R5 and R6 hold after every step. R2 and R3 may need several when one step would have to move two
-replicas of a partition (several joins at once, zones renamed, weights turned upside down): then a step
-goes as far as R5 lets it, and `place(table, ...)` again goes on from there. One join or one leave from a
-balanced table is done in one step.
+R1, R5 and R6 hold after every step. R2 and R3 may need several where balance asks for two moves in one
+partition (several joins at once, zones renamed, weights turned upside down): then a step goes as far as
+R5 lets it, and `place(table, ...)` again goes on from there; no change tried took more than four steps.
+One join or one leave from a balanced table restores R2 at once, and R3 too but for one case in some
+thousand: a newcomer must take its zone-mate's place in just the partition that another should give up.
+That one is a partition or two off until the next step.
 """
 
 from __future__ import annotations
