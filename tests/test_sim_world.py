@@ -15,7 +15,7 @@ from tools.sim.workload import Habits
 from tools.sim.world import LEAST_FAULTS, LEAST_OPERATIONS, Options, run_seed
 from tools.sim_command import sim
 
-SEEDS = 120
+SEEDS = 200
 OTHER_SIZES = {1: 6, 2: 8, 5: 12, 7: 6}
 FOUND_BUGS = {
     0: "an old copy of a disk voted when it was started twice",

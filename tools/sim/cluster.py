@@ -29,7 +29,7 @@ from tools.sim import spell
 from tools.sim.disk import DiskTraits, SimDisk, SimRows
 from tools.sim.env import SimEnv
 from tools.sim.loop import VirtualLoop
-from tools.sim.network import SimNetwork
+from tools.sim.network import SimNetwork, Weather
 from tools.sim.story import Story
 
 PARTITION_POWER = 8
@@ -87,7 +87,6 @@ class SimPeer:
     def __init__(self, cluster: Cluster, index: int) -> None:
         self.cluster = cluster
         self.member = member(index)
-        self.id = self.member.id
         self.name = self.member.name
         self.rng = random.Random(f"machine {cluster.seed} {index}")
         self.disk = SimDisk(lying="lying_disk" in cluster.unsafe)
@@ -101,6 +100,10 @@ class SimPeer:
         self.refused = ""
         self.doubtful = False  # an old copy of its disk ran once: the others may refuse the right one too
         self._requests: dict[asyncio.Future[Any], None] = {}
+
+    @property
+    def id(self) -> str:
+        return self.member.id
 
     def remembers(self, other: str) -> int:
         """The highest boot of member `other` that this machine has durably recorded."""
@@ -266,12 +269,15 @@ class Cluster:
         self.counts: Counter[str] = Counter()
 
     async def found(self) -> None:
-        """Found on the first peer and let the others join one by one, through any."""
+        """Found on the first peer and let the others join one by one, through any, mostly in bad weather."""
+        if self.network.rng.random() < 0.7:
+            self.network.weather = Weather(loss=0.15, duplicate=0.1, straggle=0.2, straggle_s=0.5)
         self.peers[0].start(founding_epoch(self.peers[0].member))
         for peer in self.peers[1:]:
             peer.start()
         while not all(peer.serving for peer in self.peers):  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.05)
+        self.network.weather = Weather()
 
     def by_id(self, member_id: str) -> SimPeer:
         return next(peer for peer in self.peers if peer.id == member_id)

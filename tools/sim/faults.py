@@ -294,20 +294,22 @@ class Nemesis:
         return boot > 0 and all(other.remembers(peer.id) >= boot for other in others)
 
     async def lost_disk(self) -> None:
-        """Start on an empty disk: a stranger, which a ring that holds rows does not admit."""
+        """Start on an empty disk: a stranger with a new id, which a ring that holds rows does not admit."""
         peer = self._peer()
-        if self._wrong_disk is not None:
+        if not self._spare or self._wrong_disk is not None:
             return
         self._wrong_disk = peer.name
         if peer.running:
             peer.crash()
-        right, peer.disk = peer.disk, SimDisk()
-        self._note("lost disk", peer, "starts on an empty disk")
+        right, own, peer.disk, peer.member = peer.disk, peer.member, SimDisk(), member(1000 + peer.starts)
+        self._note("lost disk", peer, "starts on an empty disk, as a stranger")
         peer.start()
         await asyncio.sleep(1 + self._short_s(4))
+        if peer.serving:
+            self.cluster.failures.append(f"{peer.name} was admitted to a ring that holds rows")
         if peer.running:
             peer.crash()
-        peer.disk = right
+        peer.disk, peer.member = right, own
         self._wrong_disk = None
         await self._start_after(peer, 0.0)
 
