@@ -34,13 +34,14 @@ from .messages import (
     STALE,
 )
 from .quorum import HEDGE_S, ReadRound, Round
-from .value import NEVER_WRITTEN, names_operation, payload_of, wrap
+from .value import NEVER_WRITTEN, names_operation, newest_operation, payload_of, wrap
 
 BUDGET_S = 4.5
 ROUND_S = 2.0
 BACKOFF_S = 0.004
 BACKOFF_MOST_S = 0.25
 QUEUE_MOST = 256
+CHOSEN_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Registers:
         self._late = late
         self._clock = BallotClock(env, me, boot)
         self._busy: dict[bytes, list[Any]] = {}
+        self._last_chosen: dict[bytes, bytes] = {}
         self._skip_identity = "no_identity_round" in unsafe
         self._refuse_unchosen = "failed_condition_unchosen" in unsafe
         self.counts = {"changes": 0, "reads": 0, "conflicts": 0, "identities": 0, "unknown": 0, "hedges": 0}
@@ -216,6 +218,14 @@ class Registers:
                 queue.remove(turn)
             raise Unavailable("too many requests change this key at once; slow down", code="SlowDown")
 
+    def _remember_chosen(self, key: bytes, op_id: bytes) -> None:
+        """The newest operation known to be chosen: a fixed point in the history of a busy key, so that a change which
+        lost a race can tell that it is not part of it (R3). Only the most recent keys are kept."""
+        self._last_chosen.pop(key, None)
+        self._last_chosen[key] = op_id
+        if len(self._last_chosen) > CHOSEN_KEPT:
+            del self._last_chosen[next(iter(self._last_chosen))]
+
     def _leave(self, key: bytes) -> None:
         queue = self._busy[key]
         while queue:
@@ -243,7 +253,9 @@ class _Change:
         self.gate = gate
         self.want_side = want_side
         self.op_id = registers._env.rng.getrandbits(64).to_bytes(8, "big")
-        self.sent = NONE  # the last ballot under which we sent accepts of a new value
+        self.sent = NONE  # the first ballot under which we sent accepts of a new value that may yet be chosen
+        self.last_sent = NONE
+        self.follows = b""  # the newest operation before that of which we knew that it was chosen
         self.highest = NONE
         self.tries = 0
         self.until_s = until_s
@@ -272,15 +284,20 @@ class _Change:
             return None
         member, best = max(prepare.oks, key=lambda ok: ok[1][1])
         chosen = all(reply[1] == best[1] for _, reply in prepare.oks)
+        if chosen:
+            r._remember_chosen(self.key, newest_operation(best[2]))
         if self.sent:
-            mine = names_operation(best[2], self.op_id)
+            mine = best[1] >= self.sent and names_operation(best[2], self.op_id, self.follows)
             if mine is None:
                 raise UnknownOutcome(
                     "this write was overtaken by many others before its outcome was known; read the key"
                 )
-            chosen = False  # a minority may still hold ours: only an accept above it settles that (R3)
             if mine:
                 return await self._identity(ballot, member, best, chosen, owners, need)
+            if chosen and best[1] > self.last_sent:
+                self.sent = NONE  # chosen above all we sent, without it: ours can never come back
+            else:
+                chosen = False  # a minority may still hold ours: only an accept above it settles that (R3)
         return await self._decide(ballot, member, best, chosen, owners, need)
 
     async def _decide(
@@ -290,8 +307,12 @@ class _Change:
         wanted = self.judge(current)
         if isinstance(wanted, Put):
             value = wrap(wanted.payload, best[2], self.op_id)
-            self.sent = ballot
+            self.last_sent = ballot
+            if not self.sent:
+                self.sent = ballot
+                self.follows = self.r._last_chosen.get(self.key, b"")
             if await self._accept(ballot, value, wanted.side, owners, need):
+                self.r._remember_chosen(self.key, self.op_id)
                 return Current(ballot, wanted.payload, wanted.side)
             return None
         if isinstance(wanted, AtollError) and self.r._refuse_unchosen:

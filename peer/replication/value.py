@@ -57,13 +57,22 @@ def payload_of(value: bytes) -> bytes | None:
     return value[1 + (value[0] & 0x1F) * OP_ID_BYTES :]
 
 
-def names_operation(value: bytes, op_id: bytes) -> bool | None:
-    """Whether `op_id` is in the value's history; None when the history may have forgotten it."""
+def newest_operation(value: bytes) -> bytes:
+    """The id of the change that made this value; b"" for a register never written."""
+    return value[1 : 1 + OP_ID_BYTES] if value and value[0] & 0x1F else b""
+
+
+def names_operation(value: bytes, op_id: bytes, since: bytes = b"") -> bool | None:
+    """Whether `op_id` is in the value's history; None when the history may have forgotten it.
+
+    `since`: an operation that was part of history before `op_id` was first proposed (it was chosen, so it is there
+    once). While that is remembered, whatever followed it is, too.
+    """
     count = (value[0] & 0x1F) if value else 0
-    for i in range(count):
-        if value[1 + i * OP_ID_BYTES : 1 + (i + 1) * OP_ID_BYTES] == op_id:
-            return True
-    return None if count >= OP_IDS_KEPT else False
+    ids = [value[1 + i * OP_ID_BYTES : 1 + (i + 1) * OP_ID_BYTES] for i in range(count)]
+    if op_id in ids:
+        return True
+    return None if count >= OP_IDS_KEPT and since not in ids else False
 
 
 def encode_row(key: bytes, ballot: bytes, side_id: int, value: bytes) -> bytes:
