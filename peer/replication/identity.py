@@ -157,7 +157,8 @@ class Identity:
         for member, boot, sequence, nonce in table:
             if member != self.me:
                 self._note(member, (boot, sequence, nonce))
-        if self._starts_durable == self._starts_noted:  # what is noted may be under way, or have met a full disk
+        # What is noted may still be under way, or have met a full disk: that does not count.
+        if self._starts_durable == self._starts_noted:
             return reply((OK, before))
 
         def done(error: AtollError | None) -> None:
