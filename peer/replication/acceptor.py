@@ -33,7 +33,7 @@ class Acceptor:
     def __init__(self, rows: RowStore, unsafe: frozenset[str] = frozenset()) -> None:
         self._rows = rows
         self.promises = Promises(rows, unsafe)
-        self.gates = Gates(rows)
+        self.gates = Gates(rows, self._pending_value)
         self._pending: dict[bytes, tuple[bytes, list[Callable[[], None]], Accepted, bytes | None]] = {}
         last = rows.last("side")
         self._next_side = (last or 0) + 1
@@ -198,6 +198,10 @@ class Acceptor:
             entry.ballot, entry.side_id = accepted.ballot, accepted.side_id
         if key[0] == GATE:
             self.gates.forget(key)
+
+    def _pending_value(self, key: bytes) -> bytes | None:
+        pending = self._pending.get(key)
+        return None if pending is None else pending[2].value
 
     def _after_commit(self, key: bytes, resume: Callable[[], None]) -> None:
         self._pending[key][1].append(resume)

@@ -7,6 +7,7 @@ majority of owners stops every later write (architecture, Buckets).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -32,8 +33,10 @@ def gate_payload(state: int, generation: int) -> bytes:
 class Gates:
     """The gates of the shards this peer owns, cached; the row is the truth."""
 
-    def __init__(self, rows: RowStore) -> None:
+    def __init__(self, rows: RowStore, pending: Callable[[bytes], bytes | None] = lambda _: None) -> None:
+        """`pending`: the value of a row whose commit is queued. It guards already, whatever the cache forgot."""
         self._rows = rows
+        self._pending = pending
         self._known: dict[bytes, tuple[int, int] | None] = {}
 
     def refusal(self, row_key: bytes, generation: int) -> tuple[Any, ...] | None:
@@ -73,6 +76,9 @@ class Gates:
         self._known.pop(gate_key, None)
 
     def _load(self, gate_key: bytes) -> tuple[int, int] | None:
+        pending = self._pending(gate_key)
+        if pending is not None:
+            return self._keep(gate_key, _decode(pending))
         try:
             accepted = decode_row(gate_key, self._rows.get("rows", gate_key))
         except Corrupt:
