@@ -40,6 +40,8 @@ def test_a_value_remembers_its_last_sixteen_operations(changes: list[tuple[bytes
     unheard = b"unheard!"
     if unheard not in history:
         assert names_operation(value, unheard) is (False if len(history) < OP_IDS_KEPT else None)
+        assert names_operation(value, unheard, since=history[-1]) is False
+        assert names_operation(value, unheard, since=b"forgotten") in (False, None)
 
 
 def test_nothing_and_never_written_are_absence_without_history() -> None:
