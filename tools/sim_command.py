@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -91,19 +91,42 @@ def tell(result: Result, stdout: Console, lines: int | None = STORY_LINES) -> No
         stdout.print(line, markup=False)
 
 
+OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--seeds", default=100, show_default=True, help="How many seeds to run."),
+    click.option("--seed", type=int, help="Run this one; with --seeds, start there."),
+    click.option(
+        "--peers", default=3, show_default=True, type=click.IntRange(1, 30), help="Peers in each run."
+    ),
+    click.option("--operations", default=520, show_default=True, help="Operations to complete in each run."),
+    click.option("--story", is_flag=True, help="Print all that happened in one run."),
+    click.option("--messages", is_flag=True, help="With --story: every message between peers as well."),
+    click.option(
+        "--unsafe", type=click.Choice(list(CONTROLS)), help="Remove this safeguard; must be caught."
+    ),
+    click.option("--jobs", default=0, help="Processes; 0 is one for each core."),
+]
+
+
+def with_options(command: Any) -> Any:
+    """Both ways to call it take the same options."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.group(invoke_without_command=True)
-@click.option("--seeds", default=100, show_default=True, help="How many seeds to run.")
-@click.option("--seed", type=int, help="Run this one; with --seeds, start there.")
-@click.option(
-    "--peers", default=3, show_default=True, type=click.IntRange(1, 30), help="Peers in the cluster."
-)
-@click.option("--operations", default=520, show_default=True, help="Operations to complete in each run.")
-@click.option("--story", is_flag=True, help="Print all that happened in one run.")
-@click.option("--messages", is_flag=True, help="With --story: every message between peers as well.")
-@click.option("--unsafe", metavar="NAME", help=f"Remove a safeguard: {', '.join(CONTROLS)}.")
-@click.option("--jobs", default=0, help="Processes; 0 is one for each core.")
+@with_options
 @click.pass_context
-def sim(
+def sim(ctx: click.Context, /, **options: Any) -> None:
+    """Run the replication code on virtual time under drawn faults, and judge every answer."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(registers, **options)
+
+
+@sim.command()
+@with_options
+@click.pass_context
+def registers(
     ctx: click.Context,
     seeds: int,
     seed: int | None,
@@ -114,22 +137,17 @@ def sim(
     unsafe: str | None,
     jobs: int,
 ) -> None:
-    """Run the replication code on virtual time under drawn faults, and judge every answer."""
-    if ctx.invoked_subcommand is not None:
-        return
+    """Registers, scans, epochs and identity under drawn faults; every answer is judged."""
     stdout, stderr = _consoles()
-    if unsafe is not None and unsafe not in CONTROLS:
-        raise click.BadParameter(f"no such safeguard; there are {', '.join(CONTROLS)}", param_hint="--unsafe")
-    if unsafe is not None and not story:
-        sys.exit(0 if _control(unsafe, seed or 0, seeds, stdout) else 1)
     options = CONTROLS[unsafe].options(True) if unsafe else Options(peers=peers, operations=operations)
-    given = ctx.get_parameter_source("seeds")
-    if seed is not None and given == click.core.ParameterSource.DEFAULT:
-        seeds = 1
-    if story:
-        _story(seed or 0, options, messages, stdout)
-        return
     first = seed or 0
+    if story:
+        _story(first, options, messages, stdout)
+    if unsafe is not None:
+        sys.exit(0 if _control(unsafe, first, seeds, stdout) else 1)
+    asked = ctx.get_parameter_source("seeds") or (ctx.parent and ctx.parent.get_parameter_source("seeds"))
+    if seed is not None and asked in (None, click.core.ParameterSource.DEFAULT):
+        seeds = 1
     started = time.monotonic()
     count = jobs or min(os.cpu_count() or 1, seeds)
     totals = _run(range(first, first + seeds), seeds, options, count, stderr)
@@ -137,7 +155,7 @@ def sim(
     _end(totals, options, stdout)
 
 
-def _story(seed: int, options: Options, messages: bool, stdout: Console) -> None:
+def _story(seed: int, options: Options, messages: bool, stdout: Console) -> NoReturn:
     result = run_seed(seed, options, story=True, details=messages)
     for line in result.lines:
         stdout.print(line, markup=False)
@@ -181,10 +199,3 @@ def controls() -> None:
     stdout, _ = _consoles()
     results = [_control(name, 0, 0, stdout) for name in CONTROLS]
     sys.exit(0 if all(results) else 1)
-
-
-@sim.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.pass_context
-def registers(ctx: click.Context) -> None:
-    """The same as `atoll sim` with these options."""
-    ctx.exit(sim.main(args=list(ctx.args), standalone_mode=False))
