@@ -15,7 +15,7 @@ from typing import Any
 from peer.config import PeerConfig
 from peer.errors import AtollError, Invalid, Refused, StartupError, Unavailable
 from peer.replication.env import Reply
-from peer.replication.messages import FAILED, JOIN, OK
+from peer.replication.messages import EPOCH_GET, FAILED, JOIN, OK
 from peer.replication.node import Replica
 from peer.rpc.peers import Peers
 from ring.epoch import Epoch
@@ -28,6 +28,7 @@ FORMAT_LEVEL = 1
 JOIN_FOR_S = 30.0
 JOIN_PAUSE_S = 0.3
 JOIN_CALL_S = 15.0
+SEED_CALL_S = 2.0
 
 
 def member_of(config: PeerConfig, me: str, capacity_bytes: int) -> Member:
@@ -87,8 +88,9 @@ async def _ask(peers: Peers, host: str, port: int, member: Member, said: dict[st
     except Refused as error:
         raise StartupError(f"{seed} refused this peer: {error}") from error
     except (AtollError, OSError) as error:
+        if said.get(seed) != str(error):  # once: it is tried for half a minute
+            log.warning("cannot join through %s: %s", seed, error)
         said[seed] = str(error)
-        log.warning("cannot join through %s: %s", seed, error)
         return None
     if reply[0] == OK:
         return Epoch.decode(reply[1])
@@ -97,6 +99,29 @@ async def _ask(peers: Peers, host: str, port: int, member: Member, said: dict[st
     said[seed] = str(reply[2]) if reply[0] == FAILED else f"status {reply[0]}"
     log.warning("not admitted by %s yet: %s", seed, said[seed])
     return None
+
+
+async def check_seeds(config: PeerConfig, cluster_id: str, peers: Peers) -> None:
+    """A restarted peer that is told seeds as well: they must be of its own cluster.
+
+    Raises StartupError if one refuses us and none is of ours. Seeds that do not answer are no reason to stay down.
+    """
+    refused = ""
+    for host, port in config.join:
+        try:
+            await peers.call_address(host, port, (EPOCH_GET, 0), SEED_CALL_S)
+            return
+        except Refused as error:
+            if error.code == "Self":
+                continue
+            refused = f"{host}:{port} refused this peer: {error}"
+        except (AtollError, OSError):
+            continue
+    if refused:
+        raise StartupError(
+            f"{config.data} belongs to cluster {cluster_id}, and {refused}; start it without --join to go on in its"
+            " own cluster, or give an empty directory to join the other one"
+        )
 
 
 async def admit(replica: Replica, message: Any, reply: Reply) -> None:

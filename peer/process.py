@@ -25,7 +25,7 @@ from peer.api.unbuilt import UnbuiltS3
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
-from peer.entry import FORMAT_LEVEL, admit, founding_epoch, join, member_of
+from peer.entry import FORMAT_LEVEL, admit, check_seeds, founding_epoch, join, member_of
 from peer.errors import AtollError, StartupError, Unavailable
 from peer.membership import Membership, MemberView
 from peer.objects.store import Objects
@@ -42,7 +42,7 @@ from peer.rpc.hello import Hello
 from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
-from peer.startup import cluster_key, refuse_unbuilt, try_ports
+from peer.startup import cluster_key, refuse_forgotten, refuse_unbuilt, try_ports
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir
 from peer.storage.sqlite import SqliteRows
@@ -86,6 +86,7 @@ async def _serve(config: PeerConfig) -> int:
     try:
         for warning in directory.warnings:
             log.warning("%s", warning)
+        refuse_forgotten(directory)
         peer = Peer(config, directory, loop, stop)
         await peer.start()
         await stop.wait()
@@ -183,8 +184,11 @@ class Peer:
             log.error("the bytes of chunk %s", line)
         log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
         await self.listener.start(config.host, config.peer_port)
+        before = self.replica.epochs.current
         await self._enter_ring()
         await self.replica.begin()
+        if before is not None:
+            await check_seeds(self.config, before.cluster_id, self.peers)
         self._write_files()
         await self._start_gossip()
         await self.api.start(config.host, config.api_port)

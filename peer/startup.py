@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
 
-from peer.config import PeerConfig
+from peer.config import PEER_FILE, PeerConfig
 from peer.errors import StartupError
 from peer.storage.datadir import DataDir, read_cluster_key
 
 
 def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
-    """The key in the directory; a new peer is given it as a file, a founder makes it."""
+    """The key in the directory; a new peer is given it as a file, a founder makes it.
+
+    A key that a refused start left behind binds nobody: until a ring is entered the given one counts.
+    """
     kept = directory.cluster_key()
     given = read_cluster_key(config.cluster_key_file) if config.cluster_key_file is not None else None
     if config.cluster_key_file is not None and given is None:
         raise StartupError(
             f"{config.cluster_key_file} does not exist; copy DIR/cluster.key of a running peer there"
         )
-    if kept is not None:
+    entered = directory.read_json(PEER_FILE) is not None
+    if kept is not None and (entered or given is None):
         if given is not None and given != kept:
             raise StartupError(
                 f"{config.cluster_key_file} is another cluster's key than the one in {directory.path}"
@@ -35,6 +40,20 @@ def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
         key = os.urandom(32)
     directory.write_cluster_key(key)
     return key
+
+
+def refuse_forgotten(directory: DataDir) -> None:
+    """A peer lived here, but its metadata database is gone: neither founding nor joining may paper over that.
+
+    Its registers are lost, and its promises with them (architecture.md, Identity and amnesia).
+    """
+    kept = directory.read_json(PEER_FILE)
+    if isinstance(kept, dict) and kept.get("id") and not directory.rows_path.exists():
+        raise StartupError(
+            f"{directory.path} belongs to peer {kept.get('name') or kept['id']}, but its metadata database"
+            f" {directory.rows_path} is missing: put it back if it was moved; if it is lost, so is this peer's memory,"
+            " and it must not vote again: move the directory away and start a new peer on an empty one"
+        )
 
 
 def refuse_unbuilt(config: PeerConfig) -> None:
@@ -75,6 +94,8 @@ def try_ports(config: PeerConfig) -> None:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
         except OSError as error:
+            with contextlib.suppress(OSError):  # a peer started twice has its directory in use, too: say that
+                DataDir.refuse_used(config.data)
             raise StartupError(
                 f"port {port} on {config.host} cannot be used ({error.strerror or error}); another program or peer has it:"
                 " stop that one or choose others with --port"

@@ -88,11 +88,13 @@ class Tenant:
             self.broken.append(f"DELETE {path}: {seen[-1]}")
 
 
-def replace_bucket(world: ClusterWorld, turn: int) -> None:
+def replace_bucket(world: ClusterWorld, turn: int, running: list[Future[None]]) -> None:
     """Delete the bucket as soon as it is found empty, at one peer after the other, and make it anew at another."""
 
     def gone() -> bool:
         nonlocal turn
+        for task in running:
+            assert not task.done(), f"a tenant gave up: {task.exception()!r}"
         turn += 1
         status = world.call("DELETE", PATH, peer=turn % 3).status
         assert status in (204, 404, 409, 503), status
@@ -123,7 +125,7 @@ def deleted_under_load(world: ClusterWorld, times: int, figure: Figure) -> None:
         try:
             for turn in range(times):
                 wait_for_all(tenants, running)
-                replace_bucket(world, turn)
+                replace_bucket(world, turn, running)
             wait_for_all(tenants, running)
         finally:
             stop.set()

@@ -87,6 +87,12 @@ class DataDir:
             os.close(lock)
             raise
 
+    @staticmethod
+    def refuse_used(path: Path) -> None:
+        """StartupError if a live peer has the directory; touches nothing."""
+        if path.is_dir():
+            os.close(_lock(path))
+
     @property
     def rows_path(self) -> Path:
         """The metadata database."""
