@@ -10,7 +10,7 @@ Bucket, version 1: [1, id, name, created us, shards, generation, state, deleting
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -46,10 +46,7 @@ class Head(NamedTuple):
     @staticmethod
     def decode(payload: bytes) -> Head:
         """Raises Corrupt for anything but a head of a known version."""
-        fields = msgpack.unpackb(payload)
-        if not isinstance(fields, list) or len(fields) != 9 or fields[0] != _VERSION:
-            raise Corrupt("an object's head has a format this version does not know; upgrade this peer")
-        return Head(*fields[1:])
+        return Head(*_fields(payload, 9, "an object's head"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +75,23 @@ class Bucket:
 
     @staticmethod
     def decode(payload: bytes) -> Bucket:
-        fields = msgpack.unpackb(payload)
-        if not isinstance(fields, list) or len(fields) != 8 or fields[0] != _VERSION:
-            raise Corrupt("a bucket's record has a format this version does not know; upgrade this peer")
-        return Bucket(*fields[1:])
+        """Raises Corrupt for anything but a bucket of a known version."""
+        return Bucket(*_fields(payload, 8, "a bucket's record"))
 
     def objects(self, partition_power: int) -> Space:
         """The key space of its objects."""
         return Space(OBJECT, self.id, self.shards, partition_power)
+
+
+def _fields(payload: bytes, count: int, what: str) -> list[Any]:
+    """The fields behind the version of a record that has `count` in all."""
+    try:
+        fields = msgpack.unpackb(payload)
+    except ValueError as error:  # what msgpack raises, or a base of it
+        raise Corrupt(f"{what} cannot be decoded ({error})") from error
+    if not isinstance(fields, list) or len(fields) != count or fields[0] != _VERSION:
+        raise Corrupt(f"{what} has a format this version does not know; upgrade this peer")
+    return fields[1:]
 
 
 def bucket_names(partition_power: int) -> Space:
