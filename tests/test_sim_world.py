@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from tools.sim.batch import Totals, run_batch
 from tools.sim.controls import CONTROLS, hunt, sound
 from tools.sim.workload import Habits
 from tools.sim.world import LEAST_FAULTS, LEAST_OPERATIONS, Options, run_seed
-from tools.sim_command import sim
+from tools.sim_command import sim, tell
 
 SEEDS = 200
 OTHER_SIZES = {1: 6, 2: 8, 5: 12, 7: 6}
@@ -115,6 +117,20 @@ def test_the_command_tells_a_story() -> None:
     assert result.exit_code == 0, result.output
     for words in ("!! ", "serves", "put-if-absent", "answers p", "digest"):
         assert words in result.output
+
+
+def test_a_bad_seed_tells_a_readable_story() -> None:
+    """Goal: what was broken, the operations that contradict each other, and the faults around them."""
+    control = CONTROLS["no_identity_round"]
+    caught = hunt(control)
+    assert caught is not None
+    result = run_seed(caught.seed, control.options(True), story=True)
+    output = io.StringIO()
+    tell(result, Console(file=output, width=200))
+    text = output.getvalue()
+    assert "P3 broken at k" in text and "none of these can come next" in text
+    assert "!! " in text and " -> " in text
+    assert len(text.splitlines()) < 120
 
 
 def test_the_command_hunts_without_a_safeguard() -> None:
