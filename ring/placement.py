@@ -83,7 +83,6 @@ class _Step:
             for member in row:
                 held[member] += 1
         self.goal = _goal(members, held, replicas, 1 << partition_power)
-        self.sure, self.room = _chosen_bounds(self.goal, 1 << partition_power)
         self.draft = Draft(rows, self.goal)
 
     def trim(self) -> None:
@@ -107,30 +106,27 @@ class _Step:
                 self._fill(partition, hungry)
 
     def _fill(self, partition: int, hungry: set[int]) -> None:
-        draft, zone_of = self.draft, self.goal.zone_of
+        draft, zone_of, low, high = self.draft, self.goal.zone_of, self.goal.low, self.goal.high
         row = draft.rows[partition]
-        counts = {zone: draft.in_zone(partition, zone) for zone in {zone_of[m] for m in row}}
-        owed = {
-            zone: need - counts.get(zone, 0) for zone, need in self.sure.items() if need > counts.get(zone, 0)
-        }
-        reserved = sum(owed.values())
+        counts = [0] * len(low)
+        for member in row:
+            counts[zone_of[member]] += 1
+        reserved = sum(max(0, need - count) for need, count in zip(low, counts, strict=True))
 
         def take(member: int) -> None:
             nonlocal reserved
             zone = zone_of[member]
-            counts[zone] = counts.get(zone, 0) + 1
-            if owed.get(zone, 0) > 0:
-                owed[zone] -= 1
-                reserved -= 1
+            reserved -= counts[zone] < low[zone]
+            counts[zone] += 1
             draft.add(partition, member)
             if draft.surplus[member] >= 0:
                 hungry.discard(member)
 
         def welcome(member: int) -> bool:
             zone = zone_of[member]
-            if member in row or counts.get(zone, 0) >= self.room[zone]:
+            if member in row or counts[zone] >= high[zone]:
                 return False
-            return owed.get(zone, 0) > 0 or self.width - len(row) > reserved
+            return counts[zone] < low[zone] or self.width - len(row) > reserved
 
         for member in self._walk(partition, hungry):
             if member in hungry and welcome(member):
@@ -240,16 +236,3 @@ def tolerated(fair: Fraction) -> tuple[int, int]:
     """The least and the most whole partitions that count as balanced for a fair share of partitions (R3)."""
     slack = max(fair * TOLERANCE, Fraction(1))
     return max(0, math.ceil(fair - slack)), math.floor(fair + slack)
-
-
-def _chosen_bounds(goal: Goal, partitions: int) -> tuple[dict[int, int], tuple[int, ...]]:
-    """How `fill` treats zones: the least replicas each zone is sure of in a partition, and the room it has.
-
-    Tighter than S2: a zone whose target is 1.3 copies gets one or two everywhere. Without this, a zone
-    that must be in nearly every partition would come too late to the last ones.
-    """
-    totals = [0] * len(goal.low)
-    for zone, target in zip(goal.zone_of, goal.target, strict=True):
-        totals[zone] += target
-    sure = {zone: total // partitions for zone, total in enumerate(totals) if total >= partitions}
-    return sure, tuple(-(-total // partitions) for total in totals)

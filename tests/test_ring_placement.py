@@ -182,6 +182,7 @@ def test_more_and_fewer_replicas() -> None:
         for partition in range(table.partitions):
             before, after = set(old.owners(partition)), set(table.owners(partition))
             assert before <= after or after <= before or len(before & after) >= min(len(before), replicas) - 1
+        assert moved(old, table) <= 12, "who has too much drops it: hardly anything is left to move"
         check_balanced(table, cluster)
 
 
@@ -242,3 +243,19 @@ def test_bad_input(cluster: list[Member], replicas: int, power: int, message: st
     previous = place(None, members(3), 3, 8)
     with pytest.raises(ValueError, match=message):
         place(previous, cluster, replicas, power)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(WEIGHTS["uneven"], min_size=1, max_size=3), st.lists(WEIGHTS["uneven"], min_size=3, max_size=8)
+)
+def test_two_zones_each_keep_a_replica(small: list[int], large: list[int]) -> None:
+    """Two zones at N = 3: whatever joins, leaves or weighs, no partition has all its replicas in one."""
+    left = [member(at, zone="left", weight=weight) for at, weight in enumerate(small, 1)]
+    right = [member(at, zone="right", weight=weight) for at, weight in enumerate(large, 10)]
+    table = None
+    for cluster in (left + right[:3], left + right, left[:1] + right, left + right[1:]):
+        table = place(table, cluster, 3, POWER)
+        zone_of = {one.id: one.zone for one in cluster}
+        for partition in range(table.partitions):
+            assert len({zone_of[owner] for owner in table.owners(partition)}) == 2

@@ -122,6 +122,13 @@ def test_whole_targets(cluster: list[Member], replicas: int, data: st.DataObject
         assert abs(sum(shares[at] for at in inside) * 256 - sum(targets[at] for at in inside)) < 1
 
 
+def test_rounding_moves_nothing() -> None:
+    """Of five members with a share of 153.6, the three that hold 154 keep them, whatever their ids."""
+    held = [154, 153, 154, 153, 154]
+    assert whole_targets([Fraction(3, 5)] * 5, [0] * 5, held, 256) == held
+    assert whole_targets([Fraction(3, 5)] * 5, [0, 1, 2, 3, 4], held, 256) == held
+
+
 def test_no_members_have_no_shares() -> None:
     """An empty ring is an error that says so."""
     with pytest.raises(ValueError, match="at least one member"):
