@@ -205,8 +205,14 @@ class Holder:
         if name in self._naming or self.find(name) != extent:
             return
         self.counts["quarantined"] += 1
+        self._naming[name] = []  # until it is durable nobody may take the damaged bytes for a copy (C2)
         key = chunk_key(name, self._ring.epoch.partition_power)
-        self._rows.commit([("chunks", key, encode_chunk_row(key, QUARANTINED, extent))], lambda _: None)
+
+        def committed(_: AtollError | None) -> None:
+            for resume in self._naming.pop(name):
+                resume()
+
+        self._rows.commit([("chunks", key, encode_chunk_row(key, QUARANTINED, extent))], committed)
 
 
 class Chunks:
@@ -309,6 +315,7 @@ class _Put:
         self.failures: list[tuple[str, AtollError]] = []
         self.future = chunks._env.future()
         self.running: list[Cancellable] = []
+        self.asking: set[str] = set()  # owners that have not said yet whether they need the bytes
         self.copy = b""
 
     async def run(self) -> None:
@@ -336,8 +343,12 @@ class _Put:
 
     def _add_ref(self, owner: str) -> None:
         self.using += 1  # the bytes may have to follow
+        self.asking.add(owner)
 
         def replied(reply: Any) -> None:
+            if owner not in self.asking:  # cut off meanwhile: the buffer is not ours any more
+                return self._finished(owner, _error_of(reply))
+            self.asking.discard(owner)
             if not isinstance(reply, AtollError) and reply[0] == MISSING:
                 self._store() if owner == self.c._me else self._transfer(owner)
                 self._done_with_buffer()
@@ -404,6 +415,9 @@ class _Put:
         if self.left:
             for one in self.running:
                 one.cancel()
+            asking, self.asking = self.asking, set()
+            for _ in asking:
+                self._done_with_buffer()
 
 
 class _Get:
@@ -454,7 +468,9 @@ class _Get:
             self.left -= 1
             self.c._pool.give(buffer)
             return
-        if self.timer is None and self.order:
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.order:
             self.timer = self.c._env.call_later(HEDGE_READ_S, lambda: self._overtake(owner))
         if owner == self.c._me:
             self.c.read_local(self.name, buffer, lambda result: self._got(owner, buffer, result))
