@@ -182,7 +182,7 @@ async def write(peer: Peer, bucket: Bucket, payload: bytes | None = b"v", name: 
     return await peer.replica.registers.change(row, lambda _: Put(payload), gate=bucket.generation)
 
 
-async def no_look(_: Bucket) -> bool:
+async def no_look(bucket: Bucket) -> bool:
     """A first look that came before the writers did: the deletion goes on to close the gates."""
     return False
 
