@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -72,7 +73,7 @@ def upload(
         env = LoopEnv(asyncio.get_running_loop())
         objects: Any = SimpleNamespace(
             _pool=pool, _chunks=chunks, _env=env, inline_max=1024, largest=64 * 128 * CHUNK,
-            _replica=SimpleNamespace(epoch=SimpleNamespace(chunk_bytes=CHUNK)),
+            filling=contextlib.nullcontext, _replica=SimpleNamespace(epoch=SimpleNamespace(chunk_bytes=CHUNK)),
         )  # fmt: skip
         try:
             return await _Upload(objects, Body(content, pieces, error), b"attempt", b"back").run()

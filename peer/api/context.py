@@ -46,6 +46,7 @@ class Limits:
     """Every limit of the HTTP surface, an option each."""
 
     idle_body_s: float = 60.0
+    pressed_body_s: float = 5.0
     json_bytes: int = 1 << 20
     form_fields: int = 1000
 
@@ -86,24 +87,37 @@ class Context:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def cut_idle_bodies(self) -> None:
-        """Once a second: end connections whose body, either way, made no progress for `idle_body_s`."""
-        limit = time.monotonic() - self.limits.idle_body_s
+        """Once a second: end connections whose body, either way, made no progress for `idle_body_s`.
+
+        While others wait for buffers, clients that stall while they keep one lose it, or their connection.
+        """
+        limits = self.limits
+        pressed = bool(self.transfers) and self.objects.pressed
         for transfer in list(self.transfers):
-            if transfer.since_s < limit:
+            waited_s = transfer.waited_s()
+            if waited_s > limits.idle_body_s or (
+                pressed and transfer.lent and waited_s > limits.pressed_body_s
+            ):
                 self.count("idle_bodies")
                 transfer.cut()
+            elif pressed and waited_s > 0:
+                transfer.give_back()
 
 
 class Transfer:
     """Bytes on their way from or to a client; cut when the client lets us wait for `idle_body_s`."""
 
-    __slots__ = ("_context", "_request", "_why", "since_s")
+    __slots__ = ("_context", "_request", "_why", "lease", "lent", "since_s")
 
     def __init__(self, request: web.BaseRequest, context: Context) -> None:
         self._request = request
         self._context = context
         self._why = ""
         self.since_s = math.inf
+        self.lent = False  # whether the connection itself holds a buffer's memory
+        self.lease: Callable[[], None] | None = (
+            None  # gives back a buffer that is kept, but could be fetched again
+        )
         context.transfers[self] = None
 
     def waits(self) -> None:
@@ -113,6 +127,16 @@ class Transfer:
     def moved(self) -> None:
         """The client did its part; what takes time now is ours."""
         self.since_s = math.inf
+
+    def waited_s(self) -> float:
+        """How long the client has let us wait; 0 or less when it does not."""
+        return time.monotonic() - self.since_s
+
+    def give_back(self) -> None:
+        """Let go of a kept buffer, if there is one."""
+        release, self.lease = self.lease, None
+        if release is not None:
+            release()
 
     def cut(self) -> None:
         """The client stalls: end its connection, so that nothing waits for it any longer."""

@@ -12,9 +12,8 @@ from aiohttp.multipart import BodyPartReader, MultipartReader
 from peer.errors import Invalid
 from peer.objects.heads import Head
 from peer.objects.listing import MAX_LIMIT, list_objects
-from peer.objects.store import Found
 
-from .context import BODY_ERRORS, Body, Call, Transfer
+from .context import BODY_ERRORS, Body, Call
 from .http import (
     METADATA_PREFIX,
     content_type_of,
@@ -27,9 +26,8 @@ from .http import (
     read_status,
     write_conditions,
 )
+from .sending import send_object
 
-SLICE_BYTES = 256 * 1024
-SMALL_BYTES = 256 * 1024
 DEFAULT_TYPE = "application/octet-stream"
 
 
@@ -92,63 +90,7 @@ async def get_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
     if found.inline is not None:
         body = found.inline if not span.partial else found.inline[span.start : span.stop]
         return web.Response(status=status, body=body, headers=headers)
-    return await _send(call, found, span.start, span.stop, status, headers)
-
-
-async def _send(
-    call: Call, found: Found, start: int, stop: int, status: int, headers: dict[str, str]
-) -> web.StreamResponse:
-    """Chunks, each verified whole before its first byte leaves. The status goes out with the first chunk, so that a
-    failure on it is an honest error; a later one can only end the connection."""
-    pieces = call.context.objects.read(found, start, stop)
-    transfer = Transfer(call.request, call.context)
-    response: web.StreamResponse | None = None
-    try:
-        async for view, release in pieces:
-            try:
-                if response is None:
-                    if stop - start <= SMALL_BYTES and len(view) == stop - start:
-                        return web.Response(status=status, body=bytes(view), headers=headers)
-                    response = await _begin(call, stop - start, status, headers)
-                transfer.waits()
-                for at in range(0, len(view), SLICE_BYTES):
-                    part = view[at : at + SLICE_BYTES]
-                    await response.write(part if len(part) > 65536 else bytes(part))
-                    transfer.waits()
-                transfer.moved()
-            except BaseException:
-                # Before the buffer is used again: what the socket has not taken of it must never be sent.
-                _abort(call, response)
-                raise
-            finally:
-                release()
-        if response is None:
-            return web.Response(status=status, body=b"", headers=headers)
-        await response.write_eof()
-        return response
-    except BaseException:
-        _abort(call, response)
-        raise
-    finally:
-        transfer.done()
-        await pieces.aclose()  # type: ignore[attr-defined]
-
-
-async def _begin(call: Call, length: int, status: int, headers: dict[str, str]) -> web.StreamResponse:
-    """Send the head of a response whose body follows piece by piece."""
-    response = web.StreamResponse(status=status, headers=headers | {"x-request-id": call.id})
-    response.content_length = length
-    if call.request.transport is not None:
-        # Any write waits until the socket has taken all: only then may the buffer be used again.
-        call.request.transport.set_write_buffer_limits(high=0)
-    await response.prepare(call.request)
-    return response
-
-
-def _abort(call: Call, response: web.StreamResponse | None) -> None:
-    """The answer has begun and cannot be finished: only the connection's end says so."""
-    if response is not None and call.request.transport is not None:
-        call.request.transport.abort()
+    return await send_object(call, found, span.start, span.stop, status, headers)
 
 
 async def delete_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:

@@ -8,6 +8,7 @@ point: all it names is durable before it is accepted, and a put that fails befor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -82,6 +83,7 @@ class Objects:
         self._chunks = chunks
         self._pool = pool
         self._attempts = 0
+        self._fills = asyncio.Semaphore(max(1, pool.bound // 2))
         self._me = bytes.fromhex(replica.me) + replica.identity.boot.to_bytes(4, "big")
 
     # --- reading
@@ -252,6 +254,31 @@ class Objects:
     def _power(self) -> int:
         return self._replica.epoch.partition_power
 
+    @contextlib.asynccontextmanager
+    async def filling(self) -> AsyncIterator[None]:
+        """A turn to fill a buffer from a client. Half of the buffers at most: slow uploads leave reads the others.
+
+        Raises Unavailable (SlowDown) if there was none in `BUFFER_WAIT_S`.
+        """
+        try:
+            async with asyncio.timeout(BUFFER_WAIT_S) if self._fills.locked() else contextlib.nullcontext():
+                await self._fills.acquire()
+        except TimeoutError:
+            raise Unavailable("too many uploads at once; retry later", code="SlowDown") from None
+        try:
+            yield
+        finally:
+            self._fills.release()
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self._replica.epoch.chunk_bytes
+
+    @property
+    def pressed(self) -> bool:
+        """Whether somebody waits for a buffer."""
+        return self._pool.stats.waiting > 0
+
     @property
     def largest(self) -> int:
         """Bytes of the largest object: what the manifests that fit into a head can list."""
@@ -329,7 +356,11 @@ class _Upload:
     async def _fill_one(self, pending: list[memoryview], more: bool) -> bool:
         """Fill one buffer from `pending` and the body and start its put; False when the body has ended."""
         o = self._o
-        buffer = await o._pool.take(BUFFER_WAIT_S)
+        async with o.filling():
+            return await self._fill(await o._pool.take(BUFFER_WAIT_S), pending, more)
+
+    async def _fill(self, buffer: Buffer, pending: list[memoryview], more: bool) -> bool:
+        o = self._o
         filled = 0
         handed_over = False
         try:
