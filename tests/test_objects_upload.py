@@ -16,7 +16,7 @@ from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Full, Invalid
 from peer.etag import etag_of
 from peer.objects.heads import CHUNKS, INLINE, MANIFEST
-from peer.objects.store import _Upload
+from peer.objects.upload import Upload
 from peer.realenv import LoopEnv
 
 CHUNK = 4096  # 128 names to a manifest
@@ -72,11 +72,11 @@ def upload(
     async def run() -> Any:
         env = LoopEnv(asyncio.get_running_loop())
         objects: Any = SimpleNamespace(
-            _pool=pool, _chunks=chunks, _env=env, inline_max=1024, largest=64 * 128 * CHUNK,
-            filling=contextlib.nullcontext, _replica=SimpleNamespace(epoch=SimpleNamespace(chunk_bytes=CHUNK)),
+            pool=pool, chunks=chunks, env=env, inline_max=1024, largest=64 * 128 * CHUNK,
+            filling=contextlib.nullcontext, chunk_bytes=CHUNK,
         )  # fmt: skip
         try:
-            return await _Upload(objects, Body(content, pieces, error), b"attempt", b"back").run()
+            return await Upload(objects, Body(content, pieces, error), b"attempt", b"back").run()
         except AtollError as failure:
             return failure
         finally:

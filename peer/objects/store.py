@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
-from peer.etag import etag_of, etag_of_digests
+from peer.etag import etag_of
 from peer.replication.chunks import Chunks
 from peer.replication.node import Replica
 from peer.replication.register import Current, GateRefused, Judge, Keep, Put
@@ -23,20 +23,12 @@ from peer.replication.register import Current, GateRefused, Judge, Keep, Put
 from .buckets import Buckets
 from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES, Bucket, Head
 from .names import check_key
+from .upload import BUFFER_WAIT_S, EMPTY_ETAG, Body, Stored, Upload, read_all, too_large
 
 INLINE_MAX = 16 * 1024
-GATHER_BYTES = 256 * 1024
-IN_FLIGHT = 3
-BUFFER_WAIT_S = 30.0
 GATE_TRIES = 4
 
 T = TypeVar("T")
-
-
-class Body(Protocol):
-    """A request body. `read` gives the next bytes, b"" at the end; raises Invalid if it ends too early."""
-
-    async def read(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +71,9 @@ class Objects:
         self.inline_max = inline_max
         self._replica = replica
         self._registers = replica.registers
-        self._env = replica.env
-        self._chunks = chunks
-        self._pool = pool
+        self.env = replica.env
+        self.chunks = chunks
+        self.pool = pool
         self._attempts = 0
         self._fills = asyncio.Semaphore(max(1, pool.bound // 2))
         self._me = bytes.fromhex(replica.me) + replica.identity.boot.to_bytes(4, "big")
@@ -125,32 +117,32 @@ class Objects:
             return
         size = self._replica.epoch.chunk_bytes
         first, last = start // size, (stop - 1) // size
-        names = _Names(self._chunks, self._pool, head, size)
-        ahead: asyncio.Task[tuple[Buffer, int]] | None = self._env.spawn(self._fetch(names, first), "chunk")
+        names = _Names(self.chunks, self.pool, head, size)
+        ahead: asyncio.Task[tuple[Buffer, int]] | None = self.env.spawn(self._fetch(names, first), "chunk")
         try:
             for index in range(first, last + 1):
                 assert ahead is not None
                 buffer, length = await ahead
                 ahead = None
                 if length != min(size, head.size - index * size):
-                    self._pool.give(buffer)
+                    self.pool.give(buffer)
                     raise Corrupt("a chunk of this object has another length than its head says")
                 if index < last:
-                    ahead = self._env.spawn(self._fetch(names, index + 1), "chunk")
+                    ahead = self.env.spawn(self._fetch(names, index + 1), "chunk")
                 low = max(start - index * size, 0)
                 high = min(stop - index * size, length)
-                yield buffer.payload(length)[low:high], lambda buffer=buffer: self._pool.give(buffer)  # type: ignore[misc]
+                yield buffer.payload(length)[low:high], lambda buffer=buffer: self.pool.give(buffer)  # type: ignore[misc]
         finally:
             if ahead is not None:
                 ahead.add_done_callback(self._give_back)
                 ahead.cancel()
 
     async def _fetch(self, names: _Names, index: int) -> tuple[Buffer, int]:
-        return await self._chunks.get(await names.of(index))
+        return await self.chunks.get(await names.of(index))
 
     def _give_back(self, task: asyncio.Task[tuple[Buffer, int]]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._pool.give(task.result()[0])
+            self.pool.give(task.result()[0])
 
     # --- writing
 
@@ -173,14 +165,14 @@ class Objects:
         check_key(key)
         known = await self.buckets.find(bucket)
         if size is not None and size > self.largest:
-            raise _too_large(self.largest)
+            raise too_large(self.largest)
         attempt = self._attempt()
         if size is not None and size <= self.inline_max:
-            data = await _read_all(body, size)
-            stored = _Stored(INLINE, b"", len(data), etag_of(data) if data else _EMPTY_ETAG, data)
+            data = await read_all(body, size)
+            stored = Stored(INLINE, b"", len(data), etag_of(data) if data else EMPTY_ETAG, data)
         else:
             back = known.objects(self._power).row_key(key)
-            stored = await _Upload(self, body, attempt, back).run()
+            stored = await Upload(self, body, attempt, back).run()
         if size is not None and stored.size != size:
             raise Invalid(
                 f"the body ended after {stored.size} of {size} bytes; nothing was stored",
@@ -189,7 +181,7 @@ class Objects:
         head = Head(
             stored.size,
             stored.etag,
-            self._env.wall_us(),
+            self.env.wall_us(),
             content_type,
             metadata or None,
             attempt,
@@ -277,7 +269,7 @@ class Objects:
     @property
     def pressed(self) -> bool:
         """Whether somebody waits for a buffer."""
-        return self._pool.stats.waiting > 0
+        return self.pool.stats.waiting > 0
 
     @property
     def largest(self) -> int:
@@ -288,175 +280,6 @@ class Objects:
     def _attempt(self) -> bytes:
         self._attempts += 1
         return self._me + self._attempts.to_bytes(8, "big")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """Bytes that are durable, or about to be in the head's own commit."""
-
-    kind: int
-    names: bytes
-    size: int
-    etag: str
-    inline: bytes | None
-
-
-class _Upload:
-    """A body on its way into chunks: fills a buffer, hands it over, at most IN_FLIGHT at once."""
-
-    def __init__(self, objects: Objects, body: Body, attempt: bytes, back: bytes) -> None:
-        self._o = objects
-        self._body = body
-        self._attempt = attempt
-        self._back = back
-        self._chunk_bytes = objects._replica.epoch.chunk_bytes
-        self._manifest_names = self._chunk_bytes // NAME_BYTES
-        self._size = 0
-        self._tasks: list[asyncio.Task[bytes]] = []
-        self._names = bytearray()
-        self._manifests = bytearray()
-        self._etag = _EtagOfNames()
-
-    async def run(self) -> _Stored:
-        try:
-            return await self._run()
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _run(self) -> _Stored:
-        gathered, rest = await self._gather()
-        if len(gathered) <= self._o.inline_max and rest is None:
-            data = bytes(gathered)
-            return _Stored(INLINE, b"", len(data), etag_of(data) if data else _EMPTY_ETAG, data)
-        pending = [memoryview(gathered)]
-        more = rest is not None
-        while pending or more:
-            more = await self._fill_one(pending, more)
-        while self._tasks:
-            await self._collect()
-        names, kind = bytes(self._names), CHUNKS
-        if self._manifests or len(names) > CHUNKS_IN_HEAD * NAME_BYTES:
-            if names:
-                await self._store_manifest()
-            names, kind = bytes(self._manifests), MANIFEST
-        return _Stored(kind, names, self._size, self._etag.value(), None)
-
-    async def _gather(self) -> tuple[bytearray, bool | None]:
-        """The first bytes, in small blocks: a slow or short body takes no buffer. None: the body has ended."""
-        gathered = bytearray()
-        while len(gathered) < min(GATHER_BYTES, self._chunk_bytes):
-            piece = await self._body.read()
-            if not piece:
-                return gathered, None
-            gathered += piece
-        return gathered, True
-
-    async def _fill_one(self, pending: list[memoryview], more: bool) -> bool:
-        """Fill one buffer from `pending` and the body and start its put; False when the body has ended."""
-        o = self._o
-        async with o.filling():
-            return await self._fill(await o._pool.take(BUFFER_WAIT_S), pending, more)
-
-    async def _fill(self, buffer: Buffer, pending: list[memoryview], more: bool) -> bool:
-        o = self._o
-        filled = 0
-        handed_over = False
-        try:
-            target = buffer.payload(self._chunk_bytes)
-            while filled < self._chunk_bytes:
-                if not pending:
-                    if not more:
-                        break
-                    piece = await self._body.read()
-                    if not piece:
-                        more = False
-                        break
-                    pending.append(memoryview(piece))
-                view = pending[0]
-                take = min(len(view), self._chunk_bytes - filled)
-                target[filled : filled + take] = view[:take]
-                filled += take
-                if take == len(view):
-                    pending.pop(0)
-                else:
-                    pending[0] = view[take:]
-            if filled:
-                self._size += filled
-                while len(self._tasks) >= IN_FLIGHT:
-                    await self._collect()
-                handed_over = True
-                self._start_put(buffer, filled)
-        finally:
-            if not handed_over:
-                o._pool.give(buffer)
-        return more
-
-    def _start_put(self, buffer: Buffer, length: int) -> None:
-        """Put a chunk in a task of its own. One that is cancelled before its first step owns nothing yet."""
-        started = False
-
-        async def put() -> bytes:
-            nonlocal started
-            started = True
-            return await self._put(buffer, length)
-
-        def ended(_: asyncio.Task[bytes]) -> None:
-            if not started:
-                self._o._pool.give(buffer)
-
-        task = self._o._env.spawn(put(), "chunk put")
-        task.add_done_callback(ended)
-        self._tasks.append(task)
-
-    async def _put(self, buffer: Buffer, length: int) -> bytes:
-        return await self._o._chunks.put(
-            buffer, length, self._attempt, self._back, lambda: self._o._pool.give(buffer)
-        )
-
-    async def _collect(self) -> None:
-        """Wait for the oldest put; its name comes next."""
-        name = await self._tasks[0]
-        self._tasks.pop(0)
-        self._names += name
-        self._etag.add(name)
-        if len(self._names) >= self._manifest_names * NAME_BYTES:
-            await self._store_manifest()
-
-    async def _store_manifest(self) -> None:
-        if len(self._manifests) >= CHUNKS_IN_HEAD * NAME_BYTES:
-            raise _too_large(self._o.largest)
-        buffer = await self._o._pool.take(BUFFER_WAIT_S)
-        length = len(self._names)
-        buffer.payload(length)[:] = self._names
-        self._names.clear()
-        self._manifests += await self._put(buffer, length)
-
-
-def _too_large(largest: int) -> Invalid:
-    return Invalid(
-        f"an object of this cluster has at most {largest} bytes; store the data in several",
-        code="EntityTooLarge",
-        status=413,
-    )
-
-
-class _EtagOfNames:
-    """The ETag of chunk names as they come, in memory that does not grow."""
-
-    def __init__(self) -> None:
-        from blake3 import blake3
-
-        self._hash = blake3()
-        self._count = 0
-
-    def add(self, name: bytes) -> None:
-        self._hash.update(name)
-        self._count += 1
-
-    def value(self) -> str:
-        return f"{self._hash.hexdigest()[:32]}-{self._count}"
 
 
 class _Names:
@@ -510,21 +333,5 @@ def _judge(wanted: Put, conditions: Conditions | None) -> Judge:
     return judge
 
 
-async def _read_all(body: Body, size: int) -> bytes:
-    """A body small enough to hold; reads past `size` only to find the end."""
-    pieces = []
-    got = 0
-    while got < size:
-        piece = await body.read()
-        if not piece:
-            break
-        pieces.append(piece)
-        got += len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
 def _nothing() -> None:
     """Inline bytes need no release."""
-
-
-_EMPTY_ETAG = etag_of_digests(())
