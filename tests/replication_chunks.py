@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pytest
 from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
@@ -30,6 +31,8 @@ POOL = 6
 SMALL = b"small " * 100
 LARGE = b"large " * 60_000
 """Beyond what travels in a call, so it goes by bulk transfer."""
+
+BYTES = pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 
 
 def name_of(data: bytes) -> bytes:
@@ -284,6 +287,17 @@ class Store:
         self.released += 1
         buffer.payload(64)[:] = b"\xee" * 64
         self.pool.give(buffer)
+
+
+def holding(stores: tuple[Store, ...], data: bytes) -> int:
+    """How many of the stores hold these bytes, intact."""
+    return sum(store.holds(name_of(data)) for store in stores)
+
+
+def owners_first(stores: tuple[Store, ...], name: bytes) -> list[Store]:
+    """The stores, owners of the chunk in front."""
+    owners = stores[0].chunks.owners_of(name)
+    return sorted(stores, key=lambda store: (store.peer.id not in owners, store.peer.id))
 
 
 def simulate_stores(scenario: Scenario, peers: int = 3) -> None:

@@ -2,7 +2,7 @@
 
 The random simulator draws its faults; here a test says which message is lost or late, whose disk is full, and
 looks at what every owner stored. `simulate` runs a scenario against a `World` of peers that founded a ring and
-hold nothing yet; `Owner` is one acceptor alone, whose messages a test writes itself.
+hold nothing yet. `replication_owner` has one acceptor alone, `replication_chunks` adds chunk stores.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from peer.errors import AtollError, Corrupt, Unavailable
-from peer.replication.acceptor import Acceptor
-from peer.replication.ballot import NONE
+from peer.errors import AtollError, Conflict, Corrupt, Unavailable
+from peer.replication.epochs import again
 from peer.replication.identity import Amnesia
 from peer.replication.keys import SYSTEM, Space
-from peer.replication.messages import ACCEPT, BALLOT, NO_GATE, PREPARE, READ
+from peer.replication.messages import ACCEPT, BALLOT, NO_GATE, PREPARE, READ, SCAN
 from peer.replication.node import Replica
 from peer.replication.register import Current, Judge, Put
 from peer.replication.value import Accepted, decode_row, payload_of, wrap
@@ -39,6 +38,14 @@ SPACE = Space(SYSTEM, b"testing!", 1, POWER)
 KEY = SPACE.row_key(b"key")
 STRANGER = "f" * 16
 OP_ID = b"planted!"
+ROW_REQUESTS: list[tuple[Any, ...]] = [
+    (PREPARE, KEY, b"\xff" * 20, NO_GATE, False),
+    (ACCEPT, KEY, b"\xff" * 20, b"\0v", None, NO_GATE),
+    (READ, KEY, NO_GATE, False),
+    (BALLOT, KEY, NO_GATE),
+    (SCAN, [SPACE.prefix(0)], b"", b"", 10, NO_GATE, 0),
+]
+"""One request of every kind about `KEY`, as `Peer.ask` takes them: each is refused, or would change something."""
 
 
 # --- ballots and members
@@ -76,60 +83,7 @@ def grown(base: Epoch, joiner: Member) -> Epoch:
     return replace(base, number=base.number + 1, members=members, table=_table(base.table, members))
 
 
-# --- one owner alone
-
-
-class Owner:
-    """One acceptor on a simulated disk. Every message gives a future of its reply."""
-
-    def __init__(self) -> None:
-        self.loop = VirtualLoop(limit_s=600)
-        self.disk = SimDisk()
-        self.open()
-
-    def open(self) -> None:
-        self.env = SimEnv(self.loop, "owner", "owner")
-        self.rows = SimRows(self.disk, self.env, random.Random(1), Story(self.loop.time))
-        self.acceptor = Acceptor(self.rows)
-
-    def crash(self) -> None:
-        """Power loss and restart: what no commit made durable is gone."""
-        self.env.kill()
-        self.rows.crash()
-        self.open()
-
-    def run(self, scenario: Coroutine[Any, Any, None]) -> None:
-        self.loop.run(scenario)
-
-    def prepare(self, ballot: bytes, key: bytes = KEY, *, gate: int = NO_GATE, side: bool = False) -> Any:
-        return self._ask(self.acceptor.prepare, (PREPARE, 0, key, ballot, gate, side))
-
-    def accept(
-        self, ballot: bytes, payload: bytes | None, key: bytes = KEY, *, side: bytes | None = None,
-        gate: int = NO_GATE,
-    ) -> Any:  # fmt: skip
-        value = wrap(payload, b"", OP_ID)
-        return self._ask(self.acceptor.accept, (ACCEPT, 0, key, ballot, value, side, gate))
-
-    def read(self, key: bytes = KEY, *, gate: int = NO_GATE, side: bool = False) -> Any:
-        return self._ask(self.acceptor.read, (READ, 0, key, gate, side))
-
-    def ballot(self, key: bytes = KEY) -> Any:
-        return self._ask(self.acceptor.ballot, (BALLOT, 0, key, NO_GATE))
-
-    def stored(self, key: bytes = KEY) -> Accepted:
-        """What is on the disk now."""
-        return decode_row(key, self.disk.tables["rows"].get(key))
-
-    def rot(self, key: bytes = KEY) -> None:
-        rot(self.disk, "rows", key)
-
-    def _ask(
-        self, handler: Callable[[Any, Callable[[Any], None]], None], message: Any
-    ) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = self.loop.create_future()
-        handler(message, future.set_result)
-        return future
+# --- a ring of peers
 
 
 def rot(disk: SimDisk, table: str, key: bytes) -> None:
@@ -137,9 +91,6 @@ def rot(disk: SimDisk, table: str, key: bytes) -> None:
     row = bytearray(disk.tables[table][key])
     row[-1] ^= 1
     disk.tables[table][key] = bytes(row)
-
-
-# --- a ring of peers
 
 
 class Loop(VirtualLoop):
@@ -293,6 +244,10 @@ class World:
         by_id = {peer.id: peer for peer in self.peers}
         return [by_id[owner] for owner in self.peers[0].replica.owners_of_row(key)]
 
+    def holding(self, payload: bytes | None, key: bytes = KEY) -> int:
+        """On how many disks the register holds this payload."""
+        return sum(peer.holds(key) == payload for peer in self.peers)
+
     def task_failed(self, name: str, error: BaseException) -> None:
         if not isinstance(error, AtollError):
             self.failures.append(f"{name} ended with {error!r}")
@@ -370,6 +325,35 @@ def simulate(scenario: Scenario, peers: int = 3, *, founded: bool = True) -> Wor
     return world
 
 
+def create(payload: bytes) -> Judge:
+    """Create if absent."""
+
+    def judge(current: Current) -> Put | AtollError:
+        return Put(payload) if current.payload is None else Conflict("it exists")
+
+    return judge
+
+
+def appended(text: bytes) -> Judge:
+    """Append to what is there; to nothing if there is nothing."""
+    return lambda current: Put((current.payload or b"") + text)
+
+
+def next_of(number: int) -> Callable[[Epoch], Epoch]:
+    """The change from epoch `number` to the same ring under the next number."""
+    return lambda base: again(base) if base.number == number else base
+
+
+async def change_ring(peer: Peer) -> None:
+    """Decide the same ring under the next number, through this peer."""
+    await peer.replica.epochs.propose(next_of(peer.replica.epoch.number))
+
+
+def tags_of(*peers: Peer) -> list[int]:
+    """The epochs these peers are in."""
+    return [peer.replica.tag for peer in peers]
+
+
 async def until(condition: Callable[[], bool], most_s: float = 30.0) -> None:
     """Let virtual time pass until the condition holds."""
     loop = asyncio.get_running_loop()
@@ -386,9 +370,3 @@ async def error_of(work: Awaitable[Any]) -> AtollError:
     except AtollError as error:
         return error
     raise AssertionError(f"no error, but {result!r}")
-
-
-__all__ = [
-    "KEY", "NONE", "OP_ID", "POWER", "SPACE", "Meddling", "Owner", "Peer", "World", "ballot_at", "error_of", "grown",
-    "member", "ring_of", "rot", "simulate", "until",
-]  # fmt: skip

@@ -1,10 +1,8 @@
-"""Deciding the next ring while no rows exist, and keeping every message in one epoch (E1 to E3, N1 to N3)."""
+"""Deciding the next ring while no rows exist: Paxos, fences, and their end (E1 and E2 of epochs.py)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -13,69 +11,41 @@ from peer.replication.ballot import NONE
 from peer.replication.epochs import HoldsRows, again, tag_of
 from peer.replication.keys import OBJECT, Space
 from peer.replication.messages import (
-    ABSTAIN,
     ACCEPT,
-    BALLOT,
     CONFLICT,
     EPOCH_ACCEPT,
     EPOCH_DECIDED,
-    EPOCH_GET,
     EPOCH_PREPARE,
     EPOCH_RELEASE,
     FENCED,
     IS_FULL,
     NO_GATE,
-    NOT_OWNER,
     OK,
-    PREPARE,
-    READ,
-    SCAN,
-    STALE,
 )
-from peer.replication.register import Put
 from ring.epoch import Epoch
 from tests.replication_world import (
     KEY,
     POWER,
-    SPACE,
+    ROW_REQUESTS,
     Peer,
     World,
+    change_ring,
     error_of,
     grown,
     member,
     ring_of,
     simulate,
+    tags_of,
     until,
 )
-
-ROW_REQUESTS: list[tuple[Any, ...]] = [
-    (PREPARE, KEY, b"\xff" * 20, NO_GATE, False),
-    (ACCEPT, KEY, b"\xff" * 20, b"\0v", None, NO_GATE),
-    (READ, KEY, NO_GATE, False),
-    (BALLOT, KEY, NO_GATE),
-    (SCAN, [SPACE.prefix(0)], b"", b"", 10, NO_GATE, 0),
-]
 
 
 def fenced(world: World) -> list[bool]:
     return [peer.replica.epochs.fenced for peer in world.peers]
 
 
-def tags(*peers: Peer) -> list[int]:
-    return [peer.replica.tag for peer in peers]
-
-
 def names(epoch: Epoch) -> list[str]:
     return [one.name for one in epoch.members]
-
-
-def next_of(number: int) -> Callable[[Epoch], Epoch]:
-    """The change from epoch `number` to the same ring under the next number."""
-    return lambda base: again(base) if base.number == number else base
-
-
-async def change_ring(peer: Peer) -> None:
-    await peer.replica.epochs.propose(next_of(peer.replica.epoch.number))
 
 
 async def fence(world: World, *peers: Peer) -> bytes:
@@ -96,7 +66,7 @@ def test_peers_join_one_after_the_other() -> None:
         await world.found(peers[0])
         for number, peer in enumerate(peers[1:]):
             await peer.join(peers[number])
-        await until(lambda: tags(*peers) == [5] * 5)
+        await until(lambda: tags_of(*peers) == [5] * 5)
         assert len({peer.replica.epoch.encode() for peer in peers}) == 1
         assert [entry["number"] for entry in peers[0].replica.epochs.history()] == [1, 2, 3, 4, 5]
         await peers[4].put(b"v")
@@ -111,7 +81,7 @@ def test_two_proposers_one_winner_and_the_loser_on_top() -> None:
     async def scenario(world: World, a: Peer, b: Peer, c: Peer, d: Peer, e: Peer) -> None:
         await world.found(a, b, c)
         await asyncio.gather(d.join(a), e.join(b))
-        await until(lambda: tags(a, b, c, d, e) == [3] * 5)
+        await until(lambda: tags_of(a, b, c, d, e) == [3] * 5)
         assert names(a.replica.epoch) == ["p1", "p2", "p3", "p4", "p5"]
         assert len({peer.replica.epoch.encode() for peer in world.peers}) == 1
 
@@ -124,10 +94,10 @@ def test_a_loser_that_missed_the_announcement_catches_up_and_proposes_on_top() -
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         with world.lost(EPOCH_DECIDED, to=c):
             await change_ring(a)
-        assert tags(a, b, c) == [2, 2, 1]
+        assert tags_of(a, b, c) == [2, 2, 1]
         epoch = await c.replica.epochs.propose(lambda base: base if base.number == 3 else again(base))
         assert tag_of(epoch) == 3
-        assert tags(a, b, c) == [3, 3, 3]
+        assert tags_of(a, b, c) == [3, 3, 3]
 
     simulate(scenario)
 
@@ -227,7 +197,7 @@ def test_e1_every_member_must_be_fenced_not_just_a_majority() -> None:
             assert isinstance(error, Unavailable)
             assert "Nothing changed" in str(error)
             world.join_up()
-        assert tags(*peers) == [1] * 6
+        assert tags_of(*peers) == [1] * 6
         await until(lambda: not any(fenced(world)))
 
     simulate(scenario, peers=6)
@@ -243,7 +213,7 @@ def test_e1_rows_on_one_member_that_is_no_voter_are_enough_to_refuse() -> None:
         await outside.plant(b"v", world.ballot(), key)
         with pytest.raises(HoldsRows):
             await peers[0].replica.admit(member(9), grown)
-        assert tags(*peers) == [1] * 6
+        assert tags_of(*peers) == [1] * 6
 
     simulate(scenario, peers=6)
 
@@ -268,7 +238,7 @@ def test_e1_a_join_is_refused_once_rows_exist_and_the_cluster_goes_on(holding: i
             assert (error.code, error.status, error.state_changed) == ("RingHoldsData", 409, False)
             assert "already holds data" in str(error)
             assert "Nothing changed" in str(error)
-        assert tags(a, b, c) == [1, 1, 1]
+        assert tags_of(a, b, c) == [1, 1, 1]
         start_s = world.now
         await c.put(b"w")
         assert await a.get() == b"w"
@@ -329,7 +299,7 @@ def test_e2_fences_of_a_proposer_that_died_are_lifted_by_the_next_request() -> N
         await fence(world, a, b, c)
         await b.put(b"v")
         assert await c.get() == b"v"
-        await until(lambda: tags(a, b, c) == [2, 2, 2])
+        await until(lambda: tags_of(a, b, c) == [2, 2, 2])
         assert b.replica.epoch.members == ring_of(a.member, b.member, c.member).members
 
     simulate(scenario)
@@ -341,178 +311,12 @@ def test_e2_a_fence_on_one_member_does_not_stop_the_others() -> None:
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         await fence(world, c)
         await a.put(b"v")
-        assert tags(a, b, c) == [1, 1, 1]
+        assert tags_of(a, b, c) == [1, 1, 1]
         assert fenced(world) == [False, False, True]
         world.isolate(b)
         await a.put(b"w")
         assert fenced(world) == [False] * 3
         assert (a.holds(), c.holds()) == (b"w", b"w")
-        assert tags(a, b, c) == [1, 1, 1]
+        assert tags_of(a, b, c) == [1, 1, 1]
 
     simulate(scenario)
-
-
-# --- E3, N1: one epoch a message
-
-
-def test_e3_rows_are_refused_while_a_newer_epoch_waits_for_its_commit() -> None:
-    """Goal (E3): what commits after the epoch does not commit under the old one."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        newer = again(a.replica.epoch)
-        decided = a.ask(EPOCH_DECIDED, newer.encode(), tag=0)
-        assert not decided.done()
-        assert await a.ask(*ROW_REQUESTS[1]) == (FENCED,)
-        assert await decided == (OK,)
-        assert await a.ask(*ROW_REQUESTS[1], tag=1) == (STALE, 2)
-        assert (await a.ask(*ROW_REQUESTS[1]))[0] == OK
-
-    simulate(scenario)
-
-
-def test_an_epoch_counts_only_once_it_is_durable() -> None:
-    """Goal: a crash before the commit leaves the old epoch in force; until then it is not passed on either."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        newer = again(a.replica.epoch)
-        a.ask(EPOCH_DECIDED, newer.encode(), tag=0)
-        assert Epoch.decode((await a.ask(EPOCH_GET, tag=0))[1]).number == 1
-        await a.restart()
-        assert tags(a) == [1]
-
-    simulate(scenario)
-
-
-def test_an_older_epoch_never_replaces_a_newer_one() -> None:
-    """Goal: announcements that come late or twice change nothing."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        old = a.replica.epoch
-        await change_ring(a)
-        for epoch in (old, a.replica.epoch, old):
-            assert await b.ask(EPOCH_DECIDED, epoch.encode(), tag=0) == (OK,)
-        assert tags(a, b, c) == [2, 2, 2]
-        await b.restart()
-        assert tags(b) == [2]
-
-    simulate(scenario)
-
-
-def test_n1_a_stale_sender_is_refused_with_the_newer_tag() -> None:
-    """Goal (N1): every kind of request that carries an old epoch changes nothing and names the new one."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        await change_ring(a)
-        requests = [*ROW_REQUESTS, (EPOCH_PREPARE, world.ballot()), (EPOCH_ACCEPT, world.ballot(), b"")]
-        for request in requests:
-            assert await b.ask(*request, tag=1) == (STALE, 2)
-        assert not b.replica._holds_rows()
-        assert not b.replica.epochs.fenced
-
-    simulate(scenario)
-
-
-def test_n1_a_stale_coordinator_catches_up_and_goes_on() -> None:
-    """Goal (N1): a peer that missed a change is refused, fetches the epoch, and its request succeeds."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        with world.lost(EPOCH_DECIDED, to=c):
-            await change_ring(a)
-        assert tags(c) == [1]
-        await asyncio.gather(c.put(b"v"), c.get(SPACE.row_key(b"other")))
-        assert tags(c) == [2]
-        assert await a.get() == b"v"
-
-    simulate(scenario)
-
-
-def test_n1_a_replica_that_is_behind_persists_the_newer_epoch_before_it_answers() -> None:
-    """Goal (N1): the answer to a request of a newer epoch comes from a replica that has it on its disk."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        with world.lost(EPOCH_DECIDED, to=c):
-            await change_ring(a)
-        reply = await c.ask(READ, KEY, NO_GATE, False, tag=2)
-        assert reply[0] == OK
-        assert Epoch.decode(c.disk.tables["meta"][b"epoch"]).number == 2
-
-    simulate(scenario)
-
-
-def test_n1_a_replica_that_cannot_learn_the_newer_epoch_refuses() -> None:
-    """Goal (N1): rather than answer under an epoch it does not know it says which one it has."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        world.isolate(c)
-        assert await c.ask(READ, KEY, NO_GATE, False, tag=7) == (STALE, 1)
-
-    simulate(scenario)
-
-
-def test_n2_an_unconfirmed_peer_votes_on_nothing() -> None:
-    """Goal (N2): before the others confirmed who it is, a peer abstains from rows, scans and epochs."""
-
-    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
-        c.crash()
-        world.isolate(c)
-        c.open()
-        starting = asyncio.ensure_future(c.start())
-        await asyncio.sleep(3)
-        for request in [*ROW_REQUESTS, (EPOCH_PREPARE, world.ballot()), (EPOCH_ACCEPT, world.ballot(), b"")]:
-            assert (await c.ask(*request))[0] == ABSTAIN
-        world.join_up()
-        await starting
-        assert (await c.ask(*ROW_REQUESTS[0]))[0] == OK
-
-    simulate(scenario)
-
-
-def test_n3_only_owners_answer() -> None:
-    """Goal (N3): a peer asked for a partition it does not own refuses; it never says that nothing is there."""
-
-    async def scenario(world: World, *peers: Peer) -> None:
-        owners = world.owners(KEY)
-        for peer in peers:
-            for request in ROW_REQUESTS:
-                reply = await peer.ask(*request)
-                assert (reply == (NOT_OWNER,)) == (peer not in owners), (peer.member.name, request)
-
-    simulate(scenario, peers=5)
-
-
-def test_one_attempt_stays_in_one_epoch() -> None:
-    """Goal: a ring that changes between prepare and accept sends the change back, to the new owners.
-
-    A ring of one becomes a ring of two just after the only owner promised. Accepted by the one alone, the value
-    would be acknowledged with a single durable copy.
-    """
-
-    async def scenario(world: World, a: Peer, b: Peer) -> None:
-        await world.found(a)
-        bigger = grown(a.replica.epoch, b.member)
-        await b.start(bigger)
-
-        def judge(_: object) -> Put:
-            if a.replica.tag == 1:  # as if its commit had ended in this very turn
-                a.replica.epochs.current, a.replica.epochs.tag = bigger, tag_of(bigger)
-                a.replica._epoch_installed(bigger)
-            return Put(b"v")
-
-        await a.change(judge)
-        assert (a.holds(), b.holds()) == (b"v", b"v")
-
-    simulate(scenario, peers=2, founded=False)
-
-
-def test_two_owners_need_both() -> None:
-    """Goal: a majority of two is two: with one silent nothing is acknowledged and nothing read."""
-
-    async def scenario(world: World, a: Peer, b: Peer) -> None:
-        await a.put(b"v")
-        world.isolate(b)
-        assert isinstance(await error_of(a.put(b"w")), Unavailable)
-        assert isinstance(await error_of(a.get()), Unavailable)
-        world.join_up()
-        assert await b.get() in (b"v", b"w")
-
-    simulate(scenario, peers=2)

@@ -16,7 +16,8 @@ from peer.replication.keys import OBJECT, Space, gate_key_of
 from peer.replication.messages import ABSTAIN, ACCEPT, GATE_REFUSED, IS_FULL, OK, PREPARE
 from peer.replication.register import Current, GateRefused, Put
 from peer.replication.value import payload_of
-from tests.replication_world import POWER, Owner, Peer, World, ballot_at, error_of, simulate, until
+from tests.replication_owner import Owner
+from tests.replication_world import POWER, Peer, World, ballot_at, error_of, simulate, until
 
 SPACE = Space(OBJECT, b"bucket-1", 1, POWER)
 KEY = SPACE.row_key(b"key")

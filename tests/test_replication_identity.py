@@ -198,24 +198,45 @@ def test_i4_starting_an_old_copy_again_and_again_does_not_help_it(starts: int) -
     simulate(scenario)
 
 
-def test_i4_a_copy_whose_first_start_heard_no_answer_is_still_refused() -> None:
-    """Goal (I4): its question arrived, the answers did not; the second start meets the evidence, not its own trace."""
+def test_i4_a_copy_that_nobody_answers_leaves_no_trace_to_stand_on() -> None:
+    """Goal (I4): its questions arrive, the answers do not; a later start meets the evidence, not its own traces.
+
+    It starts so often that it has a higher boot and more commits than what it was copied from ever had.
+    """
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        a.crash()
         copy = a.disk.copy()
-        for number in range(20):
-            await a.put(b"%d" % number)
-        await reports(world)
+        await start(a)
         a.crash()
         world.network.cut |= {(b.id, a.id), (c.id, a.id)}
-        deaf = start(a, copy)
-        await asyncio.sleep(3)
-        assert not deaf.done()
-        a.crash()
+        for _ in range(4):
+            deaf = start(a, copy)
+            await asyncio.sleep(3)
+            assert not deaf.done()
+            a.crash()
         world.join_up()
         assert isinstance(await error_of(start(a, copy)), Amnesia)
         assert not await votes(a)
-        deaf.cancel()
+
+    simulate(scenario)
+
+
+def test_i1_a_copy_that_went_on_alone_is_refused_for_its_start() -> None:
+    """Goal (I1): it has committed more than the others know of, but they know of a start that is none of its own."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        a.crash()
+        copy = a.disk.copy()
+        await start(a)
+        a.crash()
+        world.isolate(a)
+        for _ in range(4):
+            start(a, copy)
+            await asyncio.sleep(1)
+            a.crash()
+        world.join_up()
+        assert isinstance(await error_of(start(a, copy)), Amnesia)
 
     simulate(scenario)
 
@@ -293,6 +314,31 @@ def test_i3_what_one_peer_knows_the_others_learn() -> None:
         world.join_up()
         assert isinstance(await error_of(start(a, copy)), Amnesia)
         assert not await votes(a)
+
+    simulate(scenario)
+
+
+def test_i3_a_question_carries_what_the_asker_knows() -> None:
+    """Goal (I3): who is asked learns of third peers, and tells them on."""
+    third = ["0" * 15 + "9", 7, 70, 700]
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await b.ask(BOOTS, [["0" * 15 + "8", 1, 1, 1], third], 0, [[1, 1]], tag=0)
+        _, table = await b.ask(BOOTS, [["0" * 15 + "8", 1, 1, 1]], 0, [[1, 1]], tag=0)
+        assert tuple(third) in table
+
+    simulate(scenario)
+
+
+def test_i3_an_answer_carries_what_the_asked_one_knows() -> None:
+    """Goal (I3): a peer that starts learns of third peers from the answers, and tells them on."""
+    third = ["0" * 15 + "9", 7, 70, 700]
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await b.ask(BOOTS, [third], 0, [[7, 700]], tag=0)
+        await c.restart()
+        _, table = await c.ask(BOOTS, [["0" * 15 + "8", 1, 1, 1]], 0, [[1, 1]], tag=0)
+        assert tuple(third) in table
 
     simulate(scenario)
 

@@ -10,7 +10,8 @@ from peer.replication import promises as module
 from peer.replication.ballot import ceiling, counter_of
 from peer.replication.messages import CONFLICT, IS_FULL, OK
 from peer.replication.promises import AHEAD_US, Promises
-from tests.replication_world import KEY, SPACE, Owner, ballot_at
+from tests.replication_owner import Owner
+from tests.replication_world import KEY, SPACE, ballot_at
 
 HOUR_US = 3_600_000_000
 

@@ -16,6 +16,7 @@ from peer.replication.value import (
     decode_row,
     encode_row,
     names_operation,
+    newest_operation,
     payload_of,
     wrap,
 )
@@ -44,11 +45,25 @@ def test_a_value_remembers_its_last_sixteen_operations(changes: list[tuple[bytes
         assert names_operation(value, unheard, since=b"forgotten") in (False, None)
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 40])
+def test_exactly_sixteen_operations_are_remembered(count: int) -> None:
+    """Goal: the 16 newest ids are in the value, the one before them is not."""
+    ids = [b"op %05d" % number for number in range(count)]
+    value = b""
+    for op_id in ids:
+        value = wrap(b"payload", value, op_id)
+    remembered = [op_id for op_id in ids if names_operation(value, op_id)]
+    assert remembered == ids[-16:]
+    assert newest_operation(value) == ids[-1]
+    assert len(value) == 1 + 8 * len(remembered) + len(b"payload")
+
+
 def test_nothing_and_never_written_are_absence_without_history() -> None:
     """Goal: what was never written has no payload and names no operation, for certain."""
     for value in (b"", NEVER_WRITTEN):
         assert payload_of(value) is None
         assert names_operation(value, b"whatever") is False
+        assert newest_operation(value) == b""
         assert payload_of(wrap(b"new", value, b"op-id-01")) == b"new"
     assert decode_row(b"key", None) == NOTHING
 

@@ -1,0 +1,199 @@
+"""What a coordinator says when an accept was not answered (R3 of register.py): nothing changed, done, or unknown."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from peer.errors import Conflict, Unavailable, UnknownOutcome
+from peer.replication.ballot import NONE
+from peer.replication.messages import ACCEPT
+from peer.replication.register import Current, Put
+from tests.replication_world import KEY, Peer, World, appended, create, error_of, simulate, until
+
+
+def test_r3_an_unanswered_accept_is_found_by_its_operation_id() -> None:
+    """Goal (R3): the accepts arrived, their answers did not: the change is found done, and not done twice."""
+    judged = []
+
+    def judge(current: Current) -> Put:
+        judged.append(current.payload)
+        return Put((current.payload or b"") + b"x")
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        with world.when(lambda: world.silence(b), ACCEPT, to=b), world.when(c.crash, ACCEPT, to=c):
+            task = asyncio.ensure_future(a.change(judge))
+            await until(lambda: b.holds() == b"x")
+        world.join_up()
+        assert (await task).payload == b"x"
+        assert judged == [None]
+        assert await b.get() == b"x"
+
+    simulate(scenario)
+
+
+def test_r3_an_overtaken_change_is_found_in_the_history() -> None:
+    """Goal (R3): others changed the key on top of ours; the id in their history says that ours happened."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        task = await _unanswered(world, a, b"mine,")
+        await b.change(appended(b"theirs"))
+        world.join_up()
+        assert (await task).payload == b"mine,theirs"
+        assert await c.get() == b"mine,theirs"
+
+    simulate(scenario)
+
+
+def test_r3_beyond_sixteen_changes_the_outcome_is_unknown() -> None:
+    """Goal (R3): history keeps 16 ids; when ours may have left it, the answer is 503, not a guess."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        task = await _unanswered(world, a, b"mine,")
+        for _ in range(16):
+            await b.change(appended(b"x"))
+        world.join_up()
+        error = await error_of(task)
+        assert isinstance(error, UnknownOutcome)
+        assert error.state_changed is None
+        assert await a.get() == b"mine," + b"x" * 16
+
+    simulate(scenario)
+
+
+async def _unanswered(world: World, a: Peer, payload: bytes) -> asyncio.Task[Current]:
+    """A change of `a` that `b` and `c` accepted, whose answers are lost; `a` is cut off when this returns."""
+    b, c = world.peers[1:]
+    with world.when(lambda: world.isolate(a), ACCEPT, to=c):
+        task = asyncio.ensure_future(a.change(appended(payload)))
+        await until(lambda: (b.holds(), c.holds()) == (payload, payload))
+    return task
+
+
+def test_r3_a_long_history_does_not_make_outcomes_unknown() -> None:
+    """Goal (R3): a key that changed often before: what our change was to follow is remembered, ours is not there."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        for number in range(20):
+            await b.put(b"%d," % number)
+        await until(lambda: world.holding(b"19,") == 3)
+        with world.lost(ACCEPT, sender=a):
+            task = asyncio.ensure_future(a.change(appended(b"mine")))
+            await until(lambda: a.holds() == b"19,mine")
+            world.isolate(a)
+            await b.put(b"theirs,")
+        world.join_up()
+        assert (await task).payload == b"theirs,mine"
+
+    simulate(scenario)
+
+
+def test_r3_contention_on_a_busy_key_is_no_reason_for_an_unknown_outcome() -> None:
+    """Goal (R3): three coordinators race for a key with a long history: every change ends well, each is there once."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        for _ in range(20):
+            await peers[0].change(appended(b"x"))
+
+        async def work(peer: Peer) -> None:
+            for _ in range(5):
+                await peer.change(appended(b"x"))
+
+        await asyncio.gather(*(work(peer) for peer in peers))
+        assert await peers[0].get() == b"x" * 35
+        assert sum(peer.counts["conflicts"] for peer in peers) > 0
+
+    simulate(scenario)
+
+
+def test_r3_a_lost_accept_is_sent_again() -> None:
+    """Goal (R3): an accept that reached only its own peer and was overtaken is proposed anew, on the new value."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        with world.lost(ACCEPT, sender=a):
+            task = asyncio.ensure_future(a.change(appended(b"mine,")))
+            await until(lambda: a.holds() == b"mine,")
+            world.isolate(a)
+            await b.change(appended(b"theirs,"))
+        world.join_up()
+        assert (await task).payload == b"theirs,mine,"
+        assert await c.get() == b"theirs,mine,"
+
+    simulate(scenario)
+
+
+def test_r3_once_an_accept_was_sent_silence_is_an_unknown_outcome() -> None:
+    """Goal (R3): the coordinator's own copy may be adopted later, so it does not say that nothing changed."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        with world.when(lambda: world.isolate(a), ACCEPT, sender=a):
+            error = await error_of(a.put(b"v"))
+        assert isinstance(error, UnknownOutcome)
+        world.join_up()
+        assert await b.get() in (None, b"v")
+
+    simulate(scenario)
+
+
+def test_r3_before_any_accept_nothing_changed() -> None:
+    """Goal (R3): no majority to prepare at: Unavailable within five seconds, and it says nothing changed."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        world.isolate(a)
+        start_s = world.now
+        error = await error_of(a.put(b"v"))
+        assert world.now - start_s <= 5.0
+        assert type(error) is Unavailable
+        assert error.state_changed is False
+        assert [peer.stored().ballot for peer in world.peers] == [NONE] * 3
+
+    simulate(scenario)
+
+
+def test_r3_a_refusal_after_a_lost_accept_shuts_it_out() -> None:
+    """Goal (R3): ours may lie on a silent minority; before "it exists" is said, an accept above ours goes out.
+
+    The outsider judged a tombstone that only the first owner held. Its second prepare is answered by the two others,
+    which agree on an older value under one ballot: enough to refuse, were it not that our accept could be adopted.
+    """
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        first, second, third = world.owners(KEY)
+        outsider = next(peer for peer in peers if peer not in (first, second, third))
+        for _ in range(20):  # the history is long: that our accept is above all of it decides, not the ids
+            await second.put(b"theirs")
+        await until(lambda: len({owner.stored().ballot for owner in (first, second, third)}) == 1)
+        await first.plant(None, world.ballot())
+        world.network.doubted |= {(outsider.id, third.id)}  # so that it asks the first two
+        with world.lost(ACCEPT, sender=outsider, to=second), world.lost(ACCEPT, sender=outsider, to=third):
+            task = asyncio.ensure_future(outsider.change(create(b"mine")))
+            await until(lambda: first.holds() == b"mine")
+        world.isolate(first)
+        with pytest.raises(Conflict):
+            await task
+        assert second.stored().ballot > first.stored().ballot
+        world.join_up()
+        assert await first.get() == b"theirs"
+
+    simulate(scenario, peers=5)
+
+
+def test_r3_what_was_chosen_above_a_lost_accept_shuts_it_out_already() -> None:
+    """Goal (R3): a majority agrees on a value above ours that does not contain it: refused without another accept."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        first, second, third = world.owners(KEY)
+        outsider = next(peer for peer in peers if peer not in (first, second, third))
+        with world.lost(ACCEPT, sender=outsider, to=second), world.lost(ACCEPT, sender=outsider, to=third):
+            task = asyncio.ensure_future(outsider.change(create(b"mine")))
+            await until(lambda: first.holds() == b"mine")
+        world.isolate(first)
+        await second.put(b"theirs")
+        with world.lost(ACCEPT, sender=outsider) as accepts, pytest.raises(Conflict):
+            await task
+        assert accepts.hits == 0
+        world.join_up()
+        assert await first.get() == b"theirs"
+
+    simulate(scenario, peers=5)
