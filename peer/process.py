@@ -43,15 +43,16 @@ from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
 from peer.startup import cluster_key, refuse_forgotten, refuse_unbuilt, try_ports
-from peer.storage.chunkfiles import ChunkFiles
+from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
 from peer.storage.datadir import DataDir
+from peer.storage.operations import Limits
 from peer.storage.sqlite import SqliteRows
 from ring.epoch import Epoch
 
 log = logging.getLogger("atoll.peer")
 
 CLIENT_BUFFERS, REPLICA_BUFFERS, SERVE_BUFFERS = 24, 12, 4
-TRIM_EVERY_S = 5.0
+HOUSEKEEP_EVERY_S = 5.0
 _MEMBER_KEY = b"member"
 
 
@@ -117,9 +118,11 @@ class Peer:
         self.env = LoopEnv(loop)
         self.stats = Stats()
         self.membership: Membership | None = None
+        self._flags: frozenset[str] = frozenset()
         self.rows = SqliteRows(directory.rows_path, loop, on_full=directory.ballast.release)
         self.me = self._member_id()
-        self.files = ChunkFiles(directory.segments_path)
+        limits = Limits(floor=directory.floor_bytes)
+        self.files = ChunkFiles(directory.segments_path, options=ChunkOptions(limits=limits))
         self.disk = DiskThreads(self.files, loop)
         self.peers = Peers(self._hello, self._key, self._handle, self._address_of, stats=self.stats)
         self.replica = Replica(self.env, self, self.rows, self.me)
@@ -194,7 +197,7 @@ class Peer:
         await self.api.start(config.host, config.api_port)
         await self.s3.start(config.host, config.s3_port)
         self.env.spawn(self._confirm(), "identity")
-        self.env.spawn(self._trim_pools(), "trim")
+        self.env.spawn(self._housekeep(), "housekeeping")
         log.info(
             "peer %s (%s) of cluster %s answers on %s:%d",
             self.config.name or self.me, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
@@ -276,12 +279,25 @@ class Peer:
     def _spawn(self, work: Any) -> None:
         self.env.spawn(work, "admission")
 
-    async def _trim_pools(self) -> None:
-        """Give the memory of a burst back to the system."""
+    async def _housekeep(self) -> None:
+        """Now and then: watch the disk's free space, and give the memory of a burst back to the system."""
         while True:
-            await asyncio.sleep(TRIM_EVERY_S)
+            await asyncio.to_thread(self._mind_space)
+            flags = frozenset({"full"}) if self.files.below_floor else frozenset()
+            if self.membership is not None and flags != self._flags:
+                self._flags = flags
+                self.membership.update(flags=flags)
+            await asyncio.sleep(HOUSEKEEP_EVERY_S)
             for pool in (self.client_pool, self.replica_pool, self.serve_pool):
                 pool.trim()
+
+    def _mind_space(self) -> None:
+        """Take the ballast while there is room for it (it is given up when a commit finds the disk full)."""
+        directory = self._directory
+        try:
+            directory.ballast.take(directory.free_bytes(), directory.floor_bytes)
+        except OSError as error:
+            log.warning("cannot take the ballast of %s: %s", directory.path, error)
 
     def _die(self, error: AtollError) -> None:
         log.error("%s", error)

@@ -458,8 +458,12 @@ class ChunkFiles:
 
     @property
     def below_floor(self) -> bool:
-        """True while new chunks are refused for lack of space; said in gossip. Refreshes what is known."""
+        """True while there is no room for even the smallest new segment above the floor; said in gossip.
+
+        Refreshes what is known.
+        """
         with self._lock:
-            self._machine.space(self._files.free_bytes())
+            free = self._files.free_bytes()
+            self._machine.space(free)
             self._space_known_at = time.monotonic()
-            return self._machine.below_floor
+            return free < self._machine.limits.floor + self._machine.limits.least
