@@ -42,11 +42,12 @@ from peer.rpc.hello import Hello
 from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
-from peer.startup import cluster_key, refuse_forgotten, refuse_unbuilt, try_ports
+from peer.startup import cluster_key, refuse_forgotten, refuse_unbuilt, try_ports, unsafe_switches
 from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
 from peer.storage.datadir import DataDir
 from peer.storage.operations import Limits
 from peer.storage.sqlite import SqliteRows
+from peer.storage.sqlite_files import SqliteOptions
 from ring.epoch import Epoch
 
 log = logging.getLogger("atoll.peer")
@@ -119,10 +120,18 @@ class Peer:
         self.stats = Stats()
         self.membership: Membership | None = None
         self._flags: frozenset[str] = frozenset()
-        self.rows = SqliteRows(directory.rows_path, loop, on_full=directory.ballast.release)
+        unsafe = unsafe_switches()
+        synchronous = "OFF" if "no_row_sync" in unsafe else "FULL"
+        self.rows = SqliteRows(
+            directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), on_full=directory.ballast.release
+        )  # fmt: skip
         self.me = self._member_id()
-        limits = Limits(floor=directory.floor_bytes)
-        self.files = ChunkFiles(directory.segments_path, options=ChunkOptions(limits=limits))
+        options = ChunkOptions(
+            limits=Limits(floor=directory.floor_bytes),
+            sync_data="no_data_sync" not in unsafe,
+            sync_directory="no_directory_sync" not in unsafe,
+        )
+        self.files = ChunkFiles(directory.segments_path, options=options)
         self.disk = DiskThreads(self.files, loop)
         self.peers = Peers(self._hello, self._key, self._handle, self._address_of, stats=self.stats)
         self.replica = Replica(self.env, self, self.rows, self.me)

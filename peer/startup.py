@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 
 from peer.config import PEER_FILE, PeerConfig
 from peer.errors import StartupError
 from peer.storage.datadir import DataDir, read_cluster_key
+
+log = logging.getLogger(__name__)
 
 
 def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
@@ -54,6 +57,24 @@ def refuse_forgotten(directory: DataDir) -> None:
             f" {directory.rows_path} is missing: put it back if it was moved; if it is lost, so is this peer's memory,"
             " and it must not vote again: move the directory away and start a new peer on an empty one"
         )
+
+
+def unsafe_switches() -> frozenset[str]:
+    """Safeguards left out on purpose, for the negative controls of tests: ATOLL_UNSAFE_FOR_TESTS=no_row_sync,no_data_sync.
+
+    A peer without them loses acknowledged writes when the power fails. Read here and nowhere else.
+    """
+    named = frozenset(filter(None, os.environ.get("ATOLL_UNSAFE_FOR_TESTS", "").split(",")))
+    unknown = named - {"no_row_sync", "no_data_sync", "no_directory_sync"}
+    if unknown:
+        raise StartupError(f"ATOLL_UNSAFE_FOR_TESTS names no safeguard: {', '.join(sorted(unknown))}")
+    if named:
+        log.critical(
+            "UNSAFE: started without %s (ATOLL_UNSAFE_FOR_TESTS): this peer WILL LOSE acknowledged writes when the power"
+            " fails; it is for tests only",
+            ", ".join(sorted(named)),
+        )
+    return named
 
 
 def refuse_unbuilt(config: PeerConfig) -> None:

@@ -59,7 +59,8 @@ class Answer:
 class ClusterWorld:
     """A cluster of `peers` processes under `directory`; a context manager that always cleans up.
 
-    `options` go to the founding peer (`--chunk-size 64KiB`, `--partition-power 8`), `environment` to all.
+    `options` go to the founding peer (`--chunk-size 64KiB`, `--partition-power 8`), `environment` to all; `under` gives
+    the words of a command that each peer runs under, which must become the peer (`strace -D`, `env`).
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class ClusterWorld:
         replicas: int = 3,
         options: Iterable[str] = (),
         environment: Mapping[str, str] | None = None,
+        under: Callable[[int], list[str]] = lambda index: [],
     ) -> None:
         self.layout = Layout(directory, peers, free_base(peers), replicas)
         self._options = list(options)
         self._environment = peer_environment() | dict(environment or {})
+        self._under = under
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._idle: dict[int, list[http.client.HTTPConnection]] = {i: [] for i in range(peers)}
         self._credentials: tuple[str, str] | None = None
@@ -118,7 +121,7 @@ class ClusterWorld:
         place.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         fresh = not place.initialised
         command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())]
-        command += peer_command(place, self.layout)
+        command += self._under(index) + peer_command(place, self.layout)
         if fresh and index == 0:
             command += self._options
         with place.log.open("ab") as log:
