@@ -8,6 +8,7 @@ of its own and never waits for a send, so peers that all push at each other cann
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import mmap
 import threading
 from collections import deque
@@ -22,6 +23,16 @@ PAGE_BYTES = 4096
 """Records start and end at multiples of this: what O_DIRECT asks of memory, offset and length."""
 
 DEFAULT_CHUNK_BYTES = 4 << 20
+
+
+def release_heap() -> None:
+    """Return to the system what the C library's allocator keeps after a burst (a hundred streams leave it 35 MiB).
+
+    Takes 1 to 4 ms, during which others wait to allocate; without glibc nothing happens.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 class Buffer:

@@ -22,7 +22,7 @@ from peer.api.cluster import ClusterView, process_info
 from peer.api.context import Context
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
-from peer.buffers import BufferPool
+from peer.buffers import BufferPool, release_heap
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
 from peer.entry import FORMAT_LEVEL, admit, check_seeds, founding_epoch, join, member_of
@@ -297,8 +297,8 @@ class Peer:
                 self._flags = flags
                 self.membership.update(flags=flags)
             await asyncio.sleep(HOUSEKEEP_EVERY_S)
-            for pool in (self.client_pool, self.replica_pool, self.serve_pool):
-                pool.trim()
+            if sum(pool.trim() for pool in (self.client_pool, self.replica_pool, self.serve_pool)):
+                await asyncio.to_thread(release_heap)
 
     def _mind_space(self) -> None:
         """Take the ballast while there is room for it (it is given up when a commit finds the disk full)."""
