@@ -39,7 +39,7 @@ def small_disk(directory: Path) -> Iterator[Path]:
         try:
             ran = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError as missing:
-            pytest.skip(f"{missing.filename} is not installed; it is part of e2fsprogs")
+            pytest.skip(f"{missing.filename} is not installed; install it with: make test-deps")
         if ran.returncode != 0:
             pytest.skip(f"cannot mount a disk here: {ran.stderr.strip()}")
     try:
