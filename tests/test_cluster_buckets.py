@@ -44,24 +44,39 @@ class Tenant:
         while not self._stop.is_set():
             path = f"{PATH}/objects/{self._number}/{step}"
             body = content(self._number * 1_000_000 + step, (200, 30_000)[step % 2])
-            status = self._told("PUT", path, body)[0]
+            status = self._put(path, body)
             if status == 200:
                 self.kept += 1
                 self._expect("GET", path, (200, body))
+                self._remove(path)
             else:
                 self.refused += 1
-                if status not in (404, 409, 503):
-                    self.broken.append(f"PUT {path}: {status}")
-            if status in (
-                200,
-                503,
-            ):  # after "it may or may not have happened": make sure that it is not there
-                self._remove(path, acknowledged=status == 200)
             step += 1
 
     def _told(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         answer = self._world.call(method, path, body, peer=self._number % 3)
         return answer.status, answer.body
+
+    def _put(self, path: str, body: bytes) -> int:
+        """Put until the outcome is known: 200, or that there is no bucket (or none that takes objects now).
+
+        After "it may or may not have happened" only a write that is acknowledged settles the matter: the first one may
+        yet take effect, after a delete that found nothing, too.
+        """
+        in_doubt = False
+        seen: list[int] = []
+
+        def decided() -> bool:
+            nonlocal in_doubt
+            status, answer = self._told("PUT", path, body)
+            seen.append(status)
+            in_doubt |= b"OutcomeUnknown" in answer
+            return status in (200, 404) or not in_doubt
+
+        wait_until(decided, f"PUT {path} is decided")
+        if seen[-1] not in (200, 404, 409, 503):
+            self.broken.append(f"PUT {path}: {seen[-1]}")
+        return seen[-1]
 
     def _expect(self, method: str, path: str, wanted: tuple[int, bytes]) -> None:
         """A bucket under deletion may say "later"; anything else but the wanted answer breaks a promise."""
@@ -75,7 +90,7 @@ class Tenant:
         if seen[-1] != wanted:
             self.broken.append(f"{method} {path}: {seen[-1][0]} {seen[-1][1][:100]!r}")
 
-    def _remove(self, path: str, *, acknowledged: bool) -> None:
+    def _remove(self, path: str) -> None:
         seen: list[int] = []
 
         def decided() -> bool:
@@ -84,7 +99,7 @@ class Tenant:
 
         wait_until(decided, f"DELETE {path} is decided")
         lost_answers = len(seen) > 1  # an earlier try may have removed it, and then the bucket may go
-        if seen[-1] != 204 and acknowledged and not lost_answers:
+        if seen[-1] != 204 and not lost_answers:
             self.broken.append(f"DELETE {path}: {seen[-1]}")
 
 

@@ -13,8 +13,9 @@ from peer.objects.heads import Bucket
 from peer.replication import gates as module
 from peer.replication.gates import BEHIND, CLOSED, OPEN, gate_payload
 from peer.replication.keys import OBJECT, Space, gate_key_of
-from peer.replication.messages import ABSTAIN, ACCEPT, GATE_REFUSED, IS_FULL, OK, PREPARE
+from peer.replication.messages import ABSTAIN, ACCEPT, GATE_REFUSED, IS_FULL, OK, PREPARE, SCAN
 from peer.replication.register import Current, GateRefused, Put
+from peer.replication.scan import answer_scan
 from peer.replication.value import payload_of
 from tests.replication_owner import Owner
 from tests.replication_world import POWER, Peer, World, ballot_at, error_of, simulate, until
@@ -49,6 +50,27 @@ def test_who_may_pass() -> None:
         assert await owner.read(KEY, gate=BEHIND - 5) == (GATE_REFUSED, "open", 6)
         assert await owner.accept(ballot_at(3), None, GATE_KEY) == (OK,)
         assert await owner.read(KEY, gate=9) == (GATE_REFUSED, "absent", 0)
+
+    owner.run(scenario())
+
+
+def test_a_scan_waits_for_the_gate_it_looks_behind() -> None:
+    """Goal: a gate that closes behind a put shows a scan that put, though both commits were pending when it came (L4):
+    a bucket was found empty and deleted, and then the put was acknowledged."""
+    owner = Owner()
+
+    async def scenario() -> None:
+        await set_gate(owner, 1, OPEN, 1)
+        put = owner.accept(ballot_at(2), b"payload", KEY, gate=1)
+        closing = owner.accept(ballot_at(2), gate_payload(CLOSED, 2), GATE_KEY)
+        found: asyncio.Future[Any] = owner.loop.create_future()
+        message = (SCAN, 0, [SPACE.prefix(0)], b"", b"", 10, BEHIND - 2, 0)
+        acceptor = owner.acceptor
+        answer_scan(owner.rows, acceptor.gates, acceptor.waits_for, message, found.set_result)
+        assert not (put.done() or closing.done() or found.done())
+        status, answers = await found
+        assert status == OK and put.done() and closing.done()
+        assert [key for key, _ in answers[0][2]] == [KEY]
 
     owner.run(scenario())
 

@@ -203,6 +203,13 @@ class Acceptor:
         pending = self._pending.get(key)
         return None if pending is None else pending[2].value
 
+    def waits_for(self, key: bytes, resume: Callable[[], None]) -> bool:
+        """Whether the row's commit is pending (A2); then `resume` is called when it has ended."""
+        if key not in self._pending or self._read_uncommitted:
+            return False
+        self._after_commit(key, resume)
+        return True
+
     def _after_commit(self, key: bytes, resume: Callable[[], None]) -> None:
         self._pending[key][1].append(resume)
 

@@ -205,7 +205,7 @@ class Replica:
             return reply((FENCED,))
         if not all(self._owned[partition_in(prefix)] for prefix in message[2]):
             return reply((NOT_OWNER,))
-        answer_scan(self._rows, self.acceptor.gates, message, reply)
+        answer_scan(self._rows, self.acceptor.gates, self.acceptor.waits_for, message, reply)
         return None
 
     def _on_get(self, message: Any, reply: Reply) -> None:

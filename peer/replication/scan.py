@@ -8,11 +8,14 @@ L1  A page holds every key of its range that was present throughout the scan, an
     listed state was held under one ballot by a majority, or read.
 L2  A page is valid up to the smallest last key among truncated answers; what lies beyond is for the next one.
 L3  Owners answer only for shards they own and whose gate admits the request; silence never means "empty".
+L4  A gate counts in a scan when its commit has ended: rows queued before it are then visible. (A gate closed in memory
+    hid puts still on their way to the disk: a bucket was found empty and deleted, and the puts acknowledged.)
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -45,14 +48,19 @@ class Ring(Protocol):
 # --- an owner's side
 
 
-def answer_scan(rows: RowStore, gates: Gates, message: Any, reply: Reply) -> None:
-    """One bounded read per shard: its rows, or their digest."""
+def answer_scan(
+    rows: RowStore, gates: Gates, waits_for: Callable[[bytes, Callable[[], None]], bool], message: Any, reply: Reply
+) -> None:  # fmt: skip
+    """One bounded read per shard: its rows, or their digest. `waits_for`: see Acceptor.waits_for (L4)."""
     _, _, prefixes, start, end, limit, gate, mode = message
     limit = min(limit, ROWS_MOST + 1)
     answers: list[tuple[bool, bytes, Any]] = []
     for prefix in prefixes[:SHARDS_MOST]:
         if prefix[0] >= OBJECT:
-            refusal = gates.shard_refusal(gate_key_of(prefix), gate)
+            gate_key = gate_key_of(prefix)
+            if waits_for(gate_key, lambda: answer_scan(rows, gates, waits_for, message, reply)):
+                return None
+            refusal = gates.shard_refusal(gate_key, gate)
             if refusal is not None:
                 return reply(refusal)
         stop = prefix + end if end else prefix_end(prefix)
