@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: run test test-full acceptance test-deps lint types clean
+.PHONY: run test test-full acceptance test-deps lint types picture clean
 
 run: $(STAMP)
 	$(BIN)/atoll dev
@@ -28,6 +28,10 @@ lint: $(DEV)
 
 types: $(DEV)
 	$(BIN)/mypy
+
+# The picture in the README, taken of a live cluster of five (ports from 7500 on).
+picture: $(STAMP)
+	$(BIN)/python -m tools.picture docs/atoll-top.svg
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
