@@ -43,7 +43,7 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
     """Wait for a condition. Raises DevError after `DEADLINE_S`."""
     try:
         async with asyncio.timeout(DEADLINE_S):
-            while not await holds():
+            while not await holds():  # noqa: ASYNC110 (what is asked is another process)
                 await asyncio.sleep(LOOK_EVERY_S)
     except TimeoutError:
         raise DevError(f"{what} did not happen within {DEADLINE_S:g} s") from None
