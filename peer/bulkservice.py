@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, NotFound
-from peer.replication.chunks import Holder
+from peer.replication.holder import Holder
 from peer.replication.messages import FAILED, IS_FULL, MISSING, OK
 from peer.replication.node import Replica
 from peer.storage.chunkfiles import ChunkFiles

@@ -30,8 +30,9 @@ from peer.errors import AtollError, StartupError, Unavailable
 from peer.membership import Membership, MemberView
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
-from peer.replication.chunks import Chunks, decode_chunk_row
+from peer.replication.chunks import Chunks
 from peer.replication.epochs import tag_of
+from peer.replication.holder import LOST, decode_chunk_row
 from peer.replication.identity import Amnesia
 from peer.replication.messages import ADD_REF, FAILED, JOIN, STORE_CHUNK
 from peer.replication.node import Replica
@@ -46,6 +47,7 @@ from peer.startup import cluster_key, refuse_forgotten, refuse_unbuilt, try_port
 from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
 from peer.storage.datadir import DataDir
 from peer.storage.operations import Limits
+from peer.storage.records import Extent
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions
 from ring.epoch import Epoch
@@ -140,15 +142,8 @@ class Peer:
         self.replica.serve(JOIN, lambda m, reply: self._spawn(admit(self.replica, m, reply)), votes=False)
         self._pools()
         self.chunks = Chunks(
-            self.env,
-            self.replica,
-            self.rows,
-            self.disk,
-            self.bulk,
-            self.client_pool,
-            self.replica_pool,
-            self.me,
-        )
+            self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.replica_pool, self.me
+        )  # fmt: skip
         self.replica.serve(ADD_REF, self.chunks.holder.on_add_ref)
         self.replica.serve(STORE_CHUNK, self.chunks.holder.on_store)
         service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
@@ -185,16 +180,7 @@ class Peer:
     async def start(self) -> None:
         """From an open directory to a serving peer. Raises StartupError, Refused, Unavailable, Amnesia."""
         config = self.config
-        lost: list[str] = []
-        report = await asyncio.to_thread(
-            self.files.open,
-            self._named_extents(),
-            lambda name, extent, why: lost.append(f"{name.hex()}: {why}"),
-        )
-        self._closers.append(self.files.close)
-        for line in lost[:10]:
-            log.error("the bytes of chunk %s", line)
-        log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
+        await self._open_segments()
         await self.listener.start(config.host, config.peer_port)
         before = self.replica.epochs.current
         await self._enter_ring()
@@ -212,6 +198,24 @@ class Peer:
             self.config.name or self.me, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
         )  # fmt: skip
 
+    async def _open_segments(self) -> None:
+        """Compare rows with files; rows whose bytes are gone stop counting as copies, before the first answer."""
+        lost: list[tuple[bytes, Extent]] = []
+
+        def missing(name: bytes, extent: Extent, why: str) -> None:
+            if len(lost) < 10:
+                log.error("the bytes of chunk %s are gone: %s", name.hex(), why)
+            lost.append((name, extent))
+
+        report = await asyncio.to_thread(self.files.open, self._named_extents(), missing)
+        self._closers.append(self.files.close)
+        log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
+        for at in range(0, len(lost), 1000):
+            future = self.env.future()
+            self.chunks.holder.lost(lost[at : at + 1000], future.set_result)
+            if error := await future:
+                raise error
+
     def _named_extents(self) -> Any:
         start = b""
         while True:
@@ -220,7 +224,9 @@ class Peer:
                 assert isinstance(key, bytes), "chunk rows have byte keys"
                 start = key + b"\0"
                 with contextlib.suppress(AtollError):
-                    yield key[2:], decode_chunk_row(key, row)[1]
+                    state, extent = decode_chunk_row(key, row)
+                    if state != LOST:
+                        yield key[2:], extent
             if len(rows) < 2000:
                 return
 

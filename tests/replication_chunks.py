@@ -18,8 +18,9 @@ from blake3 import blake3
 from peer.buffers import Buffer, BufferPool
 from peer.bulkservice import NAME_CHUNK
 from peer.errors import AtollError, Corrupt, Full, NotFound, Unavailable
-from peer.replication.chunks import LIVE, Chunks, chunk_key, decode_chunk_row
+from peer.replication.chunks import Chunks
 from peer.replication.env import Write
+from peer.replication.holder import LIVE, chunk_key, decode_chunk_row
 from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_world import POWER, Peer, Scenario, World, simulate, until
@@ -78,7 +79,7 @@ class MemoryFiles:
     def read(self, extent: Extent, name: bytes, buffer: Buffer, done: Callable[[Any], None]) -> None:
         def act() -> None:
             record = self.records.get(extent)
-            if record is None or record.state == "abandoned":
+            if record is None or record.state in ("abandoned", "unnamed"):
                 return done(NotFound("the extent is gone"))
             buffer.payload(len(record.data))[:] = record.data
             if name_of(bytes(record.data)) != name:
@@ -96,7 +97,8 @@ class MemoryFiles:
         self.records[extent].state = "abandoned"
 
     def unnamed(self, extent: Extent) -> None:
-        self.records[extent].state = "abandoned"
+        assert self.records[extent].state == "named", "let go twice"
+        self.records[extent].state = "unnamed"
 
     def states(self, name: bytes) -> list[str]:
         """What became of every copy of a chunk that was written here."""
@@ -311,6 +313,6 @@ def simulate_stores(scenario: Scenario, peers: int = 3) -> None:
         await asyncio.sleep(1)
         for store in stores:
             states = {record.state for record in store.files.records.values()}
-            assert states <= {"named", "abandoned"}, "an extent was forgotten"
+            assert states <= {"named", "abandoned", "unnamed"}, "an extent was forgotten"
 
     simulate(run, peers)

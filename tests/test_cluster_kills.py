@@ -143,6 +143,36 @@ def test_a_frozen_peer_holds_nobody_up(world: ClusterWorld) -> None:
     world.wait_all_alive()
 
 
+def test_a_lost_segment_is_not_a_copy(world: ClusterWorld) -> None:
+    """Goal (P2): a peer whose segments vanished while it was down starts, serves the others' copies, and does not
+    count what it lost as stored when the same bytes are put again."""
+    body = content(77, 3 * MIB)
+    assert world.call("PUT", "/v1/buckets/lost").status == 201
+    assert world.call("PUT", "/v1/buckets/lost/objects/first", body).status == 200
+    world.kill(2)
+    directory = world.place(2).directory
+    for segment in (directory / "segments").iterdir():
+        segment.unlink()
+    world.start(2)
+    world.wait_ready(2)
+    assert world.call("GET", "/v1/buckets/lost/objects/first", peer=2).body == body
+    lost = counted(world, 2, "lost")
+    assert lost > 0
+    stored = counted(world, 2, "stored")
+    assert world.call("PUT", "/v1/buckets/lost/objects/second", body, peer=2).status == 200
+    wait_until(lambda: counted(world, 2, "stored") == stored + 3, "three chunks stored anew on the peer")
+    world.restart(2)
+    world.wait_ready(2)
+    assert world.call("GET", "/v1/buckets/lost/objects/first", peer=2).body == body
+    assert counted(world, 2, "lost") == 0, "what is known to be lost is not found out twice"
+
+
+def counted(world: ClusterWorld, peer: int, name: str) -> int:
+    """One of the peer's own counters since its start."""
+    node = world.call("GET", "/v1/cluster/nodes/self", peer=peer).json
+    return int(node["replication"][name])
+
+
 def test_racing_creators(world: ClusterWorld) -> None:
     """Goal: of clients that race at different peers to create a key, exactly one is told that it did, and its bytes
     stay."""

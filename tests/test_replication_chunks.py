@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peer.errors import AtollError, Corrupt, Full, Unavailable
-from peer.replication.chunks import QUARANTINED, chunk_key, decode_chunk_row, encode_chunk_row
+from peer.replication.holder import QUARANTINED, chunk_key, decode_chunk_row, encode_chunk_row
 from peer.replication.messages import ADD_REF, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_chunks import (
@@ -226,6 +226,27 @@ def test_a_damaged_copy_is_never_served_and_is_quarantined(data: bytes) -> None:
         await a.put(data, b"attempt3")
         await until(lambda: a.holds(name))
         assert await a.get(name) == data
+        assert sorted(a.files.states(name)) == ["named", "unnamed"], "C5: the damaged extent is given back"
+
+    simulate_stores(scenario)
+
+
+def test_a_chunk_whose_bytes_are_gone_is_stored_anew() -> None:
+    """Goal (P2): a row that names a lost segment counts as no copy, and its extent is never given back."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        name = await a.put(SMALL)
+        await until(lambda: holding((a, b, c), SMALL) == 3)
+        extent = a.chunks.holder.find(name)
+        assert extent is not None
+        gone = asyncio.get_running_loop().create_future()
+        a.chunks.holder.lost([(name, extent)], gone.set_result)
+        assert await gone is None
+        assert await a.peer.ask(ADD_REF, name, b"attempt2", b"back") == (MISSING,)
+        assert await a.get(name) == SMALL
+        await b.put(SMALL, b"attempt3")
+        await until(lambda: a.chunks.holder.find(name) not in (None, extent))
+        assert a.files.states(name) == ["named", "named"], "what is lost cannot be let go"
 
     simulate_stores(scenario)
 

@@ -4,27 +4,23 @@ A put is acknowledged when a majority of the owners hold the bytes durably, each
 (chunk, attempt) committed in the same transaction. `ADD_REF` succeeds only where the bytes are durable already, so
 equal chunks are stored, and sent, once. A get verifies what it got against the name before anybody sees it (P5).
 
-C1  A chunk's row commits only after its bytes are synced; the row decides existence.
-C2  Two puts of one chunk on one peer never both name an extent: the second waits, references, and lets its go.
-C3  A damaged chunk is quarantined only if, read again, its row still names the damaged extent.
+What one owner does with them is in `holder` (C1 to C3, C5).
+
 C4  "Not found" is said only when every owner said so; silence is Unavailable.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
-
-from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, Full, NotFound, Refused, Unavailable
 from peer.storage.records import Extent
-from ring.epoch import Epoch
 from ring.hashing import partition_of
 
-from .env import Cancellable, Done, Env, Reply, RowStore
+from .env import Cancellable, Done, Env, RowStore
+from .holder import SMALL_BYTES, ChunkRing, Disk, Holder
 from .messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 
 SEND_S = 10.0
@@ -32,25 +28,6 @@ READ_S = 10.0
 HEDGE_READ_S = 0.25
 STRAGGLE_S = 1.0
 TAKE_S = 20.0
-SMALL_BYTES = 256 * 1024
-"""Chunks up to this size travel in a call: a thread at each end would cost more than the bytes."""
-LIVE, QUARANTINED = 1, 2
-_ROW_VERSION = 1
-
-
-class Disk(Protocol):
-    """One peer's chunk files, driven from the loop; every `done` runs on it."""
-
-    def name_of(self, buffer: Buffer, length: int, done: Callable[[bytes], None]) -> None: ...
-    def append(
-        self, buffer: Buffer, length: int, name: bytes, done: Callable[[Extent | AtollError], None]
-    ) -> None: ...
-    def read(
-        self, extent: Extent, name: bytes, buffer: Buffer, done: Callable[[int | AtollError], None]
-    ) -> None: ...
-    def named(self, extent: Extent) -> None: ...
-    def abandon(self, extent: Extent) -> None: ...
-    def unnamed(self, extent: Extent) -> None: ...
 
 
 class Bulk(Protocol):
@@ -61,158 +38,6 @@ class Bulk(Protocol):
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
         deadline_s: float, done: Done,
     ) -> Cancellable: ...  # fmt: skip
-
-
-class ChunkRing(Protocol):
-    @property
-    def tag(self) -> int: ...
-    @property
-    def epoch(self) -> Epoch: ...
-    def prefer(self, owners: tuple[str, ...]) -> list[str]: ...
-    def send(self, member: str, message: tuple[Any, ...], deadline_s: float, done: Done) -> None: ...
-    def was_late(self, member: str) -> None: ...
-
-
-def chunk_key(name: bytes, partition_power: int) -> bytes:
-    """Row key of a chunk: partition u16, name."""
-    return partition_of(name, partition_power).to_bytes(2, "big") + name
-
-
-def encode_chunk_row(key: bytes, state: int, extent: Extent) -> bytes:
-    body = bytes((_ROW_VERSION, state)) + extent.encode()
-    return zlib.crc32(body, zlib.crc32(key)).to_bytes(4, "big") + body
-
-
-def decode_chunk_row(key: bytes, row: bytes) -> tuple[int, Extent]:
-    """(state, extent). Raises Corrupt."""
-    if (
-        len(row) != 22
-        or zlib.crc32(row[4:], zlib.crc32(key)).to_bytes(4, "big") != row[:4]
-        or row[4] != _ROW_VERSION
-    ):
-        raise Corrupt(f"the row of chunk {key[2:].hex()} does not match its checksum")
-    return row[5], Extent.decode(row[6:])
-
-
-class Holder:
-    """The chunks this peer holds: rows over extents."""
-
-    def __init__(self, env: Env, rows: RowStore, disk: Disk, ring: ChunkRing, pool: BufferPool) -> None:
-        self._env = env
-        self._rows = rows
-        self._disk = disk
-        self._ring = ring
-        self._pool = pool
-        self._naming: dict[bytes, list[Callable[[], None]]] = {}
-        self.counts = {"stored": 0, "referenced": 0, "quarantined": 0, "duplicates": 0}
-
-    def find(self, name: bytes) -> Extent | None:
-        """Where a live chunk lies, by its durable row."""
-        key = chunk_key(name, self._ring.epoch.partition_power)
-        row = self._rows.get("chunks", key)
-        if row is None:
-            return None
-        try:
-            state, extent = decode_chunk_row(key, row)
-        except Corrupt:
-            return None
-        return extent if state == LIVE else None
-
-    def on_add_ref(self, message: Any, reply: Reply) -> None:
-        """(ADD_REF, tag, name, attempt, back): OK once the reference is durable, MISSING without the bytes."""
-        _, _, name, attempt, back = message
-        if name in self._naming:
-            self._naming[name].append(lambda: self.on_add_ref(message, reply))
-            return
-        if self.find(name) is None:
-            return reply((MISSING,))
-        self.counts["referenced"] += 1
-        key = chunk_key(name, self._ring.epoch.partition_power) + attempt
-        self._rows.commit([("refs", key, back)], lambda error: reply((OK,) if error is None else (IS_FULL,)))
-        return None
-
-    def on_store(self, message: Any, reply: Reply) -> None:
-        """(STORE_CHUNK, tag, name, attempt, back, bytes): OK once bytes and reference are durable."""
-        data = message[5]
-        if len(data) > SMALL_BYTES or blake3(data).digest() != message[2]:
-            return reply((FAILED, "Corrupt", "the bytes that arrived are not the chunk that was announced"))
-        buffer = self._pool.try_take()
-        if buffer is not None:
-            return self._store(buffer, message, reply)
-        self._env.spawn(self._store_later(message, reply), "store a chunk")
-        return None
-
-    async def _store_later(self, message: Any, reply: Reply) -> None:
-        try:
-            buffer = await self._pool.take(SEND_S / 2)
-        except AtollError as error:
-            return reply((FAILED, error.code, str(error)))
-        return self._store(buffer, message, reply)
-
-    def _store(self, buffer: Buffer, message: Any, reply: Reply) -> None:
-        _, _, name, attempt, back, data = message
-        buffer.payload(len(data))[:] = data
-
-        def appended(result: Extent | AtollError) -> None:
-            self._pool.give(buffer)
-            if isinstance(result, Full):
-                return reply((IS_FULL,))
-            if isinstance(result, AtollError):
-                return reply((FAILED, result.code, str(result)))
-            return self.name(
-                name, result, attempt, back, lambda error: reply((OK,) if error is None else (IS_FULL,))
-            )
-
-        self._disk.append(buffer, len(data), name, appended)
-
-    def name(
-        self,
-        name: bytes,
-        extent: Extent,
-        attempt: bytes,
-        back: bytes,
-        done: Callable[[AtollError | None], None],
-    ) -> None:
-        """Commit row and reference for bytes that are synced (C1); `done` when durable or refused."""
-        if name in self._naming:
-            self._naming[name].append(lambda: self.name(name, extent, attempt, back, done))
-            return
-        key = chunk_key(name, self._ring.epoch.partition_power)
-        writes: list[Any] = [("refs", key + attempt, back)]
-        duplicate = self.find(name) is not None
-        if duplicate:  # C2
-            self.counts["duplicates"] += 1
-            self._disk.abandon(extent)
-        else:
-            self.counts["stored"] += 1
-            self._naming[name] = []
-            writes.append(("chunks", key, encode_chunk_row(key, LIVE, extent)))
-
-        def committed(error: AtollError | None) -> None:
-            if not duplicate:
-                if error is None:
-                    self._disk.named(extent)
-                else:
-                    self._disk.abandon(extent)
-                for resume in self._naming.pop(name):
-                    resume()
-            done(error)
-
-        self._rows.commit(writes, committed)
-
-    def quarantine(self, name: bytes, extent: Extent) -> None:
-        """A read found the bytes damaged: forget them here, unless the row moved on meanwhile (C3)."""
-        if name in self._naming or self.find(name) != extent:
-            return
-        self.counts["quarantined"] += 1
-        self._naming[name] = []  # until it is durable nobody may take the damaged bytes for a copy (C2)
-        key = chunk_key(name, self._ring.epoch.partition_power)
-
-        def committed(_: AtollError | None) -> None:
-            for resume in self._naming.pop(name):
-                resume()
-
-        self._rows.commit([("chunks", key, encode_chunk_row(key, QUARANTINED, extent))], committed)
 
 
 class Chunks:

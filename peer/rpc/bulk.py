@@ -7,7 +7,7 @@ socket, the thread wakes, and the failure is reported. Connections are kept per 
     B1  `done` is called exactly once, on the loop thread, never before `call` returned, and after it no
         thread touches the caller's payload or buffer.
     B2  At most `per_member` transfers to one peer and `threads` in all are under way; a peer that hangs
-        cannot take every thread. Those waiting are bounded too; beyond that a call fails at once.
+        cannot take every thread. Those waiting are bounded; beyond that a call fails at once.
 """
 
 from __future__ import annotations
