@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from tools.cli.root import LazyGroup, adopt
+from tools.cli.settings import of
 
 _SIMULATORS = {
     "gossip": ("tools.gossip_sim:gossip_sim", "Membership: detection, false deaths, traffic."),
@@ -15,7 +18,20 @@ _SIMULATORS = {
 
 
 class SimGroup(LazyGroup):
-    """The two above, and whatever tools.sim_command brings."""
+    """The two above, and whatever tools.sim_command brings: its commands, and its options for the group itself."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # `sim ring` has no use for a simulator of replication, but a file may have options for it.
+        if not (args and args[0] in self.lazy) or of(ctx).config is not None:
+            self._take_options()
+        return super().parse_args(ctx, args)
+
+    def _take_options(self) -> None:
+        """`atoll sim --seeds 5` means `atoll sim registers --seeds 5`. Idempotent."""
+        more = self._more()
+        known = {param.name for param in self.params}
+        if isinstance(more, click.Group):
+            self.params = [*(param for param in more.params if param.name not in known), *self.params]
 
     def _more(self) -> click.Command | None:
         try:
@@ -50,6 +66,20 @@ class SimGroup(LazyGroup):
             formatter.write_dl(rows)
 
 
-@click.group(cls=SimGroup, lazy=_SIMULATORS)
-def sim() -> None:
-    """Run the code under virtual time, seeded: the same seed gives the same run."""
+@click.group(cls=SimGroup, lazy=_SIMULATORS, invoke_without_command=True)
+@click.pass_context
+def sim(ctx: click.Context, /, **options: Any) -> None:
+    """Run the code under virtual time, seeded: the same seed gives the same run.
+
+    Without a command it is `registers` that runs.
+    """
+    if ctx.invoked_subcommand is None:
+        group = import_module("tools.sim_command").sim
+        ctx.invoke(group.commands["registers"], **options)
+        return
+    for name in options:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = "--" + name.replace("_", "-")
+            ctx.fail(
+                f"{flag} belongs behind the command: {ctx.command_path} {ctx.invoked_subcommand} {flag} ..."
+            )
