@@ -118,7 +118,7 @@ def test_a_missing_command_is_named(atoll: Atoll, monkeypatch: pytest.MonkeyPatc
 
 def test_the_simulator_with_and_without_its_name(atoll: Atoll) -> None:
     """Goal: `atoll sim` takes the options of `sim registers`; for a command behind it they are refused, not lost."""
-    short = ("--seeds", "1", "--jobs", "1", "--operations", "30")
+    short = ("--seeds", "1", "--jobs", "1")
     plain = atoll("sim", *short)
     assert plain.code == 0 and "1 seeds, " in plain.out and "every promise held" in plain.out
     named = atoll("sim", "registers", *short)
@@ -126,7 +126,7 @@ def test_the_simulator_with_and_without_its_name(atoll: Atoll) -> None:
     misplaced = atoll("sim", "--seeds", "1", "registers")
     assert misplaced.code == 2 and "atoll sim registers --seeds" in misplaced.err
     file = atoll.home / "sim.toml"
-    file.write_text("[sim]\nseeds = 1\njobs = 1\noperations = 30\n")
+    file.write_text("[sim]\nseeds = 1\njobs = 1\n")
     assert atoll("--config", str(file), "sim").lines[:-2] == plain.lines[:-2]
     for line in ("sim ring --help", "sim --help"):
         assert atoll("--config", str(file), *line.split()).code == 0
