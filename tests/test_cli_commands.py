@@ -209,6 +209,31 @@ def test_precedence(atoll: Atoll, cluster: FakeCluster, monkeypatch: pytest.Monk
     assert atoll("ls", "--config", "missing.toml").code == 2
 
 
+def test_options_ahead_of_the_command(
+    atoll: Atoll, cluster: FakeCluster, started: list[PeerConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: what every command shares works ahead of its name and behind it, or is refused; never ignored."""
+    monkeypatch.setattr("peer.client.attempts.QUIET_PATIENCE_S", 0.0)
+    atoll.use(cluster)
+    nobody = ("--endpoint", "http://127.0.0.1:9")
+    lines = "ls, status, health, node list, node show self, ring show, ring lookup box/k, cluster show"
+    lines += ", mb abc, rb box, stat box/k, cat box/k, get box/k -, put - box/k, rm box/k, rm -r box/k"
+    for line in lines.split(", "):
+        words = line.split()
+        wanted = 11 if words == ["health"] else 5
+        assert atoll(*nobody, *words).code == atoll(*words, *nobody).code == wanted, line
+        assert atoll("--profile", "nix", *words).code == atoll(*words, "--profile", "nix").code == 2, line
+    peer = f"peer --found --data {atoll.home}/d"
+    for line in (*"version, completion bash, profile list, dev, dev kill 1, sim, sim ring".split(", "), peer):
+        ahead, behind = atoll(*nobody, *line.split()), atoll(*line.split(), *nobody)
+        assert ahead.code == behind.code == 2, line
+        assert "has no use for --endpoint" in ahead.err and "No such option" in behind.err, line
+    for line in ("mb abc", "cat box/k", "completion bash"):
+        assert "has no use for --output" in atoll("-o", "json", *line.split()).err
+    assert atoll("--yes", "--no-input", "version").code == 0
+    assert not started and not (atoll.home / "d").exists() and set(cluster.buckets) == {"box"}
+
+
 def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     """Goal: status, health, node, ring and cluster show what a peer says, in every form of -o."""
     atoll.use(cluster)

@@ -103,6 +103,29 @@ def adopt(command: click.Command) -> click.Command:
     return command
 
 
+def _refuse_strangers(context: click.Context) -> None:
+    """A flag ahead of a command that has no use for it is refused, not ignored: it meant something."""
+    command = context.command
+    if isinstance(command, click.Group) and not command.invoke_without_command:
+        return  # its commands will tell
+    strangers = shared.of(context).flagged - _names(command) - _HARMLESS
+    if context.parent is not None and strangers:
+        flag = "--" + min(strangers).replace("_", "-")
+        raise click.UsageError(f"`{context.command_path}` has no use for {flag}; leave it out", context)
+
+
+_HARMLESS = frozenset({"yes", "no_input"})
+"""An answer to a question nobody asks is no contradiction."""
+
+
+def _names(command: click.Command) -> set[str]:
+    """The options of a command and of those below it."""
+    names = {str(param.name) for param in command.params}
+    if isinstance(command, click.Group):
+        names = names.union(*map(_names, command.commands.values()))
+    return names
+
+
 def config_option() -> click.Option:
     return click.Option(
         ["--config"],
@@ -115,7 +138,11 @@ def config_option() -> click.Option:
 
 
 def _use_config(context: click.Context, param: click.Parameter, value: Path | None) -> None:
-    """Click callback: let the file's values stand in for options that are not given otherwise."""
+    """Click callback: let the file's values stand in for options that are not given otherwise.
+
+    Every command has this option, and it is judged first: so strange flags ahead of it are refused here.
+    """
+    _refuse_strangers(context)
     state = shared.of(context)
     flagged = context.get_parameter_source("config") is ParameterSource.COMMANDLINE
     if value is not None and (flagged or state.config is None):
