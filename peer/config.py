@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,6 +24,11 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 MIN_CHUNK_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = DEFAULT_CHUNK_BYTES
 """The buffers of the pool hold one chunk of this size (peer/buffers.py)."""
+NAME_BYTES = 64
+ZONE_BYTES = 255
+HOST_BYTES = 253
+MAX_CAPACITY_BYTES = 2**63 - 1
+"""What gossip's records and the ring's members can carry (gossip/record.py, ring/members.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +171,18 @@ def _problems(config: PeerConfig) -> list[str]:
         not is_wildcard(config.advertise or "-"),
         f"--advertise {config.advertise}: others cannot connect to a wildcard; give this machine's address",
     )
+    for option, host in (("--host", config.host), ("--advertise", config.advertise)):
+        check(
+            not host or _is_host(host), f"{option} {host!r}: give a host name or an IP address, without port"
+        )
+    check(bool(config.host), "--host is empty; 127.0.0.1 listens for this machine only")
+    found += _label_problems("--name", config.name, NAME_BYTES)
+    found += _label_problems("--zone", config.zone, ZONE_BYTES)
+    above = [base + 2 for base in config.ports[:1] if config.ports == (base, base + 1, base + 2)]
+    check(
+        not above or above[0] <= 65535,
+        f"--port {config.s3_port}: the API and the peers take the two ports above it, so 65533 is the last one",
+    )
     for name, port in zip(("s3", "api", "peer"), config.ports, strict=True):
         check(1 <= port <= 65535, f"--{name}-port {port}: a port lies between 1 and 65535")
     check(
@@ -183,6 +201,10 @@ def _problems(config: PeerConfig) -> list[str]:
         config.capacity_bytes is None or config.capacity_bytes > 0,
         f"--capacity {config.capacity_bytes}: a peer needs room; give its size, as in 500GB",
     )
+    check(
+        (config.capacity_bytes or 0) <= MAX_CAPACITY_BYTES,
+        f"--capacity {config.capacity_bytes}: at most {MAX_CAPACITY_BYTES} bytes, which is 9223 PB",
+    )
     check((config.tls_cert is None) == (config.tls_key is None), "--tls-cert and --tls-key belong together")
     check(config.tls in ("", "auto"), f"--tls {config.tls}: only `auto`, or give --tls-cert and --tls-key")
     check(
@@ -198,12 +220,42 @@ def _problems(config: PeerConfig) -> list[str]:
     return found
 
 
+def _label_problems(option: str, text: str, limit: int) -> list[str]:
+    """What is wrong with a name for people; it stands in tables, logs and packets."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return [f"{option} {text!r} is not valid UTF-8"]
+    if size > limit:
+        return [f"{option} has {size} bytes of UTF-8; at most {limit} are allowed"]
+    if not text.isprintable() or text != text.strip():
+        return [f"{option} {text!r}: use printable characters, without white space at the ends"]
+    return []
+
+
+_HOST_NAME = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+
+
+def _is_host(text: str) -> bool:
+    """Whether it has the form of an IP address or a host name; nothing is looked up."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        digits = text.replace(".", "").isdigit()  # 999.1.1.1 is no name, but a mistyped address
+        return len(text) <= HOST_BYTES and not digits and _HOST_NAME.fullmatch(text) is not None
+    return True
+
+
 def parse_address(text: str, what: str = "--join") -> tuple[str, int]:
     """(host, port) of `host:port` or `[::1]:port`; Invalid says what is missing."""
     host, colon, port = text.strip().rpartition(":")
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
     plain = text.strip().startswith("[") or ":" not in host
-    if not (colon and host and plain and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if not (
+        colon and plain and _is_host(host) and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535
+    ):
         raise Invalid(
             f"{what} {text!r}: give HOST:PEERPORT, as in 10.0.0.1:7402 or [::1]:7402",
             code="InvalidArgument",
@@ -226,9 +278,10 @@ def parse_size(text: str | int, what: str = "the size") -> int:
     number = cleaned.rstrip("KMGTPI")
     unit = cleaned[len(number) :]
     whole, _, part = number.strip().partition(".")
-    if unit not in _UNITS or not (whole + part).isdigit() or not (whole + part).isascii() or len(part) > 6:
+    digits = whole + part
+    if unit not in _UNITS or not digits.isdigit() or not digits.isascii() or len(part) > 6 or len(whole) > 30:
         raise Invalid(f"{what} {text!r}: give bytes, or a number with a unit, as in 500GB or 4MiB")
-    return int(int(whole + part) * _UNITS[unit] // 10 ** len(part))
+    return int(int(digits) * _UNITS[unit] // 10 ** len(part))
 
 
 def merged(told: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gossip.record import Record
 from peer.config import PeerConfig, parse_address, parse_size
 from peer.errors import Invalid, NotFound
+from ring.members import Member
 from tests.cli_runner import Atoll
 from tests.fake_api import ACCESS_KEY, SECRET_KEY, FakeCluster, fake_cluster
 from tools.cli import profiles, root
@@ -224,7 +226,10 @@ def test_options_ahead_of_the_command(
         assert atoll(*nobody, *words).code == atoll(*words, *nobody).code == wanted, line
         assert atoll("--profile", "nix", *words).code == atoll(*words, "--profile", "nix").code == 2, line
     peer = f"peer --found --data {atoll.home}/d"
-    for line in (*"version, completion bash, profile list, dev, dev kill 1, sim, sim ring".split(", "), peer):
+    for line in (
+        *["version", "completion bash", "profile list", "dev", "dev kill 1", "sim", "sim ring"],
+        peer,
+    ):
         ahead, behind = atoll(*nobody, *line.split()), atoll(*line.split(), *nobody)
         assert ahead.code == behind.code == 2, line
         assert "has no use for --endpoint" in ahead.err and "No such option" in behind.err, line
@@ -283,7 +288,9 @@ def test_peer_options(atoll: Atoll, monkeypatch: pytest.MonkeyPatch, started: li
     config = started[0]
     assert (config.root_access_key, config.root_secret_key) == ("ROOT", "hush hush")
     assert config.found and config.chunk_bytes == 2**20 and "hush" not in repr(config)
-    assert atoll("peer", *data, "--join", "h1:7402", "h2:7402", "--join", "h3:1,h4:2").code == 0
+    (atoll.home / "k").write_text("00" * 32)
+    key = ("--cluster-key-file", str(atoll.home / "k"))
+    assert atoll("peer", *data, "--join", "h1:7402", "h2:7402", "--join", "h3:1,h4:2", *key).code == 0
     assert started[1].join == (("h1", 7402), ("h3", 1), ("h4", 2), ("h2", 7402))
 
 
@@ -329,7 +336,63 @@ def test_peer_options_that_make_no_sense(atoll: Atoll, started: list[PeerConfig]
         refused = atoll("peer", "--data", str(atoll.home / "d"), *line.split())
         assert refused.code == 2 and refused.err, line
     assert atoll("peer", "--found").code == 2
+    key = ("--cluster-key-file", str(atoll.home / "no.key"))
+    for words, says in (
+        (("--join", "h:1"), "--cluster-key-file F"),
+        (("--join", "h:1", *key), "no.key does not exist"),
+        (("--join", ""), "--join is empty"),
+        (("--join", "h" * 254 + ":1"), "HOST:PEERPORT"),
+        *((("--join", f"h{port}"), "HOST:PEERPORT") for port in ("", ":", ":0", ":70000", ":x", ":-1")),
+        (("--found", "--name", ""), "--name is empty"),
+        (("--found", "--name", "n" * 65), "--name has 65 bytes"),
+        (("--found", "--name", "ü" * 33), "--name has 66 bytes"),
+        *((("--found", "--name", name), "printable") for name in ("a\nb", "a\x1b[2J", " ", "a ", "\x7f")),
+        (("--found", "--name", "bad\udcff"), "not valid UTF-8"),
+        (("--found", "--zone", ""), "--zone is empty"),
+        (("--found", "--zone", "z" * 256), "--zone has 256 bytes"),
+        (("--found", "--zone", "a\tb"), "printable"),
+        (("--found", "--capacity", "9224PB"), "--capacity 9224"),
+        (("--found", "--capacity", "9" * 5000), "give bytes"),
+        *((("--found", "--capacity", size), "--capacity") for size in ("0", "-1", "-5GB", "0.5", "nan")),
+        *((("--found", "--chunk-size", size), "--chunk-size") for size in ("0", "1", "1TiB", "x", "65537")),
+        *((("--found", "--replicas", count), "--replicas") for count in ("-1", "17", "x")),
+        *((("--found", "--partition-power", power), "--partition-power") for power in ("7", "17", "x")),
+        *((("--found", "--host", host), "--host") for host in ("", "a b", "*", "999.1.1.1", "[::1]", "h:1")),
+        (("--found", "--host", "::"), "--advertise HOST"),
+        (("--found", "--host", "0.0.0.0", "--advertise", ""), "--advertise is empty"),
+        *((("--found", "--advertise", host), "--advertise") for host in ("x/y", ":::", "127.0.0.1:99", "::")),
+        *((("--found", "--port", port), "65533") for port in ("65534", "65535")),
+        *((("--found", "--port", port), "--port") for port in ("0", "-1", "65536", "x")),
+    ):
+        refused = atoll("peer", "--data", str(atoll.home / "d"), *words)
+        assert refused.code == 2 and says in refused.err, (words, refused.err)
     assert not started and not (atoll.home / "d").exists()
+
+
+def test_the_longest_labels_fit_where_they_travel() -> None:
+    """Goal: whatever name, zone, host, capacity and ports are accepted, gossip and the ring can carry."""
+    config = PeerConfig(
+        data=Path("d"),
+        name="ü" * 32,
+        zone="z" * 255,
+        advertise=".".join(["h" * 49] * 5) + ".abc",
+        capacity_bytes=2**63 - 1,
+        s3_port=65533,
+        api_port=65534,
+        peer_port=65535,
+    )
+    assert len(config.advertise) == 253
+    ports = {"peer_port": config.peer_port, "s3_port": config.s3_port, "api_port": config.api_port}
+    record = Record(
+        "0" * 16, config.name, config.advertise, **ports, boot=1, incarnation=0, version="1", format_level=1
+    )
+    assert record.name == config.name
+    member = Member(
+        "0" * 16, config.name, config.advertise, **ports, zone=config.zone, weight=config.capacity_bytes or 0
+    )
+    assert member.zone == config.zone
+    with pytest.raises(Invalid):
+        PeerConfig(data=Path("d"), advertise="h" + config.advertise)
 
 
 def test_sizes_and_addresses() -> None:

@@ -54,17 +54,9 @@ class _Job:
     """One call on its way. `B1` rests on who may touch it: the worker once `started`, until it reports."""
 
     __slots__ = (
-        "connection",
-        "deadline",
-        "dialling",
-        "done",
-        "expired",
-        "header",
-        "into",
-        "member",
-        "payload",
-        "started",
-    )
+        "connection", "deadline", "dialling", "done", "expired", "header",
+        "into", "member", "payload", "started",
+    )  # fmt: skip
 
     def __init__(
         self,

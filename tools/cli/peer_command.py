@@ -91,9 +91,24 @@ def peer(print_config: bool, more_seeds: tuple[str, ...], **told: Any) -> int | 
     if not (choice.values["found"] or choice.values["join"] or config.is_initialised(data)):
         note(f"atoll: {config.uninitialised_message(data)}")
         return USAGE
+    decided = choice.config()
+    _need_key(decided)
     # Looked up when needed: only this command pays for importing a peer.
-    result = import_module("peer.process").run_peer(choice.config())
+    result = import_module("peer.process").run_peer(decided)
     return result if isinstance(result, int) else 0
+
+
+def _need_key(decided: config.PeerConfig) -> None:
+    """A peer that is to join without the cluster's key is refused before it makes its directory."""
+    file = decided.cluster_key_file
+    if not decided.join or config.is_initialised(decided.data):
+        return
+    if file is not None and not file.is_file():
+        raise click.UsageError(f"{file} does not exist; copy DIR/cluster.key of a running peer there")
+    if file is None and not (decided.data / "cluster.key").exists():
+        raise click.UsageError(
+            "joining needs the cluster's key: give --cluster-key-file F with a copy of DIR/cluster.key of a running peer"
+        )
 
 
 class Choice:
@@ -133,6 +148,8 @@ class Choice:
             raise click.UsageError(f"what is {more_seeds[0]!r} for? Seeds follow --join")
         if seeds:
             addresses = [part for seed in seeds for part in seed.replace(",", " ").split()]
+            if not addresses:
+                raise click.UsageError("--join is empty; give HOST:PEERPORT of a running peer")
             given["join"] = tuple(config.parse_address(address) for address in addresses)
             self.sources["join"] = _source("join")
         for name, value in told.items():
@@ -140,6 +157,8 @@ class Choice:
                 continue
             field = _FIELD_OF.get(name, name)
             flag = "--" + name.replace("_", "-")
+            if value == "":
+                raise click.UsageError(f"{flag} is empty; give a value, or leave it out")
             given[field] = config.parse_size(value, flag) if name in _SIZES else value
             self.sources[field] = _source(name)
         secret = read_secret(secret_file) if secret_file else os.environ.get("ATOLL_ROOT_SECRET_KEY")
