@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -89,6 +90,7 @@ def refuse_unbuilt(config: PeerConfig) -> None:
         if value:
             raise StartupError(f"{option}: not implemented in this version; leave it out")
     if not config.insecure and not _is_loopback(config.host):
+        _resolve(config.host)  # a mistyped address is the nearer problem
         raise StartupError(
             f"the API would listen on {config.host} without TLS, where others can read its credentials;"
             " TLS is not implemented in this version, so bind to 127.0.0.1 or accept it with --insecure"
@@ -106,8 +108,16 @@ def _is_loopback(host: str) -> bool:
 
 def try_ports(config: PeerConfig) -> None:
     """Bind and let go, so that a port in use is reported before anything is written."""
-    kinds = [(port, socket.SOCK_STREAM) for port in config.ports] + [(config.peer_port, socket.SOCK_DGRAM)]
-    for port, kind in kinds:
+    _resolve(config.host)
+    uses = [
+        (config.s3_port, "S3", socket.SOCK_STREAM, "--s3-port"),
+        (config.api_port, "API", socket.SOCK_STREAM, "--api-port"),
+        (config.peer_port, "peers", socket.SOCK_STREAM, "--peer-port"),
+        (config.peer_port, "gossip over UDP", socket.SOCK_DGRAM, "--peer-port"),
+    ]
+    first = config.s3_port
+    derived = config.ports == (first, first + 1, first + 2)
+    for port, use, kind, option in uses:
         try:
             family, _, _, _, address = socket.getaddrinfo(config.host, port, type=kind)[0]
             with socket.socket(family, kind) as probe:
@@ -117,7 +127,23 @@ def try_ports(config: PeerConfig) -> None:
         except OSError as error:
             with contextlib.suppress(OSError):  # a peer started twice has its directory in use, too: say that
                 DataDir.refuse_used(config.data)
+            remedy = _remedy(error, config.host, port, "--port" if derived else option)
             raise StartupError(
-                f"port {port} on {config.host} cannot be used ({error.strerror or error}); another program or peer has it:"
-                " stop that one or choose others with --port"
+                f"port {port} on {config.host} cannot be used for {use} ({error.strerror or error}): {remedy}"
             ) from error
+
+
+def _remedy(error: OSError, host: str, port: int, option: str) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is no address of this machine; give one that is with --host"
+    if error.errno == errno.EACCES:
+        return f"ports below 1024 need privileges; choose another with {option}"
+    return f"stop the program or peer that has it (`ss -lntup 'sport = :{port}'` names it), or choose another with {option}"
+
+
+def _resolve(host: str) -> None:
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StartupError(f"--host {host}: {why}; give an address of this machine") from None

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from peer.config import PeerConfig
 from tests.fake_api import ACCESS_KEY, SECRET_KEY, FakeCluster
 from tools.cli.profiles import write_profile
 from tools.cli.root import run
@@ -59,6 +61,15 @@ class Atoll:
             sys.stdout.flush()
             sys.stderr.flush()
         return Ran(code, out.getvalue(), err.getvalue().decode())
+
+
+def started_peers(monkeypatch: pytest.MonkeyPatch) -> list[PeerConfig]:
+    """What `atoll peer` would have run from now on; nothing is."""
+    configs: list[PeerConfig] = []
+    fake = types.ModuleType("peer.process")
+    fake.run_peer = configs.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "peer.process", fake)
+    return configs
 
 
 @contextmanager

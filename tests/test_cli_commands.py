@@ -10,18 +10,14 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gossip.record import Record
-from peer.config import PeerConfig, parse_address, parse_size
 from peer.errors import Invalid, NotFound
-from ring.members import Member
-from tests.cli_runner import Atoll
+from tests.cli_runner import Atoll, started_peers
 from tests.fake_api import ACCESS_KEY, SECRET_KEY, FakeCluster, fake_cluster
 from tools.cli import profiles, root
 from tools.cli.localtree import Shadows, Unmappable, parts_of
@@ -37,24 +33,6 @@ def cluster() -> Iterator[FakeCluster]:
 @pytest.fixture
 def atoll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Atoll:
     return Atoll(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[PeerConfig]:
-    """What `atoll peer` would have run."""
-    import types
-
-    configs: list[PeerConfig] = []
-    fake = types.ModuleType("peer.process")
-    fake.run_peer = configs.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "peer.process", fake)
-    return configs
-
-
-def config_of(atoll: Atoll, *arguments: str) -> dict[str, tuple[Any, str]]:
-    ran = atoll("peer", "--print-config", "-o", "json", *arguments)
-    assert ran.code == 0, ran.err
-    return {row["option"]: (row["value"], row["source"]) for row in ran.json}
 
 
 def test_start_up_imports_little() -> None:
@@ -212,10 +190,11 @@ def test_precedence(atoll: Atoll, cluster: FakeCluster, monkeypatch: pytest.Monk
 
 
 def test_options_ahead_of_the_command(
-    atoll: Atoll, cluster: FakeCluster, started: list[PeerConfig], monkeypatch: pytest.MonkeyPatch
+    atoll: Atoll, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Goal: what every command shares works ahead of its name and behind it, or is refused; never ignored."""
     monkeypatch.setattr("peer.client.attempts.QUIET_PATIENCE_S", 0.0)
+    started = started_peers(monkeypatch)
     atoll.use(cluster)
     nobody = ("--endpoint", "http://127.0.0.1:9")
     lines = "ls, status, health, node list, node show self, ring show, ring lookup box/k, cluster show"
@@ -261,148 +240,6 @@ def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     assert atoll("ring", "lookup", "box/k", "-o", "json").json["partition"] == 5
     assert "cluster_id" in atoll("cluster", "show").out
     assert len(atoll("cluster", "show", "-o", "json").json["nodes"]) == 3
-
-
-def test_peer_options(atoll: Atoll, monkeypatch: pytest.MonkeyPatch, started: list[PeerConfig]) -> None:
-    """Goal: every option of `atoll peer` reaches the PeerConfig, from flag, environment or file, and says so."""
-    data = ("--data", str(atoll.home / "d"))
-    file = atoll.home / "peer.toml"
-    file.write_text(
-        '[peer]\njoin = ["a:1", "[::1]:2"]\ncapacity = "500GB"\nreplicas = 5\nmetrics-public = true\n'
-    )
-    monkeypatch.setenv("ATOLL_ZONE", "z1")
-    monkeypatch.setenv("ATOLL_REPLICAS", "4")
-    told = config_of(atoll, *data, "--config", str(file), "--port", "7500", "--api-port", "9", "--name", "n")
-    assert told["join"] == (["a:1", "[::1]:2"], f"file {file}")
-    assert told["zone"] == ("z1", "environment ATOLL_ZONE")
-    assert told["replicas"] == (4, "environment ATOLL_REPLICAS")
-    assert told["capacity_bytes"][0] == 500 * 10**9 and told["metrics_public"][0] is True
-    assert [told[name][0] for name in ("s3_port", "api_port", "peer_port")] == [7500, 9, 7502]
-    assert told["name"] == ("n", "flag") and told["host"] == ("127.0.0.1", "default")
-    secret = atoll.home / "secret"
-    secret.write_text("hush hush\n")
-    monkeypatch.setenv("ATOLL_ROOT_ACCESS_KEY", "ROOT")
-    monkeypatch.setenv("ATOLL_ROOT_SECRET_KEY_FILE", str(secret))
-    assert "hush" not in atoll("peer", "--print-config", *data).out
-    assert atoll("peer", *data, "--found", "--chunk-size", "1MiB").code == 0
-    config = started[0]
-    assert (config.root_access_key, config.root_secret_key) == ("ROOT", "hush hush")
-    assert config.found and config.chunk_bytes == 2**20 and "hush" not in repr(config)
-    (atoll.home / "k").write_text("00" * 32)
-    key = ("--cluster-key-file", str(atoll.home / "k"))
-    assert atoll("peer", *data, "--join", "h1:7402", "h2:7402", "--join", "h3:1,h4:2", *key).code == 0
-    assert started[1].join == (("h1", 7402), ("h3", 1), ("h4", 2), ("h2", 7402))
-
-
-def test_peer_restarts_on_its_directory(atoll: Atoll, started: list[PeerConfig]) -> None:
-    """Goal: an empty directory never founds by itself; one that ran before needs no other option."""
-    data = atoll.home / "d"
-    empty = atoll("peer", "--data", str(data))
-    assert empty.code == 2 and "--found" in empty.err and "--join" in empty.err and not started
-    assert not data.exists()
-    first = PeerConfig(
-        data=data, found=True, s3_port=9000, name="n", root_access_key="a", root_secret_key="s"
-    )
-    data.mkdir()
-    (data / "peer.json").write_text(json.dumps(first.to_json() | {"pid": 1, "id": "0" * 16}))
-    assert atoll("peer", "--data", str(data), "--zone", "z").code == 0
-    assert (started[0].s3_port, started[0].name, started[0].zone, started[0].found) == (9000, "n", "z", False)
-    assert "secret" not in (data / "peer.json").read_text()
-    told = config_of(atoll, "--data", str(data), "--port", "9100")
-    assert told["s3_port"][0] == 9100 and told["name"] == ("n", str(data / "peer.json"))
-    (data / "peer.json").write_text("{")
-    assert atoll("peer", "--data", str(data)).code == 1
-
-
-def test_peer_options_that_make_no_sense(atoll: Atoll, started: list[PeerConfig]) -> None:
-    """Goal: contradictions exit 2 with a remedy, before anything is touched."""
-    for line in (
-        "--found --join a:1",
-        "--found --host 0.0.0.0",
-        "--found --host :: --advertise 0.0.0.0",
-        "--found --s3-port 7 --api-port 7",
-        "--found --replicas 0",
-        "--found --partition-power 20",
-        "--found --chunk-size 5MiB",
-        "--found --capacity lots",
-        "--found --tls-cert x",
-        "--found --tls auto --tls-cert x --tls-key y",
-        "--found --root-access-key x",
-        "--join nowhere",
-        "--join ::1:7402",
-        "--found a:1",
-        "--found --port 70000",
-    ):
-        refused = atoll("peer", "--data", str(atoll.home / "d"), *line.split())
-        assert refused.code == 2 and refused.err, line
-    assert atoll("peer", "--found").code == 2
-    key = ("--cluster-key-file", str(atoll.home / "no.key"))
-    for words, says in (
-        (("--join", "h:1"), "--cluster-key-file F"),
-        (("--join", "h:1", *key), "no.key does not exist"),
-        (("--join", ""), "--join is empty"),
-        (("--join", "h" * 254 + ":1"), "HOST:PEERPORT"),
-        *((("--join", f"h{port}"), "HOST:PEERPORT") for port in ("", ":", ":0", ":70000", ":x", ":-1")),
-        (("--found", "--name", ""), "--name is empty"),
-        (("--found", "--name", "n" * 65), "--name has 65 bytes"),
-        (("--found", "--name", "ü" * 33), "--name has 66 bytes"),
-        *((("--found", "--name", name), "printable") for name in ("a\nb", "a\x1b[2J", " ", "a ", "\x7f")),
-        (("--found", "--name", "bad\udcff"), "not valid UTF-8"),
-        (("--found", "--zone", ""), "--zone is empty"),
-        (("--found", "--zone", "z" * 256), "--zone has 256 bytes"),
-        (("--found", "--zone", "a\tb"), "printable"),
-        (("--found", "--capacity", "9224PB"), "--capacity 9224"),
-        (("--found", "--capacity", "9" * 5000), "give bytes"),
-        *((("--found", "--capacity", size), "--capacity") for size in ("0", "-1", "-5GB", "0.5", "nan")),
-        *((("--found", "--chunk-size", size), "--chunk-size") for size in ("0", "1", "1TiB", "x", "65537")),
-        *((("--found", "--replicas", count), "--replicas") for count in ("-1", "17", "x")),
-        *((("--found", "--partition-power", power), "--partition-power") for power in ("7", "17", "x")),
-        *((("--found", "--host", host), "--host") for host in ("", "a b", "*", "999.1.1.1", "[::1]", "h:1")),
-        (("--found", "--host", "::"), "--advertise HOST"),
-        (("--found", "--host", "0.0.0.0", "--advertise", ""), "--advertise is empty"),
-        *((("--found", "--advertise", host), "--advertise") for host in ("x/y", ":::", "127.0.0.1:99", "::")),
-        *((("--found", "--port", port), "65533") for port in ("65534", "65535")),
-        *((("--found", "--port", port), "--port") for port in ("0", "-1", "65536", "x")),
-    ):
-        refused = atoll("peer", "--data", str(atoll.home / "d"), *words)
-        assert refused.code == 2 and says in refused.err, (words, refused.err)
-    assert not started and not (atoll.home / "d").exists()
-
-
-def test_the_longest_labels_fit_where_they_travel() -> None:
-    """Goal: whatever name, zone, host, capacity and ports are accepted, gossip and the ring can carry."""
-    config = PeerConfig(
-        data=Path("d"),
-        name="ü" * 32,
-        zone="z" * 255,
-        advertise=".".join(["h" * 49] * 5) + ".abc",
-        capacity_bytes=2**63 - 1,
-        s3_port=65533,
-        api_port=65534,
-        peer_port=65535,
-    )
-    assert len(config.advertise) == 253
-    ports = {"peer_port": config.peer_port, "s3_port": config.s3_port, "api_port": config.api_port}
-    record = Record(
-        "0" * 16, config.name, config.advertise, **ports, boot=1, incarnation=0, version="1", format_level=1
-    )
-    assert record.name == config.name
-    member = Member(
-        "0" * 16, config.name, config.advertise, **ports, zone=config.zone, weight=config.capacity_bytes or 0
-    )
-    assert member.zone == config.zone
-    with pytest.raises(Invalid):
-        PeerConfig(data=Path("d"), advertise="h" + config.advertise)
-
-
-def test_sizes_and_addresses() -> None:
-    """Goal: sizes and addresses mean what people mean by them."""
-    sizes = {"500GB": 5 * 10**11, "4MiB": 2**22, "1.5T": 15 * 10**11, "7": 7, "2 KiB": 2048, 9: 9}
-    assert {text: parse_size(text) for text in sizes} == sizes
-    for bad in ("", "-1", "1.2.3G", "5 XB", "GB", "1e9", "1I"):
-        with pytest.raises(Invalid):
-            parse_size(bad)
-    assert parse_address("[::1]:7402") == ("::1", 7402) and parse_address("h:1") == ("h", 1)
 
 
 def test_profile_file_keeps_what_is_not_ours(atoll: Atoll) -> None:
