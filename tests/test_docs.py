@@ -20,13 +20,14 @@ from tools.cli.root import cli
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IDS = [path.name for path in DOCUMENTS]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PICTURE_BYTES = 150_000
 
 # Where an absolute path in a document may begin: examples, and paths of the HTTP API.
-PATHS = {"srv", "opt", "etc", "backup", "v1", "health", "ready", "openapi", "metrics"}
+PATHS = {"srv", "opt", "etc", "backup", "v1", "health", "ready", "openapi", "metrics", "dev"}
+REDIRECTIONS = {">", ">>", "<"}
 SEPARATORS = {"&&", "||", "|", ";", "&", "(", ")"}
 
 documents = pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
@@ -59,10 +60,14 @@ def command_lines(path: Path) -> Iterator[str]:
 def commands(path: Path) -> Iterator[list[str]]:
     """Every simple command in the blocks of shell, as words."""
     for line in command_lines(path):
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;()")
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;()<>")
         lexer.whitespace_split = True
         words: list[str] = []
+        before = ""
         for word in [*lexer, ";"]:
+            redirected, before = before in REDIRECTIONS, word
+            if redirected or word in REDIRECTIONS:
+                continue
             if word not in SEPARATORS:
                 words.append(word)
                 continue
