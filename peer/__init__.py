@@ -12,3 +12,6 @@ Layers, upper ones import lower ones only (tests/test_layers.py keeps it so):
 `peer.client` is the public client; it talks HTTP and imports nothing above the bottom.
 Start reading at `peer.replication.register`, the one primitive that holds all metadata.
 """
+
+__version__ = "0.1.0"
+"""Atoll's version; pyproject.toml takes it from here."""

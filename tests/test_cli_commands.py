@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import stat
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peer import __version__
 from peer.errors import Invalid, NotFound
 from tests.cli_runner import Atoll, started_peers
 from tests.fake_api import ACCESS_KEY, SECRET_KEY, FakeCluster, fake_cluster
@@ -37,16 +39,33 @@ def atoll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Atoll:
 
 def test_start_up_imports_little() -> None:
     """Goal: `version` and `ls` stay fast, as they load neither asyncio, aiohttp, textual nor other commands."""
-    heavy = ["aiohttp", "asyncio", "textual", "rich.progress", "tools.dev", "tools.bench", "tools.cli.put"]
+    heavy = [
+        "importlib.metadata",
+        "aiohttp",
+        "asyncio",
+        "textual",
+        "rich.progress",
+        "tools.dev",
+        "tools.bench",
+        "tools.cli.put",
+    ]
     script = (
-        "import sys; from tools.cli.root import run; code = run([sys.argv[1], '--help'])\n"
+        "import sys; from tools.cli.root import run; code = run(sys.argv[1:])\n"
         f"assert code == 0; print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
-    for command in ("version", "ls"):
+    for command in (["version"], ["version", "--help"], ["ls", "--help"]):
         ran = subprocess.run(
-            [sys.executable, "-c", script, command], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", script, *command], capture_output=True, text=True, timeout=60
         )
         assert ran.stderr.strip() == "[]", ran.stderr
+
+
+def test_one_version() -> None:
+    """Goal: the version is written once: the package, its metadata and `atoll version` say the same."""
+    told = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    assert "version" in told["project"]["dynamic"] and "version" not in told["project"]
+    assert told["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "peer.__version__"}
+    assert importlib.metadata.version("atoll") == __version__, "install it again: pip install -e ."
 
 
 def test_help_needs_no_import_and_every_own_command_loads() -> None:
@@ -91,7 +110,11 @@ def test_a_missing_command_is_named(atoll: Atoll, monkeypatch: pytest.MonkeyPatc
     assert atoll("ls", "--frobnicate").code == 2
     assert atoll("ls", "-o", "xml").code == 2
     assert atoll("--help").code == 0 and "Commands:" in atoll("-h").out
-    assert atoll("version", "-o", "json").json["version"]
+    assert (
+        atoll("version", "-o", "json").json["version"]
+        == atoll("version", "-o", "name").out.strip()
+        == __version__
+    )
     for shell in ("bash", "zsh", "fish"):
         assert "_ATOLL_COMPLETE" in atoll("completion", shell).out
 
@@ -119,6 +142,9 @@ def test_no_profile(atoll: Atoll) -> None:
     assert atoll("ls", "--profile", "nix").code == 2
     nobody = atoll("ls", "--endpoint", "http://127.0.0.1:9")
     assert nobody.code == 5 and "start a peer or give the endpoint" in nobody.err
+    down = atoll("health", "--endpoint", "http://127.0.0.1:9")
+    assert (down.code, down.out) == (11, "unavailable\n")
+    assert "no peer answers at http://127.0.0.1:9" in down.err and "atoll profile list" in down.err
     assert atoll("ls", "--endpoint", "gopher://x").code == 2
 
 

@@ -7,6 +7,7 @@ import platform
 
 import click
 
+from peer import __version__
 from tools.cli.output import write
 from tools.cli.settings import current, lists
 
@@ -15,19 +16,12 @@ from tools.cli.settings import current, lists
 @lists
 def version() -> None:
     """Print the version of this program."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        number = installed("atoll")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        number = "0+checkout"
-    told = {"version": number, "python": platform.python_version()}
+    told = {"version": __version__, "python": platform.python_version()}
     form = current().output
     if form in ("json", "jsonl"):
         write(json.dumps(told))
     else:
-        write(number if form == "name" else f"atoll {number} (Python {told['python']})")
+        write(__version__ if form == "name" else f"atoll {__version__} (Python {told['python']})")
 
 
 @click.command()
