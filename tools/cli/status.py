@@ -14,6 +14,7 @@ from peer.errors import AtollError, Denied, Unavailable
 from tools.cli.cluster import NODE_COLUMNS, epoch_text
 from tools.cli.exits import DEGRADED, DOWN, sentence
 from tools.cli.output import clean, emit_one, print_table, write
+from tools.cli.root import tell
 from tools.cli.session import connect, note
 from tools.cli.settings import connects, current, lists
 
@@ -111,7 +112,7 @@ def health() -> int:
         try:
             verdict, raw, reasons = _ask(client)
         except Unavailable as problem:
-            note(f"atoll: {sentence(problem)}")
+            tell(problem)
             verdict, raw, reasons = "unavailable", {"verdict": "unavailable"}, []
     if current().output == "table":
         write(verdict)
