@@ -9,8 +9,10 @@ life of a chunk's bytes, as a state machine without I/O).
     sqlite_files  the connections beneath it, and all SQL of the project
     records       what a chunk looks like on disk: the 64-byte header, its checksum, an extent's encoding
     segments      the state machine: allocated -> written -> synced -> named -> doomed -> unnamed -> punched
+    segment       what it knows of one segment
     operations    what the state machine asks for: create, sync, seal, punch, remove
     chunkfiles    threads that execute what `segments` decides
+    chunkreads    reading a record, verified
     segmentdir    the files they do it to
     datadir       the directory: lock, layout, checks at start-up
     ballast       the space given up when the disk is full, so that deletions still commit

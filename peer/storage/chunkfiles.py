@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from peer.buffers import HEADER_BYTES, Buffer
-from peer.errors import AtollError, Corrupt, Full, NotFound, StartupError, Unavailable
+from peer.buffers import Buffer
+from peer.errors import AtollError, Full, StartupError, Unavailable
+from peer.storage.chunkreads import ChunkReads
 from peer.storage.durable import end_process
 from peer.storage.operations import Create, Limits, Operation, Punch, Remove, Seal
-from peer.storage.records import Extent, lay_out, payload_name, unpack_header
+from peer.storage.records import Extent, lay_out
 from peer.storage.segmentdir import SegmentDir
 from peer.storage.segments import Segments
 
@@ -84,6 +85,8 @@ class ChunkFiles:
         self._closing = False
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._thread: threading.Thread | None = None
+        reads = ChunkReads(self._files, self.pin, self.unpin, self._counts)
+        self.read, self.read_cached = reads.read, reads.read_cached
 
     # --- start and end ---
 
@@ -298,64 +301,6 @@ class ChunkFiles:
             return accepted
 
     # --- reading ---
-
-    def read(self, extent: Extent, name: bytes, buffer: Buffer, *, direct: bool = False) -> int:
-        """Read the record into `buffer`, check header and BLAKE3; the payload's length.
-
-        Raises NotFound when the extent was let go (read the row again), Corrupt when the bytes are not
-        the named chunk (read the row again before anything is quarantined). `direct` bypasses the page
-        cache: for scrub, which must see the disk and leave the cache to clients.
-        """
-        length = self._read(extent, name, buffer, direct, cached=False)
-        assert length is not None, "only a cached read may have to wait"
-        return length
-
-    def read_cached(self, extent: Extent, name: bytes, buffer: Buffer) -> int | None:
-        """As `read`, but None at once if the disk would have to be waited for."""
-        return self._read(extent, name, buffer, direct=False, cached=True)
-
-    def _read(self, extent: Extent, name: bytes, buffer: Buffer, direct: bool, cached: bool) -> int | None:
-        if not self.pin(extent):
-            raise NotFound(f"{extent} was released")
-        try:
-            if not self._read_raw(extent, buffer, direct, cached):
-                return None
-            header = unpack_header(buffer.record[:HEADER_BYTES])
-            if header != (name, extent.length):
-                raise self._corrupt(extent, name, "its header is damaged or of another chunk")
-            if payload_name(buffer.payload(extent.length)) != name:
-                raise self._corrupt(extent, name, "its bytes do not have the hash that names them")
-        finally:
-            self.unpin(extent)
-        self._counts["reads"] += 1
-        self._counts["read_bytes"] += extent.length
-        return extent.length
-
-    def _read_raw(self, extent: Extent, buffer: Buffer, direct: bool, cached: bool) -> bool:
-        """Fill the buffer; False if only cached bytes were wanted and not all of them are."""
-        size = extent.record_bytes if direct else HEADER_BYTES + extent.length
-        if size > len(buffer.record):
-            raise Corrupt(f"{extent} is larger than a chunk")
-        try:
-            with self._files.readable(extent.segment, direct) as fd:
-                got = os.preadv(fd, [buffer.record[:size]], extent.offset, os.RWF_NOWAIT if cached else 0)
-        except OSError as error:
-            if cached:  # EAGAIN, or a file system without such reads: whatever it is, the full read will say
-                return False
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise Unavailable(f"cannot read {extent} now: {error}") from error
-            self._counts["corrupt"] += 1
-            raise Corrupt(f"cannot read {extent}: {error}") from error
-        if got != size:
-            if cached:  # its first pages only
-                return False
-            self._counts["corrupt"] += 1
-            raise Corrupt(f"{extent} ends after {got} of {size} bytes")
-        return True
-
-    def _corrupt(self, extent: Extent, name: bytes, why: str) -> Corrupt:
-        self._counts["corrupt"] += 1
-        return Corrupt(f"chunk {name.hex()} in {extent}: {why}")
 
     def segments(self) -> list[int]:
         """Ids of sealed segments of earlier starts, for scrub and adoption."""

@@ -24,7 +24,7 @@ Invariants, checked where they are cited:
  S6  Only unnamed extents of sealed segments are punched: the removal of the row is durable by then.
  S7  A pinned extent is not punched, and an unnamed one cannot be pinned.
  S8  A segment is removed when nothing in it is named, pinned or in flight; and not while it is the newest.
- S9  Ids are never reissued. (The newest segment's file stays, so that the next start knows its id.)
+ S9  Ids are never reissued; the newest segment's file stays, so that the next start knows its id.
  S10 What no row names is punched only in segments of an earlier start whose adoption is complete.
  S11 Below the free-space floor nothing is allocated or created.
 """
@@ -32,8 +32,6 @@ Invariants, checked where they are cited:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
 
 from peer.buffers import PAGE_BYTES
 from peer.errors import Full
@@ -47,63 +45,11 @@ from peer.storage.operations import (
     SegmentsStats,
     Sync,
     segment_bytes,
-)
+)  # fmt: skip
 from peer.storage.records import Extent, record_bytes
+from peer.storage.segment import InvariantError, Phase, Segment, Stage, require
 
-
-class InvariantError(AssertionError):
-    """A caller or this machine broke one of S1 to S11: a defect, never a condition to handle."""
-
-
-def _require(condition: bool, invariant: str) -> None:
-    if not condition:
-        raise InvariantError(invariant)
-
-
-class Stage(Enum):
-    """Stages that are remembered for an extent; a named one is remembered only while doomed."""
-
-    ALLOCATED = "allocated"
-    WRITTEN = "written"
-    SYNCED = "synced"
-    DOOMED = "doomed"
-    UNNAMED = "unnamed"
-    PUNCHING = "punching"
-
-
-class Phase(Enum):
-    """A segment's state."""
-
-    CREATING = "creating"
-    OPEN = "open"
-    SEALING = "sealing"
-    SEALED = "sealed"
-    REMOVING = "removing"
-
-
-@dataclass(slots=True)
-class Segment:
-    """What is known of one segment file."""
-
-    id: int
-    size: int
-    phase: Phase
-    end: int = 0  # where the next record starts; of a sealed segment, the file's size
-    live_count: int = 0
-    live_bytes: int = 0  # of whole records
-    earlier: bool = False  # sealed by an earlier start
-    adopted: bool = True  # False while an amnesiac peer still hashes it into new rows
-    stages: dict[int, Stage] = field(default_factory=dict)  # by offset
-    numbers: dict[int, int] = field(default_factory=dict)  # written, not yet synced: offset -> number
-    writes: int = 0  # writes that returned so far; their numbers are 1, 2, ...
-    writing: int = 0  # allocated, neither returned nor failed
-    syncing: bool = False
-    seal_wanted: bool = False
-    pins: dict[int, int] = field(default_factory=dict)  # offset -> readers
-    dying: dict[int, Extent] = field(default_factory=dict)  # unnamed, neither punched nor being punched
-    dying_bytes: int = 0
-    punching: int = 0
-    not_empty: bool = False  # the file still holds data that no event told us of: scrub's to find
+__all__ = ["InvariantError", "Segments"]
 
 
 class Segments:
@@ -126,7 +72,7 @@ class Segments:
 
     def found(self, segment: int, end: int, *, adopting: bool = False) -> None:
         """A file of an earlier start, its unwritten tail cut off or about to be cut off at `end`."""
-        _require(segment not in self.all and end % PAGE_BYTES == 0, "S9: found twice, or not cut to pages")
+        require(segment not in self.all and end % PAGE_BYTES == 0, "S9: found twice, or not cut to pages")
         self.all[segment] = Segment(segment, end, Phase.SEALED, end, earlier=True, adopted=not adopting)
         self.newest = max(self.newest, segment)
         self._emptier.add(segment)
@@ -163,7 +109,7 @@ class Segments:
         Raises Full below the floor or when no segment can be created; nothing changed.
         """
         need = record_bytes(length)
-        _require(need <= self.limits.least, "S1: a record larger than the smallest segment")
+        require(need <= self.limits.least, "S1: a record larger than the smallest segment")
         if self.below_floor:  # S11
             raise Full(
                 f"{self._free_bytes >> 20} MiB free is below the floor of {self.limits.floor >> 20} MiB"
@@ -179,8 +125,8 @@ class Segments:
                 self._seal_if_quiet(self._open)
             self._open, self._next = self._next, None
         home = self._open
-        _require(home.phase is Phase.OPEN, "S2")
-        _require(home.end % PAGE_BYTES == 0 and home.end + need <= home.size, "S1")
+        require(home.phase is Phase.OPEN, "S2")
+        require(home.end % PAGE_BYTES == 0 and home.end + need <= home.size, "S1")
         extent = Extent(home.id, home.end, length)
         home.end += need
         home.stages[extent.offset] = Stage.ALLOCATED
@@ -218,10 +164,10 @@ class Segments:
     def synced(self, sync: Sync) -> None:
         """The sync returned without an error. (After an error the process ends.)"""
         home = self.all[sync.segment]
-        _require(home.syncing, "S3: a sync that never began")
+        require(home.syncing, "S3: a sync that never began")
         home.syncing = False
         for offset in [offset for offset, number in home.numbers.items() if number <= sync.upto]:
-            _require(home.stages[offset] is Stage.WRITTEN, "S3")
+            require(home.stages[offset] is Stage.WRITTEN, "S3")
             home.stages[offset] = Stage.SYNCED
             del home.numbers[offset]
         self._seal_if_quiet(home)
@@ -231,7 +177,7 @@ class Segments:
     def named(self, extent: Extent) -> None:
         """The row that names the extent is durable."""
         home = self.all[extent.segment]
-        _require(home.stages.pop(extent.offset, None) is Stage.SYNCED, "S4")
+        require(home.stages.pop(extent.offset, None) is Stage.SYNCED, "S4")
         home.live_count += 1
         home.live_bytes += extent.record_bytes
 
@@ -242,14 +188,14 @@ class Segments:
     def doomed(self, extent: Extent) -> None:
         """The row is marked doomed, durably. Readers that come now may still pin it."""
         home = self.all[extent.segment]
-        _require(extent.offset not in home.stages, "S6: doomed, but not named")
+        require(extent.offset not in home.stages, "S6: doomed, but not named")
         home.stages[extent.offset] = Stage.DOOMED
 
     def unnamed(self, extent: Extent) -> None:
         """The removal of the row, or its move to another extent, is durable. No reader pins it from now."""
         home = self.all[extent.segment]
-        _require(home.stages.pop(extent.offset, Stage.DOOMED) is Stage.DOOMED, "S6: unnamed, but not named")
-        _require(home.live_count > 0 and extent.end <= home.end, "S6: unnamed twice")
+        require(home.stages.pop(extent.offset, Stage.DOOMED) is Stage.DOOMED, "S6: unnamed, but not named")
+        require(home.live_count > 0 and extent.end <= home.end, "S6: unnamed twice")
         home.live_count -= 1
         home.live_bytes -= extent.record_bytes
         home.stages[extent.offset] = Stage.UNNAMED
@@ -270,7 +216,7 @@ class Segments:
     def unpin(self, extent: Extent) -> bool:
         """End of one pin; True if a punch waited for it."""
         home = self.all[extent.segment]
-        _require(home.pins.get(extent.offset, 0) > 0, "S7: unpinned more often than pinned")
+        require(home.pins.get(extent.offset, 0) > 0, "S7: unpinned more often than pinned")
         home.pins[extent.offset] -= 1
         if home.pins[extent.offset]:
             return False
@@ -283,7 +229,7 @@ class Segments:
     def adopt(self, extent: Extent) -> None:
         """A row that names a record found by a scan is durable: amnesia's way to `named`."""
         home = self.all[extent.segment]
-        _require(home.earlier and not home.adopted and extent.end <= home.end, "S10: adopted out of turn")
+        require(home.earlier and not home.adopted and extent.end <= home.end, "S10: adopted out of turn")
         home.live_count += 1
         home.live_bytes += extent.record_bytes
 
@@ -325,20 +271,18 @@ class Segments:
         """True when a batch of punches is worth it."""
         homes = self._punchable()
         count = sum(len(home.dying) for home in homes)
-        return (
-            count >= self.limits.punch_count
-            or sum(home.dying_bytes for home in homes) >= self.limits.punch_bytes
-        )
+        dying = sum(home.dying_bytes for home in homes)
+        return count >= self.limits.punch_count or dying >= self.limits.punch_bytes
 
     def created(self, segment: int) -> None:
         """The file, its space and its name are durable."""
         home = self.all[segment]
-        _require(home.phase is Phase.CREATING, "S2")
+        require(home.phase is Phase.CREATING, "S2")
         home.phase = Phase.OPEN
 
     def create_failed(self, segment: int) -> None:
         """No file was left behind. Its id is not used again; nothing is created before `space` is told."""
-        _require(self._next is not None and self._next.id == segment, "S2")
+        require(self._next is not None and self._next.id == segment, "S2")
         del self.all[segment]
         self._next = None
         self._create_failed = True
@@ -347,7 +291,7 @@ class Segments:
     def sealed(self, segment: int) -> None:
         """The file was cut to its end."""
         home = self.all[segment]
-        _require(home.phase is Phase.SEALING, "S5")
+        require(home.phase is Phase.SEALING, "S5")
         home.phase = Phase.SEALED
         home.size = home.end
         self._emptier.add(segment)
@@ -359,7 +303,7 @@ class Segments:
         home.not_empty = False
         self._emptier.add(home.id)
         for extent in punch.extents:
-            _require(home.stages.pop(extent.offset, None) is Stage.PUNCHING, "S6")
+            require(home.stages.pop(extent.offset, None) is Stage.PUNCHING, "S6")
 
     def punch_failed(self, punch: Punch) -> None:
         """Nothing was lost: the extents wait for the next batch."""
@@ -371,7 +315,7 @@ class Segments:
 
     def removed(self, segment: int) -> None:
         """The file is gone (or will be found empty again by the next start)."""
-        _require(self.all[segment].phase is Phase.REMOVING, "S8")
+        require(self.all[segment].phase is Phase.REMOVING, "S8")
         del self.all[segment]
 
     def remove_refused(self, segment: int) -> None:
@@ -422,7 +366,7 @@ class Segments:
 
     def _advance(self, extent: Extent, before: Stage, after: Stage, invariant: str) -> Segment:
         home = self.all[extent.segment]
-        _require(home.stages.get(extent.offset) is before, f"{invariant}: {extent} is not {before.value}")
+        require(home.stages.get(extent.offset) is before, f"{invariant}: {extent} is not {before.value}")
         home.stages[extent.offset] = after
         return home
 
@@ -454,7 +398,7 @@ class Segments:
             return None
         ranges: list[tuple[int, int]] = []
         for extent in extents:
-            _require(home.stages[extent.offset] is Stage.UNNAMED, "S6")
+            require(home.stages[extent.offset] is Stage.UNNAMED, "S6")
             home.stages[extent.offset] = Stage.PUNCHING
             del home.dying[extent.offset]
             home.dying_bytes -= extent.record_bytes
