@@ -23,6 +23,9 @@ FOUND_BUGS = {
     0: "an old copy of a disk voted when it was started twice",
     1: "a queued change that timed out was removed from its queue twice",
     14: "an old copy of a disk voted when it was started twice",
+    11073: "the evidence against an old copy was overwritten by its own answers",
+    11462: "the evidence against an old copy was overwritten by its own answers",
+    20380: "the evidence against an old copy was overwritten by its own answers",
 }
 
 

@@ -8,9 +8,14 @@ I1  A peer whose own record is below what anybody has seen of it never votes und
 I2  A peer votes only after a majority of the voters (itself counted) have durably recorded its new boot. It asks all
     of them and waits a second for the rest, so that one dead peer does not keep a restarted one from serving.
 I3  What a peer knows of third ones is merged in every exchange, so the majorities of two starts meet in knowledge.
-I4  A peer keeps the list of its own starts, its **lineage** of (boot, nonce), and sends it along. Whoever knows a start
-    or a commit of that peer that is not in the lineage keeps what it knows: however often an old copy is started,
-    the evidence against it stays.
+I4  A peer keeps the list of its own starts, its **lineage** of (boot, nonce), and sends it along. What is known of a
+    peer is a set of starts, merged by union; only a start whose lineage holds them takes older ones out. Whoever knows
+    a start or a commit of that peer that is not in the lineage keeps what it knows: however often an old copy is
+    started, and whichever way the news of it travels, the evidence against it stays.
+I5  A peer whose start is not confirmed speaks of itself only when it asks, never in an answer.
+
+The gap that remains: a peer counts itself, so in a ring of three an old copy passes if the only peer that knows a later
+start is down while the copy starts. Asking for two others instead would keep two restarted peers of three from serving.
 """
 
 from __future__ import annotations
@@ -37,8 +42,10 @@ _BOOT = b"boot"
 _SEEN = b"boots"
 _CONVICTED = b"amnesiac"
 LINEAGE_KEPT = 64
+STARTS_KEPT = 16
 
-Seen = tuple[int, int, int]
+Start = tuple[int, int]
+"""(boot, nonce) of one start of a peer."""
 Send = Callable[[str, tuple[Any, ...], float, Done], None]
 
 
@@ -67,16 +74,16 @@ class Identity:
         self.boot = last_boot + 1
         self._nonce = env.rng.getrandbits(63)
         self._lineage = [*self._lineage[1 - LINEAGE_KEPT :], (self.boot, self._nonce)]
-        self._seen: dict[str, Seen] = {}
-        kept = rows.get("meta", _SEEN)
-        if kept:
-            self._seen = {member: (boot, seq, nonce) for member, boot, seq, nonce in msgpack.unpackb(kept)}
+        self._seen: dict[str, dict[Start, int]] = {}  # member -> its starts -> highest sequence seen in each
         self.confirmed = False
         self.amnesiac = rows.get("meta", _CONVICTED) is not None
         self.on_amnesia: Callable[[Amnesia], None] = lambda _: None
         self._unchecked = "no_amnesia_check" in unsafe
         self._persisted_s = env.now()
         self._starts_noted = self._starts_durable = 0
+        for member, *seen in msgpack.unpackb(rows.get("meta", _SEEN) or b"\x90"):
+            self._note(member, *seen)
+        self._starts_durable = self._starts_noted
 
     async def begin(self) -> None:
         """Make this start's boot counter durable. Must end before anything else is sent under it."""
@@ -85,9 +92,6 @@ class Identity:
         error = await future
         if error is not None:
             raise error
-
-    def _mine(self) -> Seen:
-        return self.boot, self._rows.sequence, self._nonce
 
     async def confirm(self, epoch: Epoch) -> None:
         """Return once a majority of the voters know this boot (I2). Raises Amnesia (I1).
@@ -111,30 +115,28 @@ class Identity:
             return needed <= 0 or self._unchecked
         one = Round(self._env, self._send, self._message(), len(everybody), GRACE_S)
         await one.start(everybody)
-        for _, reply in one.oks:
-            self._judge(reply[1])
+        await self._judge(one)
         return sum(1 for member, _ in one.oks if member in voters) >= needed
 
-    def _judge(self, table: list[Any]) -> None:
-        """Learn what another peer has seen, of us above all."""
-        for member, boot, sequence, nonce in table:
-            if member != self.me:
-                self._note(member, (boot, sequence, nonce))
-                continue
-            strange = not self._is_mine(boot, nonce)
-            if strange or (nonce != self._nonce and sequence > self._before):
-                self.amnesiac = True
-                self.confirmed = False  # it may have been given before this became known
-                self._rows.commit([("meta", _CONVICTED, b"1")], lambda _: None)
-                known = (
-                    f"start {self._lineage[-2][0] if len(self._lineage) > 1 else 0}, commit {self._before}"
-                )
-                raise self._amnesia(
-                    f"it remembers {known}, the cluster has seen start {boot}, commit {sequence} of it"
-                )
+    async def _judge(self, answers: Round) -> None:
+        """Learn what the others have seen, of us above all. Raises Amnesia (I1), once that is durable."""
+        for _, reply in answers.oks:
+            for member, boot, sequence, nonce in reply[1]:
+                if member != self.me:
+                    self._note(member, boot, sequence, nonce)
+                elif not _continues((boot, nonce), sequence, self._before, self._lineage):
+                    raise await self._convicted(boot, sequence)
 
-    def _is_mine(self, boot: int, nonce: int) -> bool:
-        return (boot, nonce) in self._lineage or boot < self._lineage[0][0]
+    async def _convicted(self, boot: int, sequence: int) -> Amnesia:
+        self.amnesiac = True
+        self.confirmed = False  # it may have been given before this became known
+        future = self._env.future()
+        self._rows.commit([("meta", _CONVICTED, b"1")], future.set_result)
+        await future
+        known = f"start {self._lineage[-2][0] if len(self._lineage) > 1 else 0}, commit {self._before}"
+        return self._amnesia(
+            f"it remembers {known}, the cluster has seen start {boot}, commit {sequence} of it"
+        )
 
     @staticmethod
     def _amnesia(why: str) -> Amnesia:
@@ -144,19 +146,24 @@ class Identity:
         )
 
     def _message(self) -> tuple[object, ...]:
-        return (BOOTS, 0, self._table(), self._before, self._lineage)
+        mine = (self.me, self.boot, self._rows.sequence, self._nonce)
+        return (BOOTS, 0, [mine, *self._known()], self._before, self._lineage)
 
     def on_boots(self, message: Any, reply: Reply) -> None:
         """Record the sender's table durably; answer with what was known before."""
-        _, _, table, sender_before, lineage = message
-        before = self._table()
+        _, _, table, sender_before, pairs = message
+        lineage = [(boot, nonce) for boot, nonce in pairs]
+        before = self._known()
+        if self.confirmed:  # I5
+            before.append((self.me, self.boot, self._rows.sequence, self._nonce))
         sender = table[0][0]
-        known = self._seen.get(sender)
-        if known is not None and not _continues(known, sender_before, lineage):
+        known = self._seen.get(sender, {})
+        if not all(_continues(start, seq, sender_before, lineage) for start, seq in known.items()):
             return reply((OK, before))  # an old copy: keep what convicts it (I4)
-        for member, boot, sequence, nonce in table:
+        for member, *seen in table:
             if member != self.me:
-                self._note(member, (boot, sequence, nonce))
+                self._note(member, *seen)
+        self._succeed(sender, sender_before, lineage)
         # What is noted may still be under way, or have met a full disk: that does not count.
         if self._starts_durable == self._starts_noted:
             return reply((OK, before))
@@ -167,24 +174,39 @@ class Identity:
         self._persist(done)
         return None
 
-    def _note(self, member: str, seen: Seen) -> None:
-        """Keep the highest boot and the highest sequence, each by itself (I4)."""
-        old = self._seen.get(member)
-        if old is None:
-            if len(self._seen) < MEMBERS_KEPT:
-                self._seen[member] = seen
-                self._starts_noted += 1
+    def _note(self, member: str, boot: int, sequence: int, nonce: int) -> None:
+        """Add a start, or raise its sequence (I4)."""
+        starts = self._seen.get(member)
+        if starts is None:
+            if len(self._seen) >= MEMBERS_KEPT:
+                return
+            starts = self._seen[member] = {}
+        known = starts.get((boot, nonce))
+        if known is not None:
+            starts[boot, nonce] = max(known, sequence)
             return
-        newer_start = seen[0] > old[0]
-        boot, nonce = (seen[0], seen[2]) if newer_start else (old[0], old[2])
-        self._seen[member] = (boot, max(old[1], seen[1]), nonce)
-        self._starts_noted += newer_start
+        starts[boot, nonce] = sequence
+        self._starts_noted += 1
+        if len(starts) > STARTS_KEPT:
+            del starts[min(starts)]
 
-    def _table(self) -> list[tuple[str, int, int, int]]:
-        return [(self.me, *self._mine()), *((member, *seen) for member, seen in self._seen.items())]
+    def _succeed(self, member: str, before: int, lineage: list[Start]) -> None:
+        """Forget the starts that the member's own present one continues: it convicts whatever they would."""
+        starts = self._seen.get(member, {})
+        for start in [start for start in starts if start != lineage[-1]]:
+            if lineage[-1] in starts and _continues(start, starts[start], before, lineage):
+                del starts[start]
+
+    def _known(self) -> list[tuple[str, int, int, int]]:
+        """What this peer has seen of others, one row a start: member, boot, sequence, nonce."""
+        return [
+            (member, boot, sequence, nonce)
+            for member, starts in self._seen.items()
+            for (boot, nonce), sequence in starts.items()
+        ]
 
     def _persist(self, done: Callable[[AtollError | None], None]) -> None:
-        table = [(member, *seen) for member, seen in self._seen.items()]
+        table = self._known()
         starts = self._starts_noted
         self._persisted_s = self._env.now()
 
@@ -199,25 +221,29 @@ class Identity:
         """For ever: tell the others how far we are, so that a rollback within one boot is noticed too."""
         while True:
             await self._env.sleep(REPORT_EVERY_S * (0.8 + 0.4 * self._env.rng.random()))
-            others = [member for member in members() if member != self.me]
-            one = Round(self._env, self._send, self._message(), max(1, len(others)), ASK_S)
-            await one.start(others)
-            try:
-                for _, reply in one.oks:
-                    self._judge(reply[1])
-            except Amnesia as error:
-                self.on_amnesia(error)
-                raise
+            await self.tell(members())
             if self._env.now() - self._persisted_s > PERSIST_EVERY_S and self._seen:
                 self._persist(lambda _: None)
 
+    async def tell(self, members: list[str]) -> None:
+        """One report, now. Raises Amnesia."""
+        others = [member for member in members if member != self.me]
+        one = Round(self._env, self._send, self._message(), max(1, len(others)), ASK_S)
+        await one.start(others)
+        try:
+            await self._judge(one)
+        except Amnesia as error:
+            self.on_amnesia(error)
+            raise
 
-def _continues(known: Seen, before: int, lineage: list[list[int]]) -> bool:
-    """Whether a peer with this lineage, which had committed `before` when it started, can be the one known."""
-    boot, sequence, nonce = known
-    if boot >= lineage[0][0] and [boot, nonce] not in [list(start) for start in lineage]:
+
+def _continues(known: Start, sequence: int, before: int, lineage: list[Start]) -> bool:
+    """Whether a peer with this lineage, which had committed `before` when it started, may have had the start known."""
+    if known == lineage[-1]:
+        return True
+    if known[0] >= lineage[0][0] and known not in lineage:
         return False
-    return nonce == lineage[-1][1] or sequence <= before
+    return sequence <= before
 
 
 def need_confirmed(identity: Identity) -> None:

@@ -242,6 +242,8 @@ class Replica:
     def _epoch_installed(self, epoch: Epoch) -> None:
         table = epoch.table
         self._owned = bytes(self.me in table.owners(p) for p in range(1 << epoch.partition_power))
+        if self.identity.confirmed and len(epoch.members) > 1:  # a founder was confirmed by nobody but itself
+            self.env.spawn(self.identity.tell(self._member_ids()), "boot report")
         self.on_epoch(epoch)
 
     def _member_ids(self) -> list[str]:
