@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 from random import Random
 from urllib.parse import unquote_to_bytes
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.client.attempts import AttemptError, Attempts, Fate
+from peer.client.bodies import source_of
 from peer.client.core import Core
 from peer.client.model import ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, name_of
 from peer.client.peers import PeerBook, normal_url
@@ -246,6 +249,10 @@ def test_errors_are_told_apart() -> None:
         assert type(error_of(status, {}, b"<html>", "x")) in (kind, Unavailable, AtollError)
     assert told(503, "X", False).retry is False
     assert error_of(404, {}, b"", "x").code == "NotFound"
+    assert "port + 1" in str(error_of(501, {}, b"<Error/>", "x")) and "port + 1" not in str(
+        error_of(501, {}, b"", "x")
+    )
+    assert "atoll status" in str(error_of(503, {}, b"", "x"))
     assert "(request r-9)" in str(error_of(500, {"x-request-id": "r-9"}, b"", "x"))
     assert [retry_after_s({"retry-after": v}) for v in ("2", "999", "soon", "")] == [2.0, 5.0, 0.0, 0.0]
 
@@ -329,3 +336,15 @@ def test_profiles_are_read(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(Invalid, match=r"config\.toml"):
             load_profiles(path)
+
+
+def test_a_device_has_no_end_to_seek_to(tmp_path: Path) -> None:
+    """Goal: of an open file only a regular one has a length; what a device yields is read until it ends."""
+    (tmp_path / "f").write_bytes(b"abc")
+    with open(tmp_path / "f", "rb") as file, open(os.devnull, "rb") as device:
+        file.read(1)
+        sources = source_of(file), source_of(device), source_of(io.BytesIO(b"abcd"))
+        assert [source.size for source in sources] == [2, None, 4]
+        assert [b"".join(source.blocks()) for source in sources] == [b"bc", b"", b"abcd"]
+    with open("/dev/zero", "rb", buffering=0) as endless:
+        assert len(next(source_of(endless).blocks())) > 0

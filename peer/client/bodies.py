@@ -66,7 +66,7 @@ class PathSource:
         self._path = Path(path)
         status = self._path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise Invalid(f"{self._path} is not a regular file, so it cannot be stored as one object")
+            raise Invalid(f"{self._path} is no regular file; what it yields can be stored from stdin")
         self.size: int | None = status.st_size
 
     def can_repeat(self) -> bool:
@@ -96,6 +96,14 @@ class Beginning:
             self.blocks.clear()
 
 
+def _has_size(file: IO[bytes]) -> bool:
+    """Whether the end of an open file is where it seems; a device can seek as well, but has no end to seek to."""
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except OSError:  # no file of the system's, as io.BytesIO
+        return True
+
+
 class FileSource:
     """An open binary file, from its present position; repeatable if it can seek back there, or is short."""
 
@@ -104,7 +112,7 @@ class FileSource:
         self._beginning = Beginning()
         self._start = 0
         self.size: int | None = None
-        self._seekable = file.seekable()
+        self._seekable = file.seekable() and _has_size(file)
         if self._seekable:
             self._start = file.tell()
             self.size = max(0, file.seek(0, os.SEEK_END) - self._start)

@@ -38,6 +38,9 @@ _META_NAME = re.compile(r"[a-z0-9!#$&'*+.^_`|~-]+")
 _META_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
+WRONG_PORT = "does the endpoint name the API port (port + 1)?"
+
+
 class Repeat(enum.Enum):
     """What may be done when the answer to a request was lost."""
 
@@ -184,6 +187,7 @@ _WORDS = {
     403: ("AccessDenied", "access denied"),
     404: ("NotFound", "there is no such object (or no such bucket)"),
     412: ("PreconditionFailed", "the condition does not hold"),
+    503: ("Unavailable", "the cluster cannot answer now; `atoll status` says why"),
     416: ("InvalidRange", "the range lies outside the object"),
 }
 
@@ -200,6 +204,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, what: str) ->
         request_id = str(told.get("request_id") or request_id)
     except (ValueError, KeyError, TypeError):
         message = words or f"the answer was HTTP {status}"
+        if body:  # a HEAD has none; everybody else of ours says more
+            message = f"the answer was HTTP {status} and no error of an Atoll API; {WRONG_PORT}"
     kind = _CODES.get(code) or _CLASSES.get(status) or (Invalid if 400 <= status < 500 else AtollError)
     tail = f" (request {request_id})" if status >= 500 and request_id else ""
     error = kind(f"{what}: {message}{tail}", code=code or kind.code, status=status)
@@ -221,5 +227,5 @@ def parse_json(body: bytes, what: str) -> dict[str, Any]:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise Unavailable(f"{what}: the answer is not JSON; does the endpoint name the API port (port + 1)?")
+        raise Unavailable(f"{what}: the answer is not JSON; {WRONG_PORT}")
     return answer
