@@ -258,7 +258,11 @@ def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     assert atoll("node", "list", "-o", "name").lines == ["peer-1", "peer-2", "peer-3"]
     assert len(atoll("node", "list").lines) == 4
     assert "process.pid" in atoll("node", "show", "peer-2").out
-    assert atoll("node", "show", "nobody").code == 3
+    nobody = atoll("node", "show", "nobody")
+    assert nobody.code == 3 and "atoll node list" in nobody.err
+    told = atoll("node", "show", "peer-2").lines
+    assert any(line.split() == ["share", "0.3333"] for line in told)
+    assert any(line.split() == ["self", "no"] or line.split() == ["self", "yes"] for line in told)
     shown = atoll("ring", "show").out
     assert "peer-3" in shown and "33.3 %" in shown
     assert len(atoll("ring", "show", "--partitions", "-o", "jsonl").lines) == 8

@@ -191,6 +191,53 @@ def test_a_tree_never_leaves_its_folder(atoll: Atoll, cluster: FakeCluster, tmp_
     assert not list(inside.rglob(".atoll-*"))
 
 
+def test_a_target_without_a_bucket(atoll: Atoll, cluster: FakeCluster, tmp_path: Path) -> None:
+    """Goal: an empty name or a leading `/` is called that, before anything is read or made."""
+    (tmp_path / "f").write_bytes(b"x")
+    for command in (
+        ("ls",), ("stat",), ("cat",), ("rm",), ("rm", "-r"), ("get",), ("put", str(tmp_path / "f")), ("ring", "lookup"),
+    ):  # fmt: skip
+        for target in ("/box/k", "/", *(("",) if command != ("ls",) else ())):
+            refused = atoll(*command, target)
+            assert refused.code == 2 and "write BUCKET/KEY" in refused.err, (command, target)
+    assert not cluster.seen
+
+
+def test_what_is_not_there_leaves_nothing_behind(atoll: Atoll, tmp_path: Path) -> None:
+    """Goal: a get of nothing exits 3 and makes no folder; what stands in the way is named, not our temporary file."""
+    atoll("mb", "box")
+    atoll("put", "-", "box/k", stdin=b"x")
+    new = tmp_path / "new"
+    for line in (f"get box/nix {new}/f", f"get -r box/nix {new}", f"get -r no-bucket {new}", "rm -r box/nix"):
+        missing = atoll(*line.split())
+        assert missing.code == 3 and not new.exists(), line
+    assert "nothing lies below box/nix/" in atoll("get", "-r", "box/nix", str(new)).err
+    assert atoll("rm", "-r", "-f", "box/nix").code == 0
+    for line in ("stat no-bucket/k", "rm no-bucket/k"):
+        assert "atoll mb" in atoll(*line.split()).err
+    assert "has no object 'nix'" in atoll("stat", "box/nix").err
+    assert atoll("get", "box/k", f"{new}/deep/f").code == 0 and (new / "deep" / "f").read_bytes() == b"x"
+    blocked = atoll("get", "-r", "box", str(new / "deep" / "f"))
+    assert blocked.code == 2 and "a file stands in its way" in blocked.err
+    assert "a file stands in its way" in atoll("get", "box/k", str(new / "deep" / "f" / "x")).err
+    nowhere = atoll("get", "box/k", "/proc/nowhere")
+    assert nowhere.code == 3 and "/proc/nowhere: " in nowhere.err and ".atoll" not in nowhere.err
+    atoll("mb", "empty")
+    assert atoll("get", "-r", "empty", str(tmp_path / "none")).code == 0 and (tmp_path / "none").is_dir()
+
+
+def test_records_of_what_was_stored(atoll: Atoll, tmp_path: Path) -> None:
+    """Goal: `put -o json` is one array, whole also when part of the tree could not be stored."""
+    make_tree(tmp_path / "src")
+    (tmp_path / "src" / "loop").symlink_to(tmp_path)
+    atoll("mb", "box")
+    partly = atoll("put", "-r", str(tmp_path / "src"), "box", "-o", "json")
+    assert partly.code == 7 and {row["key"] for row in partly.json} >= {"a", "b/c"}
+    assert len(atoll("put", "-r", str(tmp_path / "src"), "box", "-o", "jsonl").lines) == len(partly.json) == 6
+    (tmp_path / "none").mkdir()
+    assert atoll("put", "-r", str(tmp_path / "none"), "box", "-o", "json").json == []
+
+
 def test_removing_a_tree_asks(atoll: Atoll, cluster: FakeCluster, tmp_path: Path) -> None:
     """Goal: rm -r needs a yes; without one it is refused with 6 and nothing changes."""
     make_tree(tmp_path / "src")

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from peer.errors import Invalid
 from tools.cli.output import Column, emit, emit_one, print_table, seconds_text, size_text
 from tools.cli.session import connect, split_target
 from tools.cli.settings import connects, current, lists
@@ -120,8 +119,6 @@ def ring_show(partitions: bool) -> None:
 def ring_lookup(target: str) -> None:
     """Show which peers own a key, the first one first."""
     bucket, key = split_target(target)
-    if not bucket:
-        raise Invalid(f"{target!r} names no bucket; write BUCKET/KEY")
     with connect() as client:
         told = client.lookup(bucket, key or None)
     if current().output in ("json", "jsonl"):
@@ -165,6 +162,10 @@ def flattened(row: Row, before: str = "") -> list[tuple[str, str]]:
             lines.append((name, epoch_text(value)))
         elif isinstance(value, Mapping):
             lines += flattened(value, f"{name}.")
+        elif isinstance(value, bool):
+            lines.append((name, "yes" if value else "no"))
+        elif isinstance(value, float):
+            lines.append((name, f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"))
         elif isinstance(value, list):
             lines.append((name, " ".join(map(str, value))))
         elif key.endswith("_bytes") and isinstance(value, int) and value >= 1024:

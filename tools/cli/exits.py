@@ -72,6 +72,8 @@ def remedy(error: BaseException) -> str | None:
         return (
             "`atoll dev` starts a local cluster, `atoll profile list` shows the addresses this command knows"
         )
+    if error.code == "NoSuchNode":
+        return "`atoll node list` lists the peers there are"
     if error.code == "NoSuchBucket":
         return "`atoll ls` lists the buckets there are, `atoll mb NAME` makes one"
     return None

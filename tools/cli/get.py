@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import click
 
-from peer.client.model import ObjectInfo
+from peer.client.model import ObjectInfo, Prefix
 from peer.client.sync import Client
+from peer.errors import NotFound
 from tools.cli.exits import PARTLY
 from tools.cli.localtree import LocalTree, Shadows, Unmappable, parts_of
 from tools.cli.parallel import Tally, run_parallel, terminable
@@ -82,6 +84,11 @@ def _tree(source: str, target: str | None, jobs: int) -> int:
         prefix += "/"
     unmapped = 0
     with connect() as client, LocalTree(Path(target)) as tree, Transfers("fetched") as transfers:
+        entries = client.list(bucket, prefix)
+        first = list(islice(entries, 1))
+        if prefix and not first:
+            raise NotFound(f"nothing lies below {bucket}/{prefix}")
+        tree.make()
         tally = Tally(jobs, transfers.say)
 
         def refuse(key: str, why: Unmappable) -> None:
@@ -89,7 +96,7 @@ def _tree(source: str, target: str | None, jobs: int) -> int:
             unmapped += 1
             tally.fail(f"{key}: not written", why)
 
-        fetches = _plan(client, bucket, prefix, transfers, refuse)
+        fetches = _plan(chain(first, entries), prefix, transfers, refuse)
 
         def fetch(job: Fetch) -> None:
             _fetch(client, bucket, job, tree, transfers)
@@ -105,15 +112,14 @@ def _tree(source: str, target: str | None, jobs: int) -> int:
 
 
 def _plan(
-    client: Client,
-    bucket: str,
+    entries: Iterable[ObjectInfo | Prefix],
     prefix: str,
     transfers: Transfers,
     refuse: Callable[[str, Unmappable], None],
 ) -> Iterator[Fetch]:
     """The objects below a prefix, page by page; totals grow as they are found."""
     shadows = Shadows()
-    for entry in client.list(bucket, prefix):
+    for entry in entries:
         assert isinstance(entry, ObjectInfo)  # without a delimiter there are no prefixes
         try:
             parts = parts_of(entry.key[len(prefix) :])

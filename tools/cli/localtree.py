@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -105,21 +106,37 @@ class Shadows:
 
 
 class LocalTree:
-    """A folder that files are written into. Thread-safe, as every call walks from the folder itself."""
+    """A folder that files are written into, made when the first one is (or by `make`).
+
+    Thread-safe, as every call walks from the folder itself.
+    """
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._path = root
+        self._lock = threading.Lock()
+        self._root: int | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._root)
+        if self._root is not None:
+            os.close(self._root)
+
+    def make(self) -> int:
+        """The folder's descriptor; it is made if it is not there. Invalid if something else is. Idempotent."""
+        with self._lock:
+            if self._root is None:
+                try:
+                    self._path.mkdir(parents=True, exist_ok=True)
+                    self._root = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                except (FileExistsError, NotADirectoryError):
+                    raise Invalid(f"{self._path} cannot be a folder: a file stands in its way") from None
+            return self._root
 
     def create(self, parts: list[str]) -> PartFile:
         """A file to be, at these parts; folders on the way are made. Unmappable if something is in the way."""
-        folder = os.dup(self._root)
+        folder = os.dup(self.make())
         try:
             for part in parts[:-1]:
                 with suppress(FileExistsError):
@@ -132,7 +149,8 @@ class LocalTree:
             os.close(folder)
             if problem.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise Unmappable("a file or a link stands where a folder would have to be") from None
-            raise
+            where = str(self._path.joinpath(*parts))  # not the temporary name, which says nothing to anybody
+            raise OSError(problem.errno, problem.strerror, where) from None
         except BaseException:
             os.close(folder)
             raise

@@ -7,7 +7,8 @@ import sys
 import click
 
 from peer.client.model import ObjectInfo
-from peer.errors import AtollError
+from peer.client.sync import Client
+from peer.errors import AtollError, NotFound
 from tools.cli.buckets import describe_bucket
 from tools.cli.exits import PARTLY
 from tools.cli.output import emit_one, size_text, time_text
@@ -41,8 +42,17 @@ def stat(target: str) -> None:
             row, lines = describe_bucket(client, bucket)
             emit_one(row, bucket, lines)
             return
-        info = client.stat(bucket, key)
+        info = _described(client, bucket, key)
     emit_one({"bucket": bucket} | info.to_json(), key, _lines(info))
+
+
+def _described(client: Client, bucket: str, key: str) -> ObjectInfo:
+    """The object's record. A HEAD's "not found" does not say what is missing, so ask for the bucket then."""
+    try:
+        return client.stat(bucket, key)
+    except NotFound:
+        client.bucket(bucket)
+        raise NotFound(f"bucket {bucket!r} has no object {key!r}", code="NoSuchKey") from None
 
 
 def _lines(info: ObjectInfo) -> list[tuple[str, str]]:
@@ -69,14 +79,14 @@ def rm(targets: tuple[str, ...], recursive: bool, force: bool, jobs: int) -> int
     if recursive:
         from tools.cli.remove_tree import remove_tree
 
-        return remove_tree(targets, jobs)
+        return remove_tree(targets, jobs, force)
     names = [need_key(target) for target in targets]
     done, code = 0, 0
     with connect() as client:
         for bucket, key in names:
             try:
                 if not force:
-                    client.stat(bucket, key)  # a delete of what is not there succeeds, so ask first
+                    _described(client, bucket, key)  # a delete of what is not there succeeds, so ask first
                 client.delete(bucket, key)
                 done += 1
             except AtollError as problem:

@@ -71,7 +71,7 @@ def put(
     sources = names[:-1]
     plan = _Plan(sources, key, recursive)
     with terminable(), connect() as client, Transfers("stored") as transfers:
-        tally = Tally(jobs, transfers.say)
+        tally, report = Tally(jobs, transfers.say), _Report()
         transfers.expect(*plan.totals())
 
         def store(upload: Upload) -> Stored:
@@ -82,9 +82,10 @@ def put(
             for outcome in outcomes:
                 name = str(outcome.job.path or "-")
                 if outcome.result is not None:
-                    _report(outcome.result)
+                    report.stored(outcome.result)
                 if not tally.count(name, outcome.error):
                     break
+    report.end()
     transfers.summary(tally.failed)
     return tally.exit_code()
 
@@ -173,10 +174,23 @@ def _store(client: Client, bucket: str, upload: Upload, manner: Manner, transfer
         item.end(worked=worked)
 
 
-def _report(stored: Stored) -> None:
-    """Records of what was stored, for scripts that ask for them."""
-    form = current().output
-    if form == "name":
-        write(shown(stored.key))
-    elif form != "table":
-        write(json.dumps(stored.to_json(), ensure_ascii=False))
+class _Report:
+    """Records of what was stored, for scripts that ask for them, written as they come."""
+
+    def __init__(self) -> None:
+        self._form = current().output
+        self._before = "["
+
+    def stored(self, stored: Stored) -> None:
+        if self._form == "name":
+            write(shown(stored.key))
+        elif self._form == "jsonl":
+            write(json.dumps(stored.to_json(), ensure_ascii=False))
+        elif self._form == "json":
+            write(f"{self._before}\n  {json.dumps(stored.to_json(), ensure_ascii=False)}", end="")
+            self._before = ","
+
+    def end(self) -> None:
+        """An array is complete, also when part of it could not be stored."""
+        if self._form == "json":
+            write("[]" if self._before == "[" else "\n]")

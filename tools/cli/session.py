@@ -136,14 +136,16 @@ def confirm(question: str) -> None:
 
 
 def split_target(text: str) -> tuple[str, str]:
-    """("bucket", "key") of BUCKET/KEY; the key is "" if there is none."""
+    """("bucket", "key") of BUCKET/KEY; the key is "" if there is none. A UsageError if there is no bucket."""
     bucket, _, key = text.partition("/")
+    if not bucket:
+        raise click.UsageError(f"{text!r} names no bucket; write BUCKET/KEY")
     return bucket, key
 
 
 def need_key(text: str) -> tuple[str, str]:
     """The same, for commands that need an object."""
     bucket, key = split_target(text)
-    if not bucket or not key:
+    if not key:
         raise click.UsageError(f"{text!r} names no object; write BUCKET/KEY")
     return bucket, key
