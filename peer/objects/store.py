@@ -18,7 +18,7 @@ from peer.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from peer.etag import etag_of
 from peer.replication.chunks import Chunks
 from peer.replication.node import Replica
-from peer.replication.register import Current, GateRefused, Judge, Keep, Put
+from peer.replication.register import Current, GateRefused, Judge, Put
 
 from .buckets import Buckets
 from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES, Bucket, Head
@@ -193,7 +193,11 @@ class Objects:
         return head
 
     async def delete(self, bucket: str, key: bytes, conditions: Conditions | None = None) -> bool:
-        """Write a tombstone; True if there was an object. Raises as `put`."""
+        """Write a tombstone; True if there was an object. Raises as `put`.
+
+        Also where there is nothing: a put whose outcome is unknown may wait on a minority of the owners. Only a
+        tombstone above it makes sure that what was deleted stays so.
+        """
         check_key(key)
         existed = False
 
@@ -206,7 +210,7 @@ class Objects:
                 )
                 if refusal is not None:
                     return refusal
-            return Put(None) if existed else Keep
+            return Put(None)
 
         await self._in_bucket(bucket, self._writer(key, judge, None, conditions))
         return existed
