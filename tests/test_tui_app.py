@@ -217,6 +217,31 @@ def test_panel_of_dev() -> None:
     play(Scene(), story, panel=lines)
 
 
+@pytest.mark.parametrize("size", [(80, 20), (80, 24), (100, 30), (120, 24), (120, 40), (60, 15)])
+def test_every_peer_of_dev_is_seen_when_it_matters(size: tuple[int, int]) -> None:
+    """Goal: with a dead peer, its reasons, the panel's remedy and a notice on the screen, no peer is below its edge."""
+    lines = [
+        ("API", "http://127.0.0.1:7401 :7411"),
+        ("credentials", "root.json"),
+        ("paste this", "one"),
+        ("", "two"),
+    ]
+    lines += [("peer-2", "killed by SIGKILL: atoll dev start peer-2")]
+    reasons = [{"message": "peer peer-2 is dead"}, {"message": "8 copies missed an owner"}]
+
+    async def story(app: TopApp, pilot: Pilot[None]) -> None:
+        app.notice("peer-2 is dead, was alive")
+        await pilot.pause()
+        text = screen(app)
+        for words in ("1 peer-1 <", "2 peer-2", "✗ dead", "3 peer-3", "dev start peer-2", "8 copies"):
+            assert words in text, (words, text)
+        drawn = sum(any("⠀" < char <= "⣿" for char in line) for line in text.splitlines())
+        least = {20: 0, 15: 0, 24: 8 if size[0] < 112 else 5, 30: 11, 40: 19}[size[1]]
+        assert drawn >= least and (least or not drawn), text
+
+    play(Scene(degraded() | {"reasons": reasons}), story, size=size, panel=lines)
+
+
 def test_many_peers_scroll() -> None:
     """Goal: more peers than rows scroll; the keys reach the last one."""
     nodes = [node(number, share=1 / 60) for number in range(1, 61)]

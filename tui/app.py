@@ -75,6 +75,8 @@ class TopApp(App[None]):
         self.interval_s = interval_s
         self.unicode = unicode
         self.panel = panel
+        if panel:  # takes rows that the drawing would need
+            self.VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-high")]
         self.paused = False
         self.shown = asyncio.Event()
         self.snapshot: Snapshot | None = None
