@@ -227,6 +227,30 @@ def test_start_death_return_and_stop(tmp_path: Path) -> None:
     assert changes[-3:] == ["peer-1 stopped", "peer-2 stopped", "peer-3 stopped"]
 
 
+def test_readiness_is_told_once_while_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a peer that is unready for a moment at every join is announced once; later each change is news."""
+    changes: list[str] = []
+    cluster = cluster_of(layout_in(tmp_path, 1), changes)
+    answers = iter([True, False, True, False, True])
+
+    async def ready(peer: Peer) -> tuple[bool, str]:
+        return next(answers), "joining"
+
+    async def story() -> None:
+        for _ in range(3):
+            await cluster._look(cluster.peers[0])
+        assert changes == ["peer-1 ready"]
+        cluster._started = True
+        for _ in range(2):
+            await cluster._look(cluster.peers[0])
+
+    monkeypatch.setattr(cluster, "_ready", ready)
+    monkeypatch.setattr(cluster, "_is_alive", lambda peer: True)
+    cluster.peers[0].pid = 1
+    asyncio.run(story())
+    assert changes == ["peer-1 ready", "peer-1 unready", "peer-1 ready"]
+
+
 def test_a_peer_that_cannot_start_is_told(tmp_path: Path) -> None:
     """Goal: a broken joiner is shown dead with its last words, a broken founder ends the start."""
 

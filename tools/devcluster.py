@@ -73,7 +73,10 @@ class DevCluster:
         self.peers = [Peer(place) for place in layout.places]
         self._on_change = on_change
         self._session: aiohttp.ClientSession | None = None
-        self._started = False  # until then a peer may be unready again at every join, which is no news
+        self._started = (
+            False  # until then a peer may be unready and ready again at every join, which is no news
+        )
+        self._told: set[str] = set()
 
     async def start(self, deadline_s: float = 60.0) -> None:
         """Start every peer and return when all that live are ready.
@@ -183,7 +186,9 @@ class DevCluster:
         if peer.pid is None:
             return
         if ready:
-            self._set(peer, "ready", f"pid {peer.pid}")
+            again = not self._started and peer.place.name in self._told
+            self._told.add(peer.place.name)
+            self._set(peer, "ready", f"pid {peer.pid}", quietly=again)
         elif self._started and peer.state in ("ready", "unready"):
             self._set(peer, "unready", detail)
         else:
@@ -199,6 +204,7 @@ class DevCluster:
             if peer.process.returncode > 0:
                 how = ": ".join([how, *last_words(peer.place, 1)])
         peer.pid = peer.process = None
+        self._told.discard(peer.place.name)
         self._set(peer, "dead", how)
 
     @staticmethod
@@ -240,9 +246,9 @@ class DevCluster:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return 0, {}
 
-    def _set(self, peer: Peer, state: str, detail: str) -> None:
+    def _set(self, peer: Peer, state: str, detail: str, *, quietly: bool = False) -> None:
         if (peer.state, peer.detail) != (state, detail):
-            changed = peer.state != state or state == "unready"
+            changed = (peer.state != state or state == "unready") and not quietly
             peer.state, peer.detail = state, detail
             if changed:
                 self._on_change(peer)
