@@ -1,4 +1,4 @@
-"""Goal: options, profiles, cluster views, exit codes and start-up of the command line hold to contract.md."""
+"""Goal: options, profiles, cluster views, exit codes and start-up of the command line hold to docs/operations.md."""
 
 from __future__ import annotations
 
@@ -207,6 +207,9 @@ def test_precedence(atoll: Atoll, cluster: FakeCluster, monkeypatch: pytest.Monk
     assert wrong.code == 2 and "did you mean recursive" in wrong.err
     file.write_text("endpiont = 'x'\n")
     assert atoll("ls").code == 2
+    file.write_text("[lss]\nrecursive = true\n")
+    wrong = atoll("ls")
+    assert wrong.code == 2 and "lss is no command; did you mean ls?" in wrong.err
     file.write_text("watch = true\nreplicas = 3\n")  # options of other commands
     assert atoll("ls").code == 0
     for text in ("not toml", "output = 'xml'"):

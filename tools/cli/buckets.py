@@ -16,9 +16,7 @@ from tools.cli.settings import connects, current, lists
 
 @click.command()
 @click.argument("bucket")
-@click.option(
-    "--shards", type=click.IntRange(1, 65536), help="How finely it is spread; fixed for good.  [64]"
-)
+@click.option("--shards", type=click.IntRange(1, 1024), help="How finely it is spread; fixed for good.  [64]")
 @connects
 def mb(bucket: str, shards: int | None) -> None:
     """Make a bucket."""

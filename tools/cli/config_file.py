@@ -81,6 +81,14 @@ def defaults_for(
     return {str(known[key].name): _shaped(known[key], value) for key, value in values.items()}
 
 
+def check_tables(config: ConfigFile, root: click.Command) -> None:
+    """UsageError for a table at the top that no command is called by; nothing is imported."""
+    names = root.list_commands(click.Context(root)) if isinstance(root, click.Group) else []
+    for table, value in config.values.items():
+        if isinstance(value, dict) and names and table not in names:
+            raise _unknown(config, "", table, names, kind="command")
+
+
 def has_strangers(config: ConfigFile, command: click.Command) -> bool:
     """Whether a key at the top is not an option of this command (it may be one of another's)."""
     known = option_keys(command)
@@ -99,10 +107,12 @@ def _shaped(option: click.Option, value: Any) -> Any:
     return str(value)
 
 
-def _unknown(config: ConfigFile, table: str, key: str, known: Iterable[str]) -> click.UsageError:
+def _unknown(
+    config: ConfigFile, table: str, key: str, known: Iterable[str], kind: str = "option"
+) -> click.UsageError:
     import difflib
 
     near = difflib.get_close_matches(key, list(known), 1)
     where = f"[{table}] " if table else ""
     hint = f"; did you mean {near[0]}?" if near else ""
-    return click.UsageError(f"--config {config.path}: {where}{key} is not an option{hint}")
+    return click.UsageError(f"--config {config.path}: {where}{key} is no {kind}{hint}")

@@ -54,8 +54,11 @@ _PORT = click.IntRange(1, 65535)
     ("--api-port", _text("PORT", "The API port by itself.", type=_PORT)),
     ("--peer-port", _text("PORT", "The port for other peers by itself.", type=_PORT)),
     ("--name", _text("NAME", "A label for people.")),
-    ("--zone", _text("ZONE", "The failure domain.  [the advertised host]")),
-    ("--capacity", _text("SIZE", "Weight on the ring and limit, as in 500GB.  [the file system]")),
+    ("--zone", _text("ZONE", "The failure domain.  [the host name]")),
+    (
+        "--capacity",
+        _text("SIZE", "Weight on the ring, and most bytes of chunks, as in 500GB.  [the file system]"),
+    ),
     ("--cluster-key-file", _text("FILE", "The founder's cluster.key, to join with.", type=_FILE)),
     ("--replicas", _text("N", "Founding: copies of everything.  [3]", type=int)),
     ("--partition-power", _text("N", "Founding: 2^N partitions, 8 to 16.  [12]", type=int)),

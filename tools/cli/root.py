@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from peer.errors import AtollError
 from tools.cli import settings as shared
-from tools.cli.config_file import defaults_for, has_strangers, option_keys, read_config
+from tools.cli.config_file import check_tables, defaults_for, has_strangers, option_keys, read_config
 from tools.cli.exits import INTERRUPTED, OTHER, USAGE, code_of, remedy, sentence
 
 # name -> (module:attribute, what it does); the order is that of `atoll --help`.
@@ -147,6 +147,7 @@ def _use_config(context: click.Context, param: click.Parameter, value: Path | No
     flagged = context.get_parameter_source("config") is ParameterSource.COMMANDLINE
     if value is not None and (flagged or state.config is None):
         state.config = read_config(value)
+        check_tables(state.config, context.find_root().command)
     if state.config is None:
         return
     path: list[str] = []
@@ -190,7 +191,7 @@ adopt(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console script. Ends the process with the exit code of contract.md."""
+    """The console script. Ends the process with the exit code of docs/operations.md."""
     code = run(arguments)
     try:
         sys.stdout.flush()
