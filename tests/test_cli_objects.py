@@ -1,4 +1,4 @@
-"""Goal: the commands for buckets and objects do what contract.md says, exit codes and streams included."""
+"""Goal: the commands for buckets and objects do what docs/operations.md says, exit codes and streams included."""
 
 from __future__ import annotations
 
@@ -147,6 +147,15 @@ def test_part_of_a_tree(atoll: Atoll, cluster: FakeCluster, tmp_path: Path) -> N
     for name in ("loop", "dangling", "pipe", "bad"):
         assert name in partly.err
     assert {key[2:] for key in cluster.buckets["box"]} == {*wanted, "linked"}
+    (tmp_path / "more" / "b").mkdir(parents=True)
+    (tmp_path / "more" / "b" / "c").write_bytes(b"another")
+    before = dict(cluster.buckets["box"])
+    clash = atoll("put", "-r", str(source), str(tmp_path / "more"), "box/p")
+    assert clash.code == 2 and "would get the same key: b/c" in clash.err
+    alike = atoll(
+        "put", str(source / "a"), str(tmp_path / "more" / "b" / "c"), str(source / "b" / "c"), "box/"
+    )
+    assert alike.code == 2 and "would get the same key: c" in alike.err and cluster.buckets["box"] == before
     for refused in ("put src box", "put -r", "put - x box", "put a b/"):
         assert atoll(*refused.split()).code in (2, 3)
 

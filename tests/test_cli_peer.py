@@ -1,4 +1,4 @@
-"""Goal: `atoll peer` decides its options as contract.md says, and refuses what makes no sense before it starts."""
+"""Goal: `atoll peer` decides its options as docs/operations.md says, and refuses what makes no sense before it starts."""
 
 from __future__ import annotations
 
@@ -189,6 +189,10 @@ def test_a_port_in_use_is_named_with_the_option_that_changes_it(use: str, tmp_pa
     base = free_port(1)
     option = ("--s3-port", "--api-port", "--peer-port")[step]
     with socket.socket(socket.AF_INET, kind) as holder:
+        if kind is socket.SOCK_STREAM:
+            holder.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as free_port does: TIME_WAIT may linger
         holder.bind(("127.0.0.1", base + step))
         if kind is socket.SOCK_STREAM:
             holder.listen()

@@ -177,7 +177,7 @@ class PartFile:
         except OSError as problem:
             self.discard()
             if problem.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
-                raise Unmappable("a folder of that name is in the way") from None
+                raise Unmappable(f"a folder called {self._name!r} is in the way") from None
             raise
         self._close()
 

@@ -117,18 +117,25 @@ class _Plan:
         for source in sources:
             if source != "-" and Path(source).is_dir() and not recursive:
                 raise click.UsageError(f"{source} is a folder; to store what it contains, say -r")
-        names = [Path(source).name for source in sources if source != "-" and not Path(source).is_dir()]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise click.UsageError(f"two files would get the same key: {twice[0]}")
 
     def totals(self) -> tuple[int, int]:
-        """Files and bytes, as far as they are known."""
+        """Files and bytes, as far as they are known. UsageError if two files would get the same key."""
         files = size = 0
-        for source in self._sources:
+        for number, source in enumerate(self._sources):
+            earlier = self._sources[:number]
             for item in self._files(source):
                 if isinstance(item, LocalFile):
                     files, size = files + 1, size + item.size
+                    self._check_alone(item, earlier)
         return files, size
+
+    def _check_alone(self, item: LocalFile, earlier: tuple[str, ...]) -> None:
+        """No earlier source may hold a file of the same key, or the later one would silently replace it."""
+        for source in earlier:
+            path = Path(source)
+            other = path / item.relative if path.is_dir() else path
+            if other.is_file() and (path.is_dir() or path.name == item.relative):
+                raise click.UsageError(f"{other} and {item.path} would get the same key: {item.relative}")
 
     def uploads(self, refused: Callable[[Unmappable], None]) -> Iterator[Upload]:
         for source in self._sources:
