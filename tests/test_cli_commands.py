@@ -126,6 +126,7 @@ def test_the_simulator_with_and_without_its_name(atoll: Atoll) -> None:
     assert plain.code == 0 and "1 seeds, " in plain.out and "every promise held" in plain.out
     named = atoll("sim", "registers", *short)
     assert named.lines[:-2] == plain.lines[:-2]  # but for the time it took
+    assert atoll("sim", "--seeds", "0").code == 2
     misplaced = atoll("sim", "--seeds", "1", "registers")
     assert misplaced.code == 2 and "atoll sim registers --seeds" in misplaced.err
     file = atoll.home / "sim.toml"

@@ -109,6 +109,9 @@ def test_peer_options_that_make_no_sense(atoll: Atoll, started: list[PeerConfig]
         refused = atoll("peer", "--data", str(atoll.home / "d"), *line.split())
         assert refused.code == 2 and refused.err, line
     assert atoll("peer", "--found").code == 2
+    for line in (("peer", "--found"), ("dev", "--plain"), ("dev", "kill", "1")):
+        nowhere = atoll(*line, "--data", "")
+        assert nowhere.code == 2 and "directory is empty" in nowhere.err, line
     key = ("--cluster-key-file", str(atoll.home / "no.key"))
     for words, says in (
         (("--join", "h:1"), "--cluster-key-file F"),

@@ -413,7 +413,9 @@ def test_plain_dev_from_start_to_end(tmp_path: Path, how: signal.Signals) -> Non
         assert taken.exit_code == 1 and "is running in" in taken.output
         elsewhere = cli.invoke(dev, ["--plain", "--data", str(tmp_path / "other"), "--port", str(port)])
         assert elsewhere.exit_code == 1 and "is in use" in elsewhere.output
-        assert not (tmp_path / "other" / "peer-1").exists()
+        assert not (tmp_path / "other").exists()
+        misplaced = cli.invoke(dev, ["--port", "9000", "kill", "2", "--data", str(data)])
+        assert misplaced.exit_code == 2 and "--port is for `atoll dev` itself" in misplaced.output
         killed = cli.invoke(dev, ["kill", "2", "--data", str(data)])
         assert killed.exit_code == 0 and "peer-2 killed" in killed.output
         assert "killed by SIGKILL" in line_with(process, "peer-2 dead")

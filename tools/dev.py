@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
+
+from tools.cli.settings import Folder
 
 if TYPE_CHECKING:
     from tools.devlayout import Layout, Place
@@ -16,7 +19,7 @@ DATA = Path("atoll-data")
 
 data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Folder(),
     default=None,
     help="Directory of the cluster.  [default: ./atoll-data]",
 )
@@ -47,6 +50,12 @@ def dev(
     stays dead until `atoll dev start PEER`. Writes the profile "dev", the default while the cluster runs.
     """
     context.meta["atoll.dev.data"] = data
+    if context.invoked_subcommand is not None:
+        for name in ("peers", "port", "replicas", "plain"):
+            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                context.fail(
+                    f"--{name} is for `atoll dev` itself; `dev {context.invoked_subcommand}` has no use for it"
+                )
     if context.invoked_subcommand is None:
         from tools.devlayout import DevError
         from tools.devrun import run

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -179,6 +180,13 @@ def take_lock(data: Path) -> int:
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle
+
+
+def give_up_lock(data: Path) -> None:
+    """Remove the lock and its directory, which nothing else was put into: a refused start changes nothing."""
+    (data / "dev.lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        data.rmdir()
 
 
 def is_running(data: Path) -> bool:

@@ -21,6 +21,7 @@ from tools.devlayout import (
     Layout,
     Place,
     check_ports,
+    give_up_lock,
     last_words,
     live_pid,
     peer_command,
@@ -46,10 +47,16 @@ def run(data: Path, peers: int | None, port: int | None, replicas: int | None, *
         DevError: before anything is started: ports in use, a cluster running there, contradicting options;
             or a peer could not start, after the others have been stopped.
     """
+    new = not data.exists()
     lock = take_lock(data)
     try:
-        layout = settle(data, peers, port, replicas)
-        check_ports([place for place in layout.places if live_pid(place) is None])
+        try:
+            layout = settle(data, peers, port, replicas)
+            check_ports([place for place in layout.places if live_pid(place) is None])
+        except DevError:
+            if new:
+                give_up_lock(data)
+            raise
         live = not plain and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         asyncio.run(_live(layout) if live else _plain(layout))
     finally:

@@ -92,18 +92,26 @@ def tell(result: Result, stdout: Console, lines: int | None = STORY_LINES) -> No
 
 
 OPTIONS: list[Callable[[Any], Any]] = [
-    click.option("--seeds", default=100, show_default=True, help="How many seeds to run."),
+    click.option(
+        "--seeds", default=100, type=click.IntRange(min=1), show_default=True, help="How many seeds to run."
+    ),
     click.option("--seed", type=int, help="Run this one; with --seeds, start there."),
     click.option(
         "--peers", default=3, show_default=True, type=click.IntRange(1, 30), help="Peers in each run."
     ),
-    click.option("--operations", default=520, show_default=True, help="Operations to complete in each run."),
+    click.option(
+        "--operations",
+        default=520,
+        type=click.IntRange(min=1),
+        show_default=True,
+        help="Operations to complete in each run.",
+    ),
     click.option("--story", is_flag=True, help="Print all that happened in one run."),
     click.option("--messages", is_flag=True, help="With --story: every message between peers as well."),
     click.option(
         "--unsafe", type=click.Choice(list(CONTROLS)), help="Remove this safeguard; must be caught."
     ),
-    click.option("--jobs", default=0, help="Processes; 0 is one for each core."),
+    click.option("--jobs", default=0, type=click.IntRange(min=0), help="Processes; 0 is one for each core."),
 ]
 
 

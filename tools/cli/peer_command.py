@@ -17,7 +17,7 @@ from peer import config
 from tools.cli.exits import USAGE
 from tools.cli.output import Column, emit
 from tools.cli.session import note, read_secret
-from tools.cli.settings import current, lists
+from tools.cli.settings import Folder, current, lists
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -44,7 +44,7 @@ _PORT = click.IntRange(1, 65535)
 
 @click.command()
 @_options(
-    ("--data", _text("DIR", "The peer's directory.", type=click.Path(path_type=Path, file_okay=False))),
+    ("--data", _text("DIR", "The peer's directory.", type=Folder())),
     ("--found", {"is_flag": True, "default": None, "help": "Found a new cluster here, if DIR is empty."}),
     ("--join", _text("HOST:PEERPORT...", "Join the cluster of any of these peers.", multiple=True)),
     ("--host", _text("HOST", "Listen on this address.  [127.0.0.1]")),

@@ -18,6 +18,18 @@ from tools.cli.config_file import ConfigFile
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Folder(click.Path):
+    """A directory's path; an empty one is refused, which is what `--data "$UNSET"` gives, not the current directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the name of a directory is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @dataclass(slots=True)
 class Settings:
     """What was said about the options all commands share."""
