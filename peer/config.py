@@ -2,7 +2,7 @@
 
 `atoll peer` (tools/cli/peer_command.py) fills a PeerConfig and hands it to `peer.process.run_peer`.
 What a restart needs is kept by the running peer in DIR/peer.json (`PeerConfig.to_json`) and read back
-by `remembered`, so that a peer "restarted on its directory needs no other option" (contract.md).
+by `remembered`, so that a peer "restarted on its directory needs no other option" (docs/operations.md).
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ def _problems(config: PeerConfig) -> list[str]:
     check(bool(config.host), "--host is empty; 127.0.0.1 listens for this machine only")
     found += _label_problems("--name", config.name, NAME_BYTES)
     found += _label_problems("--zone", config.zone, ZONE_BYTES)
+    found += _size_problems(config)
     above = [base + 2 for base in config.ports[:1] if config.ports == (base, base + 1, base + 2)]
     check(
         not above or above[0] <= 65535,
@@ -188,22 +189,6 @@ def _problems(config: PeerConfig) -> list[str]:
     check(
         len(set(config.ports)) == 3,
         f"S3, API and peers need three different ports, not {', '.join(map(str, config.ports))}",
-    )
-    check(
-        1 <= config.replicas <= 16, f"--replicas {config.replicas}: between 1 and 16; 3 survives one failure"
-    )
-    check(8 <= config.partition_power <= 16, f"--partition-power {config.partition_power}: between 8 and 16")
-    check(
-        MIN_CHUNK_BYTES <= config.chunk_bytes <= MAX_CHUNK_BYTES and config.chunk_bytes % 4096 == 0,
-        f"--chunk-size {config.chunk_bytes}: a multiple of 4 KiB between 64 KiB and 4 MiB",
-    )
-    check(
-        config.capacity_bytes is None or config.capacity_bytes > 0,
-        f"--capacity {config.capacity_bytes}: a peer needs room; give its size, as in 500GB",
-    )
-    check(
-        (config.capacity_bytes or 0) <= MAX_CAPACITY_BYTES,
-        f"--capacity {config.capacity_bytes}: at most {MAX_CAPACITY_BYTES} bytes, which is 9223 PB",
     )
     check((config.tls_cert is None) == (config.tls_key is None), "--tls-cert and --tls-key belong together")
     check(config.tls in ("", "auto"), f"--tls {config.tls}: only `auto`, or give --tls-cert and --tls-key")
@@ -218,6 +203,29 @@ def _problems(config: PeerConfig) -> list[str]:
         "(ATOLL_ROOT_ACCESS_KEY, ATOLL_ROOT_SECRET_KEY_FILE)",
     )
     return found
+
+
+def _size_problems(config: PeerConfig) -> list[str]:
+    """What is wrong with the numbers a peer or its cluster is founded with."""
+    capacity = config.capacity_bytes
+    wrong = {
+        f"--replicas {config.replicas}: between 1 and 16; 3 survives one failure": not 1
+        <= config.replicas
+        <= 16,
+        f"--partition-power {config.partition_power}: between 8 and 16": not 8
+        <= config.partition_power
+        <= 16,
+        f"--chunk-size {config.chunk_bytes}: a multiple of 4 KiB between 64 KiB and 4 MiB": not (
+            MIN_CHUNK_BYTES <= config.chunk_bytes <= MAX_CHUNK_BYTES and config.chunk_bytes % 4096 == 0
+        ),
+        f"--capacity {capacity}: a peer needs room; give its size, as in 500GB": (
+            capacity is not None and capacity <= 0
+        ),
+        f"--capacity {capacity}: at most {MAX_CAPACITY_BYTES} bytes, which is 9223 PB": (
+            (capacity or 0) > MAX_CAPACITY_BYTES
+        ),
+    }
+    return [problem for problem, holds in wrong.items() if holds]
 
 
 def _label_problems(option: str, text: str, limit: int) -> list[str]:

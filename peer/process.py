@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import sys
@@ -73,6 +74,7 @@ def run_peer(config: PeerConfig) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    os.umask(0o077)  # whatever a peer writes is its user's alone
     import uvloop
 
     return uvloop.run(_serve(config))
@@ -129,7 +131,7 @@ class Peer:
         )  # fmt: skip
         self.me = self._member_id()
         options = ChunkOptions(
-            limits=Limits(floor=directory.floor_bytes),
+            limits=Limits(floor=directory.floor_bytes, capacity=config.capacity_bytes),
             sync_data="no_data_sync" not in unsafe,
             sync_directory="no_directory_sync" not in unsafe,
         )
@@ -298,7 +300,7 @@ class Peer:
         """Now and then: watch the disk's free space, and give the memory of a burst back to the system."""
         while True:
             await asyncio.to_thread(self._mind_space)
-            flags = frozenset({"full"}) if self.files.below_floor else frozenset()
+            flags = frozenset({"full"}) if self.files.full else frozenset()
             if self.membership is not None and flags != self._flags:
                 self._flags = flags
                 self.membership.update(flags=flags)
@@ -409,5 +411,5 @@ class Peer:
             },
             "owed": self.chunks.counts["owed"],
             "used_bytes": files.get("live_bytes", 0),
-            "full": self.files.below_floor,
+            "full": self.files.full is not None,
         }  # fmt: skip

@@ -262,10 +262,10 @@ def test_the_floor(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 99 * MIB
     with pytest.raises(Full, match="floor"):
         store(files, 1000)
-    assert files.below_floor
+    assert files.full
     assert files.read(extent, name, Buffer(256 * KIB)) == 1000
     free = 200 * MIB
-    assert not files.below_floor
+    assert not files.full
     store(files, 1000)
 
 

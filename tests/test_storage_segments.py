@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import settings
@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from peer.errors import Full
 from peer.storage.operations import Create, Limits, Operation, Punch, Remove, Seal, Sync, segment_bytes
 from peer.storage.records import Extent, record_bytes
-from peer.storage.segments import InvariantError, Segments
+from peer.storage.segment import InvariantError
+from peer.storage.segments import Segments
 
 KIB = 1024
 LIMITS = Limits(
@@ -359,6 +360,8 @@ class SegmentsModel(RuleBasedStateMachine):
         assert stats.live_count == len(live)
         assert stats.live_bytes == sum(e.record_bytes for e in live)
         assert stats.dying_count == len(self.of("unnamed"))
+        held = [*live, *self.of("allocated", "written", "synced")]
+        assert self.machine._held == sum(e.record_bytes for e in held)
         for extent in self.of("synced", "written"):
             synced = self.files[extent.segment].extents[extent] == "synced"
             assert self.machine.is_synced(extent) == synced, "S3"
@@ -370,6 +373,12 @@ TestSegmentsModel.settings = settings(max_examples=150, stateful_step_count=60, 
 
 def appended(machine: Segments, length: int = 20_000) -> Extent:
     """An extent taken through to named, creating segments as needed."""
+    extent = synced(machine, length)
+    machine.named(extent)
+    return extent
+
+
+def synced(machine: Segments, length: int) -> Extent:
     while (extent := machine.allocate(length)) is None:
         for operation in machine.operations():
             assert isinstance(operation, Create)
@@ -378,7 +387,6 @@ def appended(machine: Segments, length: int = 20_000) -> Extent:
     sync = machine.begin_sync(extent.segment)
     assert sync is not None
     machine.synced(sync)
-    machine.named(extent)
     return extent
 
 
@@ -450,7 +458,7 @@ def test_below_the_floor_chunks_are_refused_and_nothing_is_preallocated() -> Non
     machine.space(1 << 30)
     appended(machine)
     machine.space(LIMITS.floor - 1)
-    assert machine.below_floor
+    assert machine.stats.below_floor
     with pytest.raises(Full, match="floor"):
         machine.allocate(10)
     assert machine.operations() == []
@@ -477,3 +485,32 @@ def test_segment_sizes(held: int, free: int, mib: int) -> None:
     floor = 1024 if free >= 900 and mib in (0, 8) else 100
     limits = Limits(floor=floor << 20)
     assert segment_bytes(held << 20, free << 20, limits) == mib << 20
+
+
+def test_beyond_its_capacity_a_peer_refuses_chunks() -> None:
+    """S11: what is named or may be soon counts; what failed, was abandoned or was let go does not."""
+    machine = Segments(replace(LIMITS, capacity=3 * 8192))
+    machine.space(1 << 30)
+    first, second, third = (synced(machine, 5000) for _ in range(3))
+    with pytest.raises(Full, match="capacity"):
+        machine.allocate(10)
+    machine.abandon(first)
+    machine.named(second)
+    fourth = synced(machine, 5000)
+    with pytest.raises(Full, match="capacity"):
+        machine.allocate(10)
+    machine.unnamed(second)
+    extent = machine.allocate(5000)
+    assert extent is not None
+    with pytest.raises(Full, match="capacity"):
+        machine.allocate(10)
+    machine.failed(extent)
+    machine.named(third)
+    machine.named(fourth)
+    assert machine.allocate(5000) is not None
+    again = Segments(replace(LIMITS, capacity=8192))
+    again.found(1, 8192)
+    assert again.found_named(Extent(1, 0, 5000)) is None
+    again.space(1 << 30)
+    with pytest.raises(Full, match="capacity"):
+        again.allocate(10)

@@ -402,13 +402,13 @@ class ChunkFiles:
             return {**self._counts, **asdict(self._machine.stats)}
 
     @property
-    def below_floor(self) -> bool:
-        """True while there is no room for even the smallest new segment above the floor; said in gossip.
+    def full(self) -> str | None:
+        """Why new chunks are refused now, or would be for lack of a new segment; said in gossip. None: they are not.
 
-        Refreshes what is known.
+        Refreshes what is known of the file system.
         """
         with self._lock:
-            free = self._files.free_bytes()
-            self._machine.space(free)
+            self._machine.space(self._files.free_bytes())
             self._space_known_at = time.monotonic()
-            return free < self._machine.limits.floor + self._machine.limits.least
+            least = self._machine.limits.least
+            return self._machine.no_room(least, least)

@@ -14,6 +14,7 @@ class Limits:
     """Sizes in bytes. Segments grow from `smallest` to `largest` with what the peer holds."""
 
     floor: int = 1 << 30  # free space below which new chunks are refused
+    capacity: int | None = None  # bytes of records beyond which they are, too
     smallest: int = 64 * MIB
     largest: int = 1024 * MIB
     least: int = 8 * MIB  # how far segments shrink when space is scarce; holds one full record at least

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -61,3 +62,19 @@ class Segment:
     dying_bytes: int = 0
     punching: int = 0
     not_empty: bool = False  # the file still holds data that no event told us of: scrub's to find
+
+    def count(self, extent: Extent) -> None:
+        """A durable row names the extent."""
+        self.live_count += 1
+        self.live_bytes += extent.record_bytes
+
+
+def ranges_of(extents: Iterable[Extent]) -> tuple[tuple[int, int], ...]:
+    """(offset, bytes) of records in the order of their offsets, neighbours joined."""
+    ranges: list[tuple[int, int]] = []
+    for extent in extents:
+        if ranges and sum(ranges[-1]) == extent.offset:
+            ranges[-1] = (ranges[-1][0], ranges[-1][1] + extent.record_bytes)
+        else:
+            ranges.append((extent.offset, extent.record_bytes))
+    return tuple(ranges)

@@ -26,7 +26,7 @@ Invariants, checked where they are cited:
  S8  A segment is removed when nothing in it is named, pinned or in flight; and not while it is the newest.
  S9  Ids are never reissued; the newest segment's file stays, so that the next start knows its id.
  S10 What no row names is punched only in segments of an earlier start whose adoption is complete.
- S11 Below the free-space floor nothing is allocated or created.
+ S11 Below the free-space floor, and beyond the peer's capacity, nothing is allocated or created.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ from peer.storage.operations import (
     segment_bytes,
 )  # fmt: skip
 from peer.storage.records import Extent, record_bytes
-from peer.storage.segment import InvariantError, Phase, Segment, Stage, require
-
-__all__ = ["InvariantError", "Segments"]
+from peer.storage.segment import Phase, Segment, Stage, ranges_of, require
 
 
 class Segments:
@@ -65,6 +63,7 @@ class Segments:
         self._mourning: set[int] = set()  # segments with extents that are dying
         self._emptier: set[int] = set()  # segments that may have become removable since `operations`
         self._free_bytes = 0
+        self._held = 0  # bytes of records that are named, or may be soon
         self._create_failed = False
         self.create_failures = 0  # since the start
 
@@ -85,8 +84,8 @@ class Segments:
             return f"segment {extent.segment} is missing"
         if extent.offset % PAGE_BYTES or extent.end > held.end:
             return f"segment {extent.segment} ends at {held.end}, before the record's end {extent.end}"
-        held.live_count += 1
-        held.live_bytes += extent.record_bytes
+        held.count(extent)
+        self._held += extent.record_bytes
         return None
 
     # --- space ---
@@ -96,24 +95,28 @@ class Segments:
         self._free_bytes = free_bytes
         self._create_failed = False
 
-    @property
-    def below_floor(self) -> bool:
-        """True while new chunks are refused (S11)."""
-        return self._free_bytes < self.limits.floor
+    def no_room(self, need: int, free: int = 0) -> str | None:
+        """Why a record of `need` bytes is refused (S11); None if it is not. `free`: to be left above the floor."""
+        limits = self.limits
+        if self._free_bytes < limits.floor + free:
+            return f"{self._free_bytes >> 20} MiB free is below the floor of {limits.floor >> 20} MiB"
+        if limits.capacity is not None and self._held + need > limits.capacity:
+            return (
+                f"it holds {self._held >> 20} MiB of its capacity of {limits.capacity >> 20} MiB (--capacity)"
+            )
+        return None
 
     # --- appending ---
 
     def allocate(self, length: int) -> Extent | None:
         """Room for a payload of `length` bytes; None when a `Create` must end first.
 
-        Raises Full below the floor or when no segment can be created; nothing changed.
+        Raises Full (S11, or no segment can be created); nothing changed.
         """
         need = record_bytes(length)
         require(need <= self.limits.least, "S1: a record larger than the smallest segment")
-        if self.below_floor:  # S11
-            raise Full(
-                f"{self._free_bytes >> 20} MiB free is below the floor of {self.limits.floor >> 20} MiB"
-            )
+        if why := self.no_room(need):
+            raise Full(why)
         if self._open is None or self._open.end + need > self._open.size:
             if self._next is None:
                 self._create(need)
@@ -131,6 +134,7 @@ class Segments:
         home.end += need
         home.stages[extent.offset] = Stage.ALLOCATED
         home.writing += 1
+        self._held += need
         if self._next is None and home.size - home.end < home.size // 4 and not self._create_failed:
             self._create(0)
         return extent
@@ -146,7 +150,7 @@ class Segments:
         """The write failed or was short: the extent is abandoned, its bytes mean nothing."""
         home = self._advance(extent, Stage.ALLOCATED, Stage.UNNAMED, "S3")
         home.writing -= 1
-        self._dies(home, extent)
+        self._let_go(home, extent)
         self._seal_if_quiet(home)
 
     def is_synced(self, extent: Extent) -> bool:
@@ -178,12 +182,11 @@ class Segments:
         """The row that names the extent is durable."""
         home = self.all[extent.segment]
         require(home.stages.pop(extent.offset, None) is Stage.SYNCED, "S4")
-        home.live_count += 1
-        home.live_bytes += extent.record_bytes
+        home.count(extent)
 
     def abandon(self, extent: Extent) -> None:
         """No row will ever name the synced extent: its commit failed, or the chunk was there already."""
-        self._dies(self._advance(extent, Stage.SYNCED, Stage.UNNAMED, "S4"), extent)
+        self._let_go(self._advance(extent, Stage.SYNCED, Stage.UNNAMED, "S4"), extent)
 
     def doomed(self, extent: Extent) -> None:
         """The row is marked doomed, durably. Readers that come now may still pin it."""
@@ -199,7 +202,7 @@ class Segments:
         home.live_count -= 1
         home.live_bytes -= extent.record_bytes
         home.stages[extent.offset] = Stage.UNNAMED
-        self._dies(home, extent)
+        self._let_go(home, extent)
 
     # --- reading ---
 
@@ -230,8 +233,8 @@ class Segments:
         """A row that names a record found by a scan is durable: amnesia's way to `named`."""
         home = self.all[extent.segment]
         require(home.earlier and not home.adopted and extent.end <= home.end, "S10: adopted out of turn")
-        home.live_count += 1
-        home.live_bytes += extent.record_bytes
+        home.count(extent)
+        self._held += extent.record_bytes
 
     def adopted(self, segment: int) -> None:
         """Every record of the segment that shall live is named, durably."""
@@ -254,8 +257,7 @@ class Segments:
     def operations(self, *, flush: bool = False) -> list[Operation]:
         """What may be done now, each once. Without `flush`, punches only when a batch is worth it."""
         self._roll_if_dead()
-        ready: list[Operation] = list(self._ready)
-        self._ready.clear()
+        ready: list[Operation] = [self._ready.popleft() for _ in range(len(self._ready))]
         if flush or self.punch_due:
             ready += [punch for home in self._punchable() if (punch := self._punch(home)) is not None]
         for segment in sorted(self._emptier):
@@ -346,15 +348,14 @@ class Segments:
             pinned=sum(len(s.pins) for s in homes),
             preallocated_bytes=sum(s.size - s.end for s in homes if s.phase is not Phase.SEALED),
             free_bytes=self._free_bytes,
-            below_floor=self.below_floor,
+            below_floor=self._free_bytes < self.limits.floor,
         )
 
     # --- inside ---
 
     def _create(self, need: int) -> None:
         """Ask for a new segment with room for `need` bytes. Raises Full when a needed one cannot be."""
-        held = sum(s.live_bytes for s in self.all.values())
-        size = 0 if self._create_failed else segment_bytes(held, self._free_bytes, self.limits)
+        size = 0 if self._create_failed else segment_bytes(self._held, self._free_bytes, self.limits)
         if size < max(need, 1):
             if need:
                 raise Full(f"{self._free_bytes >> 20} MiB free leave no room for another segment")
@@ -369,6 +370,10 @@ class Segments:
         require(home.stages.get(extent.offset) is before, f"{invariant}: {extent} is not {before.value}")
         home.stages[extent.offset] = after
         return home
+
+    def _let_go(self, home: Segment, extent: Extent) -> None:
+        self._held -= extent.record_bytes
+        self._dies(home, extent)
 
     def _dies(self, home: Segment, extent: Extent) -> None:
         home.dying[extent.offset] = extent
@@ -396,20 +401,15 @@ class Segments:
         extents = tuple(home.dying[o] for o in sorted(home.dying) if o not in home.pins)  # S7
         if not extents:
             return None
-        ranges: list[tuple[int, int]] = []
         for extent in extents:
             require(home.stages[extent.offset] is Stage.UNNAMED, "S6")
             home.stages[extent.offset] = Stage.PUNCHING
             del home.dying[extent.offset]
             home.dying_bytes -= extent.record_bytes
-            if ranges and sum(ranges[-1]) == extent.offset:
-                ranges[-1] = (ranges[-1][0], ranges[-1][1] + extent.record_bytes)
-            else:
-                ranges.append((extent.offset, extent.record_bytes))
         home.punching += 1
         if not home.dying:
             self._mourning.discard(home.id)
-        return Punch(home.id, tuple(ranges), extents)
+        return Punch(home.id, ranges_of(extents), extents)
 
     def _removable(self, home: Segment) -> bool:
         return (

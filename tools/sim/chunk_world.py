@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from peer.errors import Corrupt, NotFound
 from peer.storage.records import Extent
-from peer.storage.segments import InvariantError
+from peer.storage.segment import InvariantError
 from tools.sim.blocks import SimFiles
 from tools.sim.chunks import SimChunks
 from tools.sim.disk import SimDisk, SimRows
