@@ -243,9 +243,10 @@ class Nemesis:
     async def full_disk(self) -> None:
         peer = self._peer()
         self._note("full disk", peer, "no room for anything")
-        peer.disk.full = True
+        disk = peer.disk  # another one may be in its place by then
+        disk.full = True
         await asyncio.sleep(self._short_s(3))
-        peer.disk.full = False
+        disk.full = False
 
     async def old_disk(self) -> None:
         """Copy a disk, go on for a while, come back on the copy; then find the right disk again.
