@@ -1,4 +1,4 @@
-"""A cluster in memory that speaks the HTTP API of contract.md, for tests of what talks to it.
+"""A cluster in memory that speaks the HTTP API of openapi.json, for tests of what talks to it.
 
 Several peers share one store and run on one background thread. Faults are ordered per peer: `kill`
 closes its port and connections, `plan` makes its next requests fail in a chosen way. `seen` records

@@ -1,6 +1,6 @@
 """From the API's JSON to what is drawn: pure functions, no I/O, no clock.
 
-Input is what `GET /v1/cluster` and `GET /v1/cluster/ring` answer (contract.md). A field that is missing or
+Input is what `GET /v1/cluster` and `GET /v1/cluster/ring` answer (docs: openapi.json). A field that is missing or
 null becomes "unknown" and is shown as a dash, never as zero or as health: an older or half-started peer
 must not make the picture look better than it is (P7).
 """

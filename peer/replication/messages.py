@@ -11,7 +11,7 @@ Request                                                            Reply after O
 (EPOCH_RELEASE, tag, ballot)                                       -
 (EPOCH_DECIDED, 0, epoch bytes)                                    -
 (EPOCH_GET, 0)                                                     epoch bytes
-(JOIN, 0, member fields)                                           epoch bytes
+(JOIN, 0, member fields, level)                                    epoch bytes
 (BOOTS, 0, [[member, boot, sequence, nonce]], before, lineage)     the table as known before the request
 (ADD_REF, tag, chunk name, attempt, back pointer)                  -
 (STORE_CHUNK, tag, chunk name, attempt, back pointer, bytes)       -  (small ones; larger go by bulk transfer)
