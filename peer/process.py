@@ -15,10 +15,10 @@ import signal
 import sys
 import time
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gossip.record import Record
+from peer import __version__
 from peer.api.cluster import ClusterView, process_info
 from peer.api.context import Context
 from peer.api.server import ApiServer
@@ -58,13 +58,6 @@ log = logging.getLogger("atoll.peer")
 CLIENT_BUFFERS, REPLICA_BUFFERS, SERVE_BUFFERS = 24, 12, 4
 HOUSEKEEP_EVERY_S = 5.0
 _MEMBER_KEY = b"member"
-
-
-def atoll_version() -> str:
-    try:
-        return version("atoll")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 def run_peer(config: PeerConfig) -> int:
@@ -159,7 +152,7 @@ class Peer:
         self.listener = Listener(self._hello, self._key, services, stats=self.stats)
         self.objects = Objects(self.replica, self.chunks, self.client_pool)
         view = ClusterView(
-            self.replica, self.objects.buckets, lambda: self.membership, self._info, atoll_version()
+            self.replica, self.objects.buckets, lambda: self.membership, self._info, __version__
         )
         self.context = Context(self.replica, self.objects, view)
         self.api = ApiServer(self.context)
@@ -275,7 +268,7 @@ class Peer:
         name = config.name or (known.name if known is not None else self.me)
         record = Record(
             id=self.me, name=name, host=config.advertised_host, peer_port=port, s3_port=s3, api_port=api,
-            boot=self.replica.identity.boot, incarnation=0, version=atoll_version(), format_level=FORMAT_LEVEL,
+            boot=self.replica.identity.boot, incarnation=0, version=__version__, format_level=FORMAT_LEVEL,
             epoch=epoch.order,
         )  # fmt: skip
         self.membership = Membership(
@@ -326,7 +319,7 @@ class Peer:
         await self.s3.stop()
         await self.api.stop()
         if self.membership is not None:
-            await self.membership.stop(leave=False)
+            await self.membership.stop(leave=True)
         await self.listener.close()
         await self.env.close()
         for part in (self.peers, self.exchange, self.bulk, self.bulk_server):

@@ -30,9 +30,9 @@ from tools.devlayout import (
     is_running,
     live_pid,
     load,
+    open_log,
     peer_command,
     peer_environment,
-    rotate_log,
     settle,
     take_lock,
 )
@@ -181,8 +181,10 @@ def test_logs_are_bounded(tmp_path: Path) -> None:
     """Goal: a large log is set aside at the next start, once."""
     place = Layout(tmp_path, 1, 7400, 3).places[0]
     place.log.write_bytes(b"x" * (2 << 20))
-    rotate_log(place)
-    assert not place.log.exists() and (tmp_path / "peer-1.log.1").stat().st_size == 2 << 20
+    with open_log(place) as log:
+        log.write(b"secret key")
+    assert place.log.read_bytes() == b"secret key" and place.log.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "peer-1.log.1").stat().st_size == 2 << 20
 
 
 def test_exit_words() -> None:

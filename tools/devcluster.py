@@ -22,9 +22,9 @@ from tools.devlayout import (
     Place,
     last_words,
     live_pid,
+    open_log,
     peer_command,
     peer_environment,
-    rotate_log,
 )
 
 STARTING_POLL_S = 0.05
@@ -156,9 +156,8 @@ class DevCluster:
             self._set(peer, "starting", f"was running already, pid {adopted}")
             return
         peer.place.directory.mkdir(mode=0o700, exist_ok=True)
-        rotate_log(peer.place)
         launch = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())]
-        with peer.place.log.open("ab") as log:
+        with open_log(peer.place) as log:
             # A session of its own: Ctrl-C is ours to pass on, with a deadline.
             peer.process = await asyncio.create_subprocess_exec(
                 *launch,

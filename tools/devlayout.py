@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 HOST = "127.0.0.1"
 PORTS_APART = 10
@@ -282,10 +283,16 @@ def _start_time(pid: int) -> float | None:
     return booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
-def rotate_log(place: Place) -> None:
-    """Start a log that is not too big yet anew: one older file is kept."""
+def open_log(place: Place) -> BinaryIO:
+    """Open a peer's log at its end; one that is too big becomes the one older file that is kept.
+
+    The user's alone: a founder's log holds the root secret.
+    """
     if place.log.exists() and place.log.stat().st_size > LOG_KEEP_BYTES:
         place.log.replace(place.log.with_name(f"{place.log.name}.1"))
+    log = os.open(place.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fchmod(log, 0o600)
+    return os.fdopen(log, "ab")
 
 
 def last_words(place: Place, lines: int = 3) -> list[str]:

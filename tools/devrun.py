@@ -24,9 +24,9 @@ from tools.devlayout import (
     give_up_lock,
     last_words,
     live_pid,
+    open_log,
     peer_command,
     peer_environment,
-    rotate_log,
     settle,
     take_lock,
 )
@@ -219,8 +219,7 @@ def start_one(layout: Layout, place: Place, deadline_s: float = 30.0) -> int:
     Raises:
         DevError: it ended, or wrote no pid file within the deadline (it is killed then).
     """
-    rotate_log(place)
-    with place.log.open("ab") as log:
+    with open_log(place) as log:
         process = subprocess.Popen(
             peer_command(place, layout),
             stdin=subprocess.DEVNULL,

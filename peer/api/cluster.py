@@ -13,7 +13,7 @@ from peer.objects.buckets import Buckets
 from peer.replication.keys import OBJECT, partition_in
 from peer.replication.messages import INFO, OK
 from peer.replication.node import Replica
-from peer.replication.quorum import Round
+from peer.replication.quorum import Poll, Round
 from ring.members import Member
 
 from .http import iso_time
@@ -27,6 +27,10 @@ class Members(Protocol):
 
     def members(self) -> list[MemberView]: ...
     def get(self, member_id: str) -> MemberView | None: ...
+
+
+WORDS = {"left": "stopped", "unknown": "not heard of since this peer started"}
+"""How the verdict says the states that speak of gossip more than of the peer."""
 
 
 class ClusterView:
@@ -107,7 +111,9 @@ class ClusterView:
         for member in epoch.members:
             state = self._state(member.id)
             if state not in ("alive", "suspect"):
-                reasons.append({"code": "peer_down", "message": f"peer {member.name} is {state}"})
+                reasons.append(
+                    {"code": "peer_down", "message": f"{member.name} is {WORDS.get(state, state)}"}
+                )
         if counts["unavailable"]:
             reasons.append(
                 {
@@ -289,8 +295,8 @@ class ClusterView:
         if now - self._asked_s < INFO_EVERY_S or not others:
             return
         self._asked_s = now
-        one = Round(replica.env, replica.send, (INFO, 0), len(others), INFO_DEADLINE_S)
-        await one.start(others)
+        one = Poll(replica.env, replica.send, (INFO, 0), others, INFO_DEADLINE_S)
+        await one.run()
         self._infos = {**self._infos, **{member: reply[1] for member, reply in one.oks}}
 
 

@@ -30,7 +30,7 @@ from ring.epoch import Epoch
 
 from .env import Done, Env, Reply, RowStore
 from .messages import BOOTS, IS_FULL, OK
-from .quorum import Round
+from .quorum import Poll
 
 GRACE_S = 1.0
 ASK_S = 2.0
@@ -113,12 +113,12 @@ class Identity:
     async def _ask(self, everybody: list[str], voters: set[str], needed: int) -> bool:
         if self._unchecked or not everybody:
             return needed <= 0 or self._unchecked
-        one = Round(self._env, self._send, self._message(), len(everybody), GRACE_S)
-        await one.start(everybody)
+        one = Poll(self._env, self._send, self._message(), everybody, GRACE_S)
+        await one.run()
         await self._judge(one)
         return sum(1 for member, _ in one.oks if member in voters) >= needed
 
-    async def _judge(self, answers: Round) -> None:
+    async def _judge(self, answers: Poll) -> None:
         """Learn what the others have seen, of us above all. Raises Amnesia (I1), once that is durable."""
         for _, reply in answers.oks:
             for member, boot, sequence, nonce in reply[1]:
@@ -228,8 +228,8 @@ class Identity:
     async def tell(self, members: list[str]) -> None:
         """One report, now. Raises Amnesia."""
         others = [member for member in members if member != self.me]
-        one = Round(self._env, self._send, self._message(), max(1, len(others)), ASK_S)
-        await one.start(others)
+        one = Poll(self._env, self._send, self._message(), others, ASK_S)
+        await one.run()
         try:
             await self._judge(one)
         except Amnesia as error:

@@ -134,6 +134,28 @@ class Round(Answers):
             self._hedge = None
 
 
+class Poll(Round):
+    """Asks everybody and waits for each answer, whatever the others say; `oks` is what counts then."""
+
+    def __init__(
+        self, env: Env, send: Send, message: tuple[Any, ...], members: Sequence[str], deadline_s: float
+    ) -> None:
+        super().__init__(env, send, message, max(1, len(members)), deadline_s)
+        self._members = members
+
+    def run(self) -> asyncio.Future[bool]:
+        """True when all of them said OK; False when all have answered or were given up."""
+        return self.start(self._members)
+
+    def _got(self, member: str, reply: Any) -> None:
+        super()._got(member, reply)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._left == 0:
+            self._finish(len(self.oks) == len(self._members))
+
+
 class ReadRound(Answers):
     """Asks one owner for a value and others for their ballots, until a majority agrees or somebody differs.
 
