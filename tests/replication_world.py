@@ -93,13 +93,6 @@ def rot(disk: SimDisk, table: str, key: bytes) -> None:
     disk.tables[table][key] = bytes(row)
 
 
-class Loop(VirtualLoop):
-    """One that buffer pools can hand over through: they call from what might be another thread."""
-
-    def _write_to_self(self) -> None:
-        """There is no selector to wake: this loop never sleeps."""
-
-
 class Peer:
     """One machine; `replica` is the process on it. The disk outlives processes."""
 
@@ -217,7 +210,7 @@ class World:
     """All peers of a scenario, the network between them, and the means to meddle with it."""
 
     def __init__(self, peers: int) -> None:
-        self.loop = Loop(limit_s=900)
+        self.loop = VirtualLoop(limit_s=900)
         self.story = Story(self.loop.time)
         self.network = SimNetwork(self.loop, random.Random(1), self.story)
         self.network.rule = self._rule

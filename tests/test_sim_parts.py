@@ -72,6 +72,20 @@ def test_unexpected_errors_end_the_run() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+def test_callbacks_from_anywhere_run_once() -> None:
+    """Goal: call_soon_threadsafe queues the callback and raises nothing, so that whoever uses it, as buffer pools do,
+    does not take it for a closed loop and run the callback elsewhere, too."""
+    ran: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(lambda: ran.append(loop.time()))
+        await asyncio.sleep(1)
+
+    VirtualLoop().run(main())
+    assert ran == [0.0]
+
+
 def test_threads_are_refused() -> None:
     """Goal: code that reaches for a thread fails in the simulator at once."""
 

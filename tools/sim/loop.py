@@ -69,6 +69,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _process_events(self, event_list: list[Any]) -> None:
         assert not event_list
 
+    def _write_to_self(self) -> None:
+        """`call_soon_threadsafe` wakes the selector with this: one that never sleeps needs no waking."""
+
     def run_in_executor(self, *args: Any) -> NoReturn:  # type: ignore[override]
         raise RuntimeError("a thread in the simulator: whatever needs one stands behind an interface")
 
