@@ -13,7 +13,7 @@ import socket
 from typing import Any
 
 from peer.config import PeerConfig
-from peer.errors import AtollError, Invalid, Refused, StartupError, Unavailable
+from peer.errors import AtollError, Full, Invalid, Refused, StartupError, Unavailable
 from peer.replication.env import Reply
 from peer.replication.messages import EPOCH_GET, FAILED, JOIN, OK
 from peer.replication.node import Replica
@@ -29,6 +29,8 @@ JOIN_FOR_S = 30.0
 JOIN_PAUSE_S = 0.3
 JOIN_CALL_S = 15.0
 SEED_CALL_S = 2.0
+_LATER = ("ServiceUnavailable", "OutcomeUnknown")
+"""Answers to a joiner after which it asks again; another seed may know by then that it was admitted."""
 
 
 def member_of(config: PeerConfig, me: str, capacity_bytes: int) -> Member:
@@ -49,6 +51,25 @@ def founding_epoch(config: PeerConfig, member: Member) -> Epoch:
         previous=None, root_access_key=config.root_access_key or "AK" + secrets.token_hex(9).upper(),
         root_secret_key=config.root_secret_key or secrets.token_urlsafe(30),
     )  # fmt: skip
+
+
+async def enter(config: PeerConfig, member: Member, replica: Replica, peers: Peers) -> None:
+    """Found, or be admitted, and keep the epoch. The member id must be durable already.
+
+    Raises StartupError (refused; no room for the epoch), Invalid, Unavailable.
+    """
+    epoch = founding_epoch(config, member) if config.found else await join(config, member, peers)
+    try:
+        await replica.epochs.installed(epoch)
+    except Full as error:
+        so = (
+            "no cluster was founded"
+            if config.found
+            else "the cluster counts this peer as a member already, and waits for it"
+        )
+        raise StartupError(
+            f"{error}: there is no room for the ring, and {so}; free space there, then start it with the same options"
+        ) from error
 
 
 async def join(config: PeerConfig, member: Member, peers: Peers) -> Epoch:
@@ -94,7 +115,7 @@ async def _ask(peers: Peers, host: str, port: int, member: Member, said: dict[st
         return None
     if reply[0] == OK:
         return Epoch.decode(reply[1])
-    if reply[0] == FAILED and reply[1] != "ServiceUnavailable":
+    if reply[0] == FAILED and reply[1] not in _LATER:
         raise StartupError(f"{seed} refused this peer: {reply[2]}")
     said[seed] = str(reply[2]) if reply[0] == FAILED else f"status {reply[0]}"
     log.warning("not admitted by %s yet: %s", seed, said[seed])

@@ -26,8 +26,8 @@ from peer.api.unbuilt import UnbuiltS3
 from peer.buffers import BufferPool, release_heap
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
-from peer.entry import FORMAT_LEVEL, admit, check_seeds, founding_epoch, join, member_of
-from peer.errors import AtollError, StartupError, Unavailable
+from peer.entry import FORMAT_LEVEL, admit, check_seeds, enter, member_of
+from peer.errors import AtollError, Full, StartupError, Unavailable
 from peer.membership import Membership, MemberView
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
@@ -87,7 +87,12 @@ async def _serve(config: PeerConfig) -> int:
             log.warning("%s", warning)
         refuse_forgotten(directory)
         peer = Peer(config, directory, loop, stop)
-        await peer.start()
+        try:
+            await peer.start()
+        except Full as error:
+            raise StartupError(
+                f"{error}: a start needs a few MiB; free some there and start it again"
+            ) from error
         await stop.wait()
         if peer.fatal is not None:
             raise peer.fatal
@@ -235,11 +240,7 @@ class Peer:
             )
         await self._keep([("meta", _MEMBER_KEY, self.me.encode())])
         member = member_of(self.config, self.me, self._directory.total_bytes)
-        if self.config.found:
-            epoch = founding_epoch(self.config, member)
-        else:
-            epoch = await join(self.config, member, self.peers)
-        await self.replica.epochs.installed(epoch)
+        await enter(self.config, member, self.replica, self.peers)
 
     async def _keep(self, writes: list[Any]) -> None:
         future = self.env.future()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from peer.errors import Unavailable
+from peer.config import PeerConfig
+from peer.entry import admit, enter
+from peer.errors import AtollError, StartupError, Unavailable, UnknownOutcome
 from peer.replication.ballot import NONE
 from peer.replication.epochs import HoldsRows, again, tag_of
 from peer.replication.keys import OBJECT, Space
@@ -150,6 +154,60 @@ def test_a_full_disk_promises_no_epoch() -> None:
         b.disk.full = False
         await c.put(b"v")
         assert await a.get() == b"v"
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_full_disk_keeps_no_epoch(found: bool, tmp_path: Path) -> None:
+    """Goal: the epoch of a founder or joiner does not fit: a StartupError that says what to do, and nothing is in use;
+    with room the same start works. (It went on to an AssertionError.)"""
+    address = {} if found else {"join": (("127.0.0.1", 7402),)}
+    config = PeerConfig(data=tmp_path, found=found, s3_port=7500, api_port=7501, peer_port=7502, **address)  # type: ignore[arg-type]
+
+    async def scenario(world: World, a: Peer, b: Peer) -> None:
+        await a.start(ring_of(a.member))
+        await b.replica.begin()
+
+        class Seed:
+            """Its calls reach `a`, as those of a joiner on a real connection would."""
+
+            async def call_address(self, host: str, port: int, message: Any, deadline_s: float) -> Any:
+                future = world.loop.create_future()
+                await admit(a.replica, message, future.set_result)
+                return await future
+
+        b.disk.full = True
+        replica = b.replica
+        seed: Any = Seed()
+        error = await error_of(enter(config, b.member, replica, seed))
+        assert isinstance(error, StartupError)
+        assert "disk is full" in str(error) and "free space there, then start it" in str(error)
+        assert ("no cluster was founded" if found else "a member already") in str(error)
+        assert (replica.epochs.current, replica.tag, replica.epochs.fenced) == (None, -1, False)
+        assert not b.disk.tables["meta"].get(b"epoch")
+        b.disk.full = False
+        await enter(config, b.member, replica, seed)
+        assert [member.id for member in replica.epoch.members] == ([b.id] if found else [a.id, b.id])
+
+    simulate(scenario, peers=2, founded=False)
+
+
+def test_a_full_disk_of_a_proposer_is_said_and_the_others_are_told() -> None:
+    """Goal: the change is decided, its proposer cannot keep it: the outcome is not called a success, nor is it lost."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        def fill(*_: Any) -> None:
+            a.disk.full = True
+
+        with world.when(fill, EPOCH_DECIDED), world.when(fill, EPOCH_ACCEPT, to=b):
+            error = await error_of(change_ring(a))
+        assert isinstance(error, UnknownOutcome) and "free space" in str(error)
+        assert tags_of(a, b, c) == [1, 2, 2]
+        assert isinstance(await error_of(a.put(b"v")), AtollError)
+        a.disk.full = False
+        await a.put(b"v")
+        assert tags_of(a, b, c) == [2, 2, 2]
 
     simulate(scenario)
 

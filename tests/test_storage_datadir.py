@@ -97,7 +97,8 @@ def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_space_and_inodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without room a new directory is refused; an old one starts with a warning, to serve and to delete."""
+    """Without room a new directory is refused, also one that holds only what an operator or a refused start left; a
+    peer's starts with a warning, to serve and to delete."""
     real = os.statvfs(tmp_path)
     scarce = {"f_bavail": 10 * MIB // real.f_frsize, "f_favail": 5, "f_files": 1000}
 
@@ -109,7 +110,14 @@ def test_space_and_inodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr(os, "statvfs", lambda _: Scarce())
         with pytest.raises(StartupError, match=r"10 MiB free.*5 inodes"):
             DataDir.open(tmp_path / "new")
+    (tmp_path / "refused").mkdir()
+    (tmp_path / "refused" / "cluster.key").write_text("00" * 32)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: Scarce())
+        with pytest.raises(StartupError, match="a new peer needs 192"):
+            DataDir.open(tmp_path / "refused")
     DataDir.open(tmp_path / "old").close()
+    (tmp_path / "old" / "peer.json").write_text("{}")
     monkeypatch.setattr(os, "statvfs", lambda _: Scarce())
     directory = DataDir.open(tmp_path / "old")
     assert len(directory.warnings) == 2

@@ -14,13 +14,13 @@ E3  While a newer epoch waits for its commit, rows of the old one are refused, s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgpack
 
-from peer.errors import AtollError, Conflict, Unavailable
+from peer.errors import AtollError, Conflict, Full, Unavailable, UnknownOutcome
 from ring.epoch import Epoch
 
 from .ballot import NONE, BallotClock
@@ -146,17 +146,18 @@ class Epochs:
     # --- learner
 
     def on_decided(self, message: Any, reply: Reply) -> None:
-        self.install(Epoch.decode(message[2]), lambda: reply((OK,)))
+        self.install(Epoch.decode(message[2]), lambda error: reply((IS_FULL,) if error else (OK,)))
 
     def on_get(self, message: Any, reply: Reply) -> None:
         assert self.current is not None
         reply((OK, self.current.encode()))
 
-    def install(self, epoch: Epoch, then: Callable[[], None]) -> None:
-        """Persist a decided epoch and use it, unless ours is as new; `then` runs in either case."""
+    def install(self, epoch: Epoch, then: Callable[[AtollError | None], None]) -> None:
+        """Persist a decided epoch and use it, unless ours is as new; `then` runs in either case, with the error if
+        the disk had no room for it."""
         tag = tag_of(epoch)
         if tag <= self.tag:
-            return then()
+            return then(None)
         summary = msgpack.packb(
             (epoch.generation, epoch.number, epoch.kind, [m.name for m in epoch.members], epoch.replicas)
         )
@@ -170,7 +171,7 @@ class Epochs:
                 self._installed(epoch)
             elif error is not None:
                 self._installing = self.tag
-            then()
+            then(error)
 
         self._rows.commit(
             [
@@ -183,10 +184,12 @@ class Epochs:
         return None
 
     async def installed(self, epoch: Epoch) -> None:
-        """Install and wait until it is durable."""
+        """Install and wait until it is durable. Raises Full when the disk has no room for it: nothing changed here."""
         future = self._env.future()
-        self.install(epoch, partial(future.set_result, None))
-        await future
+        self.install(epoch, future.set_result)
+        error = await future
+        if error is not None:
+            raise error
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs this peer has used, oldest first, the last thousand."""
@@ -195,7 +198,11 @@ class Epochs:
         return [dict(zip(fields, msgpack.unpackb(value), strict=True)) for _, value in rows]
 
     async def catch_up(self, tag: int, first: str = "") -> None:
-        """Fetch a newer epoch, from `first` or any member; returns after one round of asking, newer or not."""
+        """Fetch a newer epoch, from `first` or any member; returns after one round of asking, newer or not.
+
+        Nor does a disk too full to keep it raise: whoever waits here may have sent accepts, and an error of ours would
+        say of them that nothing changed (R3).
+        """
         if self.tag >= tag or self.current is None:
             return
         waiter = self._env.future()
@@ -208,7 +215,8 @@ class Epochs:
             for member in [first, *others] if first else others:
                 one = Round(self._env, self._send, (EPOCH_GET, 0), 1, ROUND_S)
                 if await one.start([member]):
-                    await self.installed(Epoch.decode(one.oks[0][1][1]))
+                    with contextlib.suppress(Full):
+                        await self.installed(Epoch.decode(one.oks[0][1][1]))
                 if self.tag >= tag:
                     return
             await self._env.sleep(0.05)
@@ -285,10 +293,19 @@ class Epochs:
         await release.start(members)
 
     async def _announce(self, epoch: Epoch) -> None:
-        await self.installed(epoch)
+        """Use it here and tell the others. A proposer whose disk is full tells them all the same, then says so."""
+        full = None
+        try:
+            await self.installed(epoch)
+        except Full as error:
+            full = error
         others = [member.id for member in epoch.members if member.id != self._me]
         told = Round(self._env, self._send, (EPOCH_DECIDED, 0, epoch.encode()), len(others), 0.5)
         await told.start(others)
+        if full is not None:
+            raise UnknownOutcome(
+                f"a ring change was decided, but this peer cannot keep it ({full}); free space there, or ask another peer"
+            )
 
     async def lift_fence(self) -> None:
         """A proposer left members fenced: decide the same ring again, or release them."""

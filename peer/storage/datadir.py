@@ -193,13 +193,13 @@ def _check(path: Path) -> list[str]:
         warnings.append(f"{path} is on {system.name}: everything stored is lost when this machine stops")
     if not os.access(path, os.W_OK | os.X_OK):
         raise StartupError(f"{path} is not writable by this user, or mounted read-only")
-    _check_space(path, new, warnings)
+    _check_space(path, PEER_FILE not in names, warnings)
     _check_open_files()
     return warnings
 
 
 def _check_space(path: Path, new: bool, warnings: list[str]) -> None:
-    """A new peer needs room; an old one must start on a full disk too, to serve and to delete."""
+    """A new peer needs room; an old one, which entered a ring, must start on a full disk too, to serve and to delete."""
     space = os.statvfs(path)
     free, floor = space.f_bavail * space.f_frsize, floor_bytes(space.f_blocks * space.f_frsize)
     problems: list[str] = []

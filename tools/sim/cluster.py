@@ -139,11 +139,11 @@ class SimPeer:
         while True:
             try:
                 await replica.begin()
+                if founding is not None:
+                    await replica.epochs.installed(founding)
                 break
             except Full:  # the process would end and be started again
                 await env.sleep(0.5)
-        if founding is not None:
-            await replica.epochs.installed(founding)
         cluster.network.attach(self.id, env, self._watched(replica))
         while replica.epochs.current is None:
             await self._join(env, replica)
