@@ -345,3 +345,39 @@ def test_a_damaged_page_is_corrupt_when_read(tmp_path: Path) -> None:
         assert rows.get("side", 0) == b"0000" * 250
 
     run(tmp_path, body)
+
+
+def test_a_busy_writer_gathers_and_a_lone_client_never_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only after a group of some size does the writer wait, once, and what comes meanwhile joins the next group."""
+    waited: list[float] = []
+
+    async def body(rows: SqliteRows) -> None:
+        loop = asyncio.get_running_loop()
+        joined: list[asyncio.Future[AtollError | None]] = []
+
+        def meanwhile(delay_s: float) -> None:
+            waited.append(delay_s)
+            ready = threading.Event()
+
+            def commit() -> None:
+                joined.append(committed(rows, [("rows", b"b", b"2")]))
+                ready.set()
+
+            loop.call_soon_threadsafe(commit)
+            assert ready.wait(30)
+
+        monkeypatch.setattr("peer.storage.sqlite.time.sleep", meanwhile)
+        for _ in range(3):
+            assert await committed(rows, [("rows", b"a", b"1")]) is None
+        assert waited == []
+        before = rows.stats["groups"]
+        rows._last_group = 5
+        assert await committed(rows, [("rows", b"a", b"1")]) is None
+        assert len(waited) == 1
+        assert await joined[0] is None
+        assert rows.stats["groups"] == before + 1
+        assert rows.get("rows", b"b") == b"2"
+
+    run(tmp_path, body, options=SqliteOptions(gather_from=2))
