@@ -45,7 +45,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ring",
     ),
     "peer.process": ("peer", "ring", "gossip"),
-    "tui": ("tui", "peer.client", "peer.errors", "tools.cli"),
+    "tui": ("tui", "peer.client", "peer.errors"),
     "tools.sim": ("tools.sim", "peer", "ring", "gossip"),
     "tools.sim_command": ("tools", "peer", "ring", "gossip"),
     "tools.gossip_sim": ("tools.gossip_world", "gossip"),

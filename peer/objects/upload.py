@@ -7,19 +7,19 @@ accepted (`store`); what a failed upload leaves is garbage.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from blake3 import blake3
 
-from peer.buffers import Buffer
+from peer.buffers import Buffer, BufferPool
 from peer.errors import Invalid
 from peer.etag import etag_of, etag_of_digests
+from peer.replication.chunks import Chunks
+from peer.replication.env import Env
 
 from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES
-
-if TYPE_CHECKING:
-    from .store import Objects
 
 GATHER_BYTES = 256 * 1024
 IN_FLIGHT = 3
@@ -31,6 +31,21 @@ class Body(Protocol):
     """A request body. `read` gives the next bytes, b"" at the end; raises Invalid if it ends too early."""
 
     async def read(self) -> bytes: ...
+
+
+class Means(Protocol):
+    """What an upload works with; `store.Objects` has it."""
+
+    env: Env
+    pool: BufferPool
+    chunks: Chunks
+    inline_max: int
+
+    @property
+    def chunk_bytes(self) -> int: ...
+    @property
+    def largest(self) -> int: ...
+    def filling(self) -> AbstractAsyncContextManager[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +62,12 @@ class Stored:
 class Upload:
     """A body on its way into chunks: fills a buffer, hands it over, at most IN_FLIGHT at once."""
 
-    def __init__(self, objects: Objects, body: Body, attempt: bytes, back: bytes) -> None:
-        self._o = objects
+    def __init__(self, means: Means, body: Body, attempt: bytes, back: bytes) -> None:
+        self._m = means
         self._body = body
         self._attempt = attempt
         self._back = back
-        self._chunk_bytes = objects.chunk_bytes
+        self._chunk_bytes = means.chunk_bytes
         self._manifest_names = self._chunk_bytes // NAME_BYTES
         self._size = 0
         self._tasks: list[asyncio.Task[bytes]] = []
@@ -70,7 +85,7 @@ class Upload:
 
     async def _run(self) -> Stored:
         gathered, rest = await self._gather()
-        if len(gathered) <= self._o.inline_max and rest is None:
+        if len(gathered) <= self._m.inline_max and rest is None:
             data = bytes(gathered)
             return Stored(INLINE, b"", len(data), etag_of(data) if data else EMPTY_ETAG, data)
         pending = [memoryview(gathered)]
@@ -98,12 +113,12 @@ class Upload:
 
     async def _fill_one(self, pending: list[memoryview], more: bool) -> bool:
         """Fill one buffer from `pending` and the body and start its put; False when the body has ended."""
-        o = self._o
-        async with o.filling():
-            return await self._fill(await o.pool.take(BUFFER_WAIT_S), pending, more)
+        m = self._m
+        async with m.filling():
+            return await self._fill(await m.pool.take(BUFFER_WAIT_S), pending, more)
 
     async def _fill(self, buffer: Buffer, pending: list[memoryview], more: bool) -> bool:
-        o = self._o
+        m = self._m
         filled = 0
         handed_over = False
         try:
@@ -133,7 +148,7 @@ class Upload:
                 self._start_put(buffer, filled)
         finally:
             if not handed_over:
-                o.pool.give(buffer)
+                m.pool.give(buffer)
         return more
 
     def _start_put(self, buffer: Buffer, length: int) -> None:
@@ -147,15 +162,15 @@ class Upload:
 
         def ended(_: asyncio.Task[bytes]) -> None:
             if not started:
-                self._o.pool.give(buffer)
+                self._m.pool.give(buffer)
 
-        task = self._o.env.spawn(put(), "chunk put")
+        task = self._m.env.spawn(put(), "chunk put")
         task.add_done_callback(ended)
         self._tasks.append(task)
 
     async def _put(self, buffer: Buffer, length: int) -> bytes:
-        return await self._o.chunks.put(
-            buffer, length, self._attempt, self._back, lambda: self._o.pool.give(buffer)
+        return await self._m.chunks.put(
+            buffer, length, self._attempt, self._back, lambda: self._m.pool.give(buffer)
         )
 
     async def _collect(self) -> None:
@@ -169,8 +184,8 @@ class Upload:
 
     async def _store_manifest(self) -> None:
         if len(self._manifests) >= CHUNKS_IN_HEAD * NAME_BYTES:
-            raise too_large(self._o.largest)
-        buffer = await self._o.pool.take(BUFFER_WAIT_S)
+            raise too_large(self._m.largest)
+        buffer = await self._m.pool.take(BUFFER_WAIT_S)
         length = len(self._names)
         buffer.payload(length)[:] = self._names
         self._names.clear()

@@ -34,8 +34,8 @@ class SqliteOptions:
     queue_soft_batches: int = 4096
     queue_hard_bytes: int = 64 << 20  # above either of these two: commit raises Unavailable
     queue_hard_batches: int = 65536
-    gather_s: float = 0.001  # how long a busy writer waits for as many batches as its last group had ...
-    gather_from: int = 4  # ... if it had so many: a transaction's own cost is shared, a lone client never waits
+    gather_s: float = 0.001  # how long a busy writer waits for as many batches as its last group had:
+    gather_from: int = 4  # so many or more. They share a transaction's own cost; a lone client never waits
     wal_soft_bytes: int = 64 << 20  # a checkpoint begins
     wal_rest_bytes: int = 2 << 20  # what the writer itself copies at the end: some milliseconds
     wal_hard_bytes: int = 256 << 20  # the writer waits for the checkpoint: the log's bound

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dev": ("tools.dev:dev", "Found and run a local cluster."),
     "status": ("tools.cli.status:status", "The truth about the cluster."),
     "health": ("tools.cli.status:health", "Exit 0 healthy, 10 degraded, 11 unavailable."),
-    "top": ("tui.command:top", "The terminal UI."),
+    "top": ("tools.cli.top:top", "The terminal UI."),
     "mb": ("tools.cli.buckets:mb", "Make a bucket."),
     "rb": ("tools.cli.buckets:rb", "Remove an empty bucket."),
     "ls": ("tools.cli.buckets:ls", "List buckets, or objects."),
