@@ -45,9 +45,9 @@ from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
 from peer.startup import cluster_key, refuse_forgotten, refuse_unbuilt, try_ports, unsafe_switches
-from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
+from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir
-from peer.storage.operations import Limits
+from peer.storage.operations import ChunkOptions, Limits
 from peer.storage.records import Extent
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions

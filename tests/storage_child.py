@@ -17,8 +17,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from peer.buffers import Buffer
-from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
-from peer.storage.operations import Limits
+from peer.storage.chunkfiles import ChunkFiles
+from peer.storage.operations import ChunkOptions, Limits
 from peer.storage.records import Extent
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions

@@ -116,7 +116,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert put(world, "small", b"fits below the floor").status == 200
         stored["small"] = b"fits below the floor"
         assert_reads(world, stored)
-        wait_until(lambda: flags_of(world) == ["full"], "the peer says that it is full")
+        wait_for_flags(world, disk, ["full"])
 
         fill(disk / "filler")
         number = 0
@@ -148,8 +148,18 @@ def test_a_full_disk(tmp_path: Path) -> None:
             wait_until(lambda key=key, body=body: put(world, key, body).status == 200, "it fits again")  # type: ignore[misc]
             stored[key] = body
         assert_reads(world, stored)
-        wait_until(lambda: flags_of(world) == [], "the peer takes back that it is full")
+        wait_for_flags(world, disk, [])
         world.wait_ready(0)
+
+
+def wait_for_flags(world: ClusterWorld, disk: Path, flags: list[str]) -> None:
+    """Wait until the peer says these of itself; a failure tells what it knew and logged."""
+    try:
+        wait_until(lambda: flags_of(world) == flags, f"the peer says {flags} of itself")
+    except AssertionError as failure:
+        storage = world.call("GET", "/v1/cluster/nodes/self").json["storage"]
+        log = (disk / "peer-1.log").read_text()[-4000:]
+        raise AssertionError(f"{failure}\n{storage}\n{os.statvfs(disk)}\n{log}") from failure
 
 
 def flags_of(world: ClusterWorld) -> list[str]:

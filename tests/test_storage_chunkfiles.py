@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from peer.buffers import HEADER_BYTES, Buffer
 from peer.errors import Corrupt, Full, NotFound, StartupError, Unavailable
 from peer.storage import segmentdir
-from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
-from peer.storage.operations import Limits
+from peer.storage.chunkfiles import ChunkFiles
+from peer.storage.operations import ChunkOptions, Limits
 from peer.storage.records import Extent, pack_header, record_bytes, unpack_header
 from peer.storage.syscalls import data_end, fallocate, punch_hole
 
@@ -254,7 +254,9 @@ def test_no_fallocate_no_start(opened: Opener, monkeypatch: pytest.MonkeyPatch) 
 def test_the_floor(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the free-space floor chunks are refused as Full; what is there is served; then it goes on."""
     files = opened(
-        limits=Limits(floor=100 * MIB, smallest=MIB, largest=MIB, least=512 * KIB), space_every_s=0
+        limits=Limits(floor=100 * MIB, smallest=MIB, largest=MIB, least=512 * KIB),
+        space_every_s=0,
+        full_for_s=0,
     )
     free = 200 * MIB
     monkeypatch.setattr(files._files, "free_bytes", lambda: free)
@@ -281,6 +283,7 @@ def test_a_segment_that_cannot_be_created_is_full(opened: Opener, monkeypatch: p
     with pytest.raises(Full):
         store(files, 1000)
     assert list(files._files.path.iterdir()) == []
+    assert "no room" in str(files.full), "free space or not, it refused a chunk a moment ago"
     monkeypatch.setattr(segmentdir, "fallocate", real)
     assert store(files, 1000)[1].segment > 1
 

@@ -19,7 +19,8 @@ import pytest
 from blake3 import blake3
 
 from peer.buffers import Buffer
-from peer.storage.chunkfiles import ChunkFiles, ChunkOptions
+from peer.storage.chunkfiles import ChunkFiles
+from peer.storage.operations import ChunkOptions
 from peer.storage.records import Extent
 from peer.storage.sqlite import SqliteRows
 from tests import storage_child as child

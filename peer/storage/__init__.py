@@ -10,7 +10,7 @@ life of a chunk's bytes, as a state machine without I/O).
     records       what a chunk looks like on disk: the 64-byte header, its checksum, an extent's encoding
     segments      the state machine: allocated -> written -> synced -> named -> doomed -> unnamed -> punched
     segment       what it knows of one segment
-    operations    what the state machine asks for: create, sync, seal, punch, remove
+    operations    what the state machine asks for: create, sync, seal, punch, remove; limits and options
     chunkfiles    threads that execute what `segments` decides
     chunkreads    reading a record, verified
     segmentdir    the files they do it to

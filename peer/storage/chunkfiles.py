@@ -13,14 +13,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from peer.buffers import Buffer
 from peer.errors import AtollError, Full, StartupError, Unavailable
 from peer.storage.chunkreads import ChunkReads
 from peer.storage.durable import end_process
-from peer.storage.operations import Create, Limits, Operation, Punch, Remove, Seal
+from peer.storage.operations import ChunkOptions, Create, OpenReport, Operation, Punch, Remove, Seal
 from peer.storage.records import Extent, lay_out
 from peer.storage.segmentdir import SegmentDir
 from peer.storage.segments import Segments
@@ -29,30 +29,6 @@ log = logging.getLogger(__name__)
 
 _COUNTERS = ("appends", "append_bytes", "syncs", "reads", "read_bytes", "corrupt", "punched_bytes")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkOptions:
-    """What a peer sets once. The two `sync_` switches exist for negative controls of tests only."""
-
-    limits: Limits = field(default_factory=Limits)
-    direct: bool = True  # O_DIRECT for writes, where the file system takes it
-    open_files: int = 256  # descriptors kept for reading
-    punch_after_s: float = 1.0  # how long unnamed extents wait for a batch to fill
-    space_every_s: float = 0.5  # how old the known free space may be when a chunk is accepted
-    sync_data: bool = True
-    sync_directory: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class OpenReport:
-    """What a start found: segments, rows that name bytes, and rows whose bytes cannot be there."""
-
-    segments: int
-    named: int
-    lost: int
-    truncated_bytes: int
-    direct: bool
 
 
 class ChunkFiles:
@@ -79,6 +55,7 @@ class ChunkFiles:
         self._chores = threading.Condition(self._lock)  # the housekeeping thread waits on it
         self._machine = Segments(self._options.limits)
         self._space_known_at = float("-inf")
+        self._refused = float("-inf"), ""  # when a chunk was last refused for want of room, and why
         self._busy = False  # the housekeeping thread executes operations
         self._patient = False  # it waits for a batch of punches to fill, and will look by itself
         self._flush = 0  # flushes asked for
@@ -176,7 +153,11 @@ class ChunkFiles:
     def _write(self, buffer: Buffer, length: int, name: bytes) -> tuple[Extent, int]:
         """One record into the page cache or the disk's queue; the extent and its file."""
         record = lay_out(buffer.record, name, length)
-        extent = self._allocate(length)
+        try:
+            extent = self._allocate(length)
+        except Full as error:
+            self._refused = time.monotonic(), str(error)
+            raise
         try:
             fd = self._files.writable(extent.segment)
             wrote = os.pwrite(fd, record, extent.offset)
@@ -403,12 +384,15 @@ class ChunkFiles:
 
     @property
     def full(self) -> str | None:
-        """Why new chunks are refused now, or would be for lack of a new segment; said in gossip. None: they are not.
+        """Why new chunks are refused now, were a moment ago, or would be for lack of a new segment; said in gossip.
 
-        Refreshes what is known of the file system.
+        None: they are not. Refreshes what is known of the file system.
         """
         with self._lock:
             self._machine.space(self._files.free_bytes())
             self._space_known_at = time.monotonic()
             least = self._machine.limits.least
-            return self._machine.no_room(least, least)
+            if why := self._machine.no_room(least, least):
+                return why
+        at_s, why = self._refused
+        return why if time.monotonic() - at_s < self._options.full_for_s else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peer.storage.records import Extent
 
@@ -92,3 +92,28 @@ def segment_bytes(held: int, free: int, limits: Limits) -> int:
     while size > limits.least and size > (free - limits.floor) // 8:
         size //= 2
     return size if size >= limits.least and free - size >= limits.floor else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOptions:
+    """What a peer sets once. The two `sync_` switches exist for negative controls of tests only."""
+
+    limits: Limits = field(default_factory=Limits)
+    direct: bool = True  # O_DIRECT for writes, where the file system takes it
+    open_files: int = 256  # descriptors kept for reading
+    punch_after_s: float = 1.0  # how long unnamed extents wait for a batch to fill
+    full_for_s: float = 30.0  # how long a peer calls itself full after it refused a chunk
+    space_every_s: float = 0.5  # how old the known free space may be when a chunk is accepted
+    sync_data: bool = True
+    sync_directory: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReport:
+    """What a start found: segments, rows that name bytes, and rows whose bytes cannot be there."""
+
+    segments: int
+    named: int
+    lost: int
+    truncated_bytes: int
+    direct: bool
