@@ -28,7 +28,7 @@ class Owner:
     def open(self) -> None:
         self.env = SimEnv(self.loop, "owner", "owner")
         self.rows = SimRows(self.disk, self.env, random.Random(1), Story(self.loop.time))
-        self.acceptor = Acceptor(self.rows)
+        self.acceptor = Acceptor(self.rows, self.env.now)
 
     def crash(self) -> None:
         """Power loss and restart: what no commit made durable is gone."""

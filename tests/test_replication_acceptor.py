@@ -1,4 +1,4 @@
-"""One owner of registers: what it promises, accepts, shows and forgets (A1 to A4 of acceptor.py)."""
+"""One owner of registers: what it promises, accepts, shows and forgets (A1 to A5 of acceptor.py)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.replication.ballot import NONE
+from peer.replication.acceptor import FULL_FOR_S
+from peer.replication.ballot import NONE, after
 from peer.replication.messages import ABSTAIN, CONFLICT, IS_FULL, OK
 from peer.replication.value import payload_of
 from tests.replication_owner import Owner
-from tests.replication_world import SPACE, ballot_at
+from tests.replication_world import KEY, SPACE, ballot_at
 
 OTHER = SPACE.row_key(b"other")
 HIGH = 10_000_000
@@ -59,7 +60,7 @@ def test_a1_a_prepare_needs_a_strictly_greater_ballot() -> None:
         assert await owner.prepare(ballot_at(20)) == (CONFLICT, ballot_at(20))
         assert await owner.accept(ballot_at(40), b"unprepared") == (OK,)
         assert await owner.prepare(ballot_at(40)) == (CONFLICT, ballot_at(40))
-        assert await owner.prepare(ballot_at(41)) == (OK, ballot_at(40), owner.stored().value, None)
+        assert await owner.prepare(ballot_at(41)) == (OK, ballot_at(40), owner.stored().value, None, False)
 
     owner.run(scenario())
 
@@ -99,18 +100,28 @@ def test_a_repeated_accept_answers_as_the_first_and_writes_once() -> None:
     owner.run(scenario())
 
 
-def test_a_repeated_accept_of_one_that_failed_fails_or_stores() -> None:
-    """Goal: the duplicate never says OK for what a full disk dropped."""
+def test_a5_a_repeated_accept_of_one_that_failed_fails() -> None:
+    """Goal (A5): the coordinator may have said that nothing changed; room or not, in memory or not, also after a restart,
+    the duplicate of what a full disk dropped is not stored."""
     owner = Owner()
 
     async def scenario() -> None:
+        assert (await owner.prepare(ballot_at(19)))[0] == OK
         owner.disk.full = True
         first = owner.accept(ballot_at(20), b"v")
         again = owner.accept(ballot_at(20), b"v")
-        assert await first == (IS_FULL,)
+        assert await first == (IS_FULL, True)
         owner.disk.full = False
-        assert await again == (OK,)
-        assert owner.stored().ballot == ballot_at(20)
+        assert (await again)[0] == CONFLICT
+        owner.disk.full = True
+        forgotten = owner.accept(ballot_at(30), b"v")
+        owner.acceptor.promises.forget(KEY, ballot_at(30))
+        assert await forgotten == (IS_FULL, True)
+        owner.disk.full = False
+        assert (await owner.accept(ballot_at(30), b"v"))[0] == CONFLICT
+        owner.crash()
+        assert (await owner.accept(ballot_at(30), b"v"))[0] == CONFLICT
+        assert owner.stored().ballot == NONE
 
     owner.run(scenario())
 
@@ -147,7 +158,7 @@ def test_a2_what_failed_to_commit_was_never_seen() -> None:
         owner.disk.full = True
         accept = owner.accept(ballot_at(20), b"new", side=b"new bytes")
         read, ballot = owner.read(side=True), owner.ballot()
-        assert await accept == (IS_FULL,)
+        assert await accept == (IS_FULL, True)
         assert (await read)[1] == ballot_at(10)
         assert (payload_in(await read), (await read)[3]) == (b"old", b"old bytes")
         assert await ballot == (OK, ballot_at(10))
@@ -156,15 +167,31 @@ def test_a2_what_failed_to_commit_was_never_seen() -> None:
 
 
 def test_a_full_disk_keeps_the_promise() -> None:
-    """Goal: the accept that failed promised its ballot all the same; repeated with room it is stored."""
+    """Goal: the accept that failed promised its ballot all the same, in memory at least, and says that H does not cover it;
+    with room a higher one is stored."""
     owner = Owner()
 
     async def scenario() -> None:
         owner.disk.full = True
-        assert await owner.accept(ballot_at(20), b"v") == (IS_FULL,)
-        assert await owner.accept(ballot_at(19), b"lower") == (CONFLICT, ballot_at(20))
+        assert await owner.accept(ballot_at(20), b"v") == (IS_FULL, False)
+        assert await owner.accept(ballot_at(19), b"lower") == (CONFLICT, after(ballot_at(20)))
         owner.disk.full = False
-        assert await owner.accept(ballot_at(20), b"v") == (OK,)
+        assert await owner.accept(ballot_at(21), b"v") == (OK,)
+
+    owner.run(scenario())
+
+
+def test_who_promises_tells_that_the_disk_is_full() -> None:
+    """Goal: for two seconds after a commit that did not fit every promise says so; promised it is all the same."""
+    owner = Owner()
+
+    async def scenario() -> None:
+        assert (await owner.prepare(ballot_at(19)))[4] is False
+        owner.disk.full = True
+        assert (await owner.accept(ballot_at(20), b"v"))[0] == IS_FULL
+        assert (await owner.prepare(ballot_at(21)))[0::4] == (OK, True)
+        await asyncio.sleep(FULL_FOR_S)
+        assert (await owner.prepare(ballot_at(22)))[0::4] == (OK, False)
 
     owner.run(scenario())
 
@@ -281,10 +308,13 @@ def test_a4_a_full_disk_while_a_damaged_row_is_replaced() -> None:
         owner.crash()
         owner.rot()
         owner.disk.full = True
-        assert await owner.accept(ballot_at(HIGH), b"anew") == (IS_FULL,)
-        assert (await owner.read())[0] == ABSTAIN
+        assert (await owner.accept(ballot_at(HIGH), b"anew"))[0] == IS_FULL
+        for reply in (owner.read(), owner.ballot()):
+            assert (await reply)[0] == ABSTAIN
         owner.disk.full = False
-        assert await owner.accept(ballot_at(HIGH), b"anew") == (OK,)
+        assert (await owner.prepare(ballot_at(HIGH + 1)))[0] == ABSTAIN
+        assert (await owner.accept(ballot_at(HIGH), b"anew"))[0] == CONFLICT
+        assert await owner.accept(ballot_at(HIGH + 1), b"anew") == (OK,)
         assert payload_in(await owner.read()) == b"anew"
 
     owner.run(scenario())

@@ -134,10 +134,10 @@ def test_a_gate_that_did_not_fit_on_the_disk_stays_as_it_was() -> None:
     async def scenario() -> None:
         await set_gate(owner, 1, OPEN, 1)
         owner.disk.full = True
-        assert await owner.accept(ballot_at(2), gate_payload(CLOSED, 2), GATE_KEY) == (IS_FULL,)
+        assert await owner.accept(ballot_at(2), gate_payload(CLOSED, 2), GATE_KEY) == (IS_FULL, True)
         assert (await owner.read(KEY, gate=1))[0] == OK
         owner.disk.full = False
-        await set_gate(owner, 2, CLOSED, 2)
+        await set_gate(owner, 3, CLOSED, 2)
         assert (await owner.read(KEY, gate=1))[0] == GATE_REFUSED
 
     owner.run(scenario())

@@ -6,11 +6,16 @@ import asyncio
 
 import pytest
 
-from peer.errors import Conflict, Unavailable, UnknownOutcome
+from peer.errors import Conflict, Full, NotFound, Unavailable, UnknownOutcome
+from peer.replication.acceptor import FULL_FOR_S
 from peer.replication.ballot import NONE
+from peer.replication.gates import OPEN, gate_payload
+from peer.replication.keys import OBJECT, Space, gate_key_of
 from peer.replication.messages import ACCEPT
 from peer.replication.register import Current, Put
-from tests.replication_world import KEY, Peer, World, appended, create, error_of, simulate, until
+from tests.replication_world import KEY, POWER, Peer, World, appended, create, error_of, simulate, until
+
+HEAD = Space(OBJECT, b"bucket-1", 1, POWER).row_key(b"key")
 
 
 def test_r3_an_unanswered_accept_is_found_by_its_operation_id() -> None:
@@ -197,3 +202,114 @@ def test_r3_what_was_chosen_above_a_lost_accept_shuts_it_out_already() -> None:
         assert await first.get() == b"theirs"
 
     simulate(scenario, peers=5)
+
+
+# --- full disks
+
+
+async def put_head(peer: Peer, payload: bytes | None = b"v") -> Current:
+    return await peer.replica.registers.change(HEAD, lambda _: Put(payload), gate=1)
+
+
+async def with_room_for_promises(world: World) -> None:
+    """A bucket, and a bound at every owner above what the next second needs."""
+    await world.peers[0].put(gate_payload(OPEN, 1), gate_key_of(HEAD))
+    await asyncio.sleep(0.1)
+
+
+def fill(*peers: Peer) -> None:
+    for peer in peers:
+        peer.disk.full = True
+
+
+def test_r3_full_disks_are_a_certain_refusal() -> None:
+    """Goal (R3, A5): no owner has room: "full, nothing changed", at once, and true when there is room again; not 503.
+    The third owner is waited for, whoever coordinates and whether or not it was prepared."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        await with_room_for_promises(world)
+        with world.late(0.05, ACCEPT, to=peers[2]):
+            fill(*peers)
+            begun_s = world.now
+            for peer in peers:
+                error = await error_of(put_head(peer, b"not to be"))
+                assert type(error) is Full and error.state_changed is False, error
+            assert world.now - begun_s < 1.0
+        for peer in peers:
+            peer.disk.full = False
+        await asyncio.sleep(FULL_FOR_S)
+        for peer in peers:
+            assert (await peer.replica.registers.read(HEAD, gate=1)).payload is None
+
+    simulate(scenario)
+
+
+def test_r3_one_owner_with_room_is_doubt() -> None:
+    """Goal (R3): two owners are full, the third took the value: it may yet be chosen, so nobody says that nothing changed.
+    Whoever tries next is refused before an accept is sent, which is certain."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        fill(b, c)
+        assert type(await error_of(put_head(a, b"first"))) is UnknownOutcome
+        with world.lost(ACCEPT) as accepts:
+            assert type(await error_of(put_head(a, b"second"))) is Full
+        assert accepts.hits == 0
+        b.disk.full = c.disk.full = False
+        assert (await a.replica.registers.read(HEAD, gate=1)).payload == b"first"
+
+    simulate(scenario)
+
+
+def test_r3_a_silent_owner_beside_full_ones_is_doubt() -> None:
+    """Goal (R3): two owners refuse for want of room, the third does not answer and has the value."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        fill(a, b)
+        with world.when(lambda: world.silence(c), ACCEPT, to=c):
+            assert type(await error_of(put_head(a, b"mine"))) is UnknownOutcome
+        assert c.holds(HEAD) == b"mine"
+
+    simulate(scenario)
+
+
+def test_r3_an_earlier_accept_in_doubt_outlives_a_refusal_by_all() -> None:
+    """Goal (R3): the first accept was not answered, the second one refused by every owner: the first may still count."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        world.network.doubted |= {(a.id, c.id)}
+        with (
+            world.lost(ACCEPT, to=a),
+            world.lost(ACCEPT, to=b),
+            world.when(lambda: world.silence(c), ACCEPT, to=c),
+        ):
+            task = asyncio.ensure_future(put_head(a, b"mine"))
+            await until(lambda: c.holds(HEAD) == b"mine")
+        fill(a, b, c)
+        assert type(await error_of(task)) is UnknownOutcome
+
+    simulate(scenario)
+
+
+def test_full_disks_leave_deletes_and_gates_alone() -> None:
+    """Goal: an owner that has just refused a head promises all the same; what gives space back is tried, and works as
+    soon as a commit does, while the next head waits for FULL_FOR_S."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        await put_head(a, b"big")
+        fill(a, b, c)
+        assert type(await error_of(put_head(a, b"bigger"))) is Full
+        for peer in (a, b, c):  # as after a ballast was given up
+            peer.disk.full = False
+        assert type(await error_of(put_head(b, b"bigger"))) is Full
+        await put_head(b, None)
+        await c.put(gate_payload(OPEN, 1), gate_key_of(HEAD))
+        with pytest.raises(NotFound):
+            await c.replica.registers.change(HEAD, lambda _: NotFound("it is not there"), gate=1)
+        await asyncio.sleep(FULL_FOR_S)
+        await put_head(b, b"bigger")
+
+    simulate(scenario)

@@ -138,7 +138,7 @@ def test_h4_an_accept_above_the_bound_raises_it_in_its_own_commit() -> None:
         assert owner.acceptor.promises.extensions == 2
         bound = durable_bound(owner)
         owner.disk.full = True
-        assert await owner.accept(ballot_at(bound + 1), b"v") == (IS_FULL,)
+        assert await owner.accept(ballot_at(bound + 1), b"v") == (IS_FULL, False)
         owner.disk.full = False
         assert (await owner.prepare(ballot_at(bound + 2)))[0] == OK
         assert durable_bound(owner) >= bound + 2

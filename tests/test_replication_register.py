@@ -10,7 +10,7 @@ import asyncio
 import pytest
 
 from peer.errors import AtollError, Conflict, Unavailable
-from peer.replication import register
+from peer.replication import turns
 from peer.replication.ballot import NONE
 from peer.replication.messages import ACCEPT, BALLOT, CONFLICT, OK, PREPARE, READ
 from peer.replication.register import Current, Keep
@@ -301,7 +301,7 @@ def test_one_coordinator_does_not_race_itself() -> None:
 
 def test_the_queue_has_a_bound_and_says_slow_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal (P8): beyond the bound a change is refused at once; other keys are not concerned."""
-    monkeypatch.setattr(register, "QUEUE_MOST", 4)
+    monkeypatch.setattr(turns, "QUEUE_MOST", 4)
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         tasks = [asyncio.ensure_future(a.change(appended(b"x"))) for _ in range(7)]
@@ -343,7 +343,7 @@ def test_a_cancelled_change_lets_the_next_one_in() -> None:
         queued.cancel()
         running.cancel()
         assert (await last).payload in (b"2", b"02")
-        assert a.replica.registers._busy == {}
+        assert len(a.replica.registers._turns) == 0
 
     simulate(scenario)
 

@@ -7,6 +7,8 @@ A1  Accepts at or above the promise only; what is accepted never gets a lower ba
 A2  Answers reveal durable state only: a message about a row whose commit is pending waits for it.
 A3  Promises obey H1 to H4 of promises.py.
 A4  A row that fails its checksum takes no part in prepare and read until an accept replaces it.
+A5  An accept that a full disk failed is never taken later, should the network repeat it: the promise moves above it.
+    The refusal says whether a restart remembers that, which it does if H covers the ballot.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 from peer.errors import AtollError, Corrupt
 
-from .ballot import NONE
+from .ballot import NONE, after
 from .env import Reply, RowStore, Write
 from .gates import Gates
 from .keys import GATE
@@ -25,13 +27,20 @@ from .promises import Entry, Promises
 from .value import Accepted, decode_row, encode_row
 
 SIDE_READ_TRIES = 8
+FULL_FOR_S = 2.0
+"""So long after a commit that did not fit an owner tells coordinators that its disk is full: long enough that a client
+who tries again hears a definite "full", short enough that space given back is soon used."""
 
 
 class Acceptor:
     """The registers this peer owns. Handlers take the message and a `reply`, called exactly once."""
 
-    def __init__(self, rows: RowStore, unsafe: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, rows: RowStore, now: Callable[[], float], unsafe: frozenset[str] = frozenset()
+    ) -> None:
         self._rows = rows
+        self._now = now
+        self._full_until_s = 0.0
         self.promises = Promises(rows, unsafe)
         self.gates = Gates(rows, self._pending_value)
         self._pending: dict[bytes, tuple[bytes, list[Callable[[], None]], Accepted, bytes | None]] = {}
@@ -73,7 +82,7 @@ class Acceptor:
             entry.promised = ballot
         else:
             self.promises.remember(key, Entry(ballot, accepted.ballot, accepted.side_id))
-        reply((OK, accepted.ballot, accepted.value, side))
+        reply((OK, accepted.ballot, accepted.value, side, self._now() < self._full_until_s))
 
     def accept(self, message: Any, reply: Reply) -> None:
         """Store (ballot, value) durably and answer OK, or CONFLICT; a repeated accept answers as the first."""
@@ -180,22 +189,27 @@ class Acceptor:
             del self._pending[key]
             waiting = pending[1]
         if error is not None:
+            self._full_until_s = self._now() + FULL_FOR_S
             self._undo(key, ballot)
-            reply((IS_FULL,))
+            reply((IS_FULL, self.promises.covers(ballot)))
         else:
             reply((OK,))
         for resume in waiting:
             resume()
 
     def _undo(self, key: bytes, ballot: bytes) -> None:
-        """The disk was full and the row is as before; the promise stands."""
+        """The disk was full and the row is as before; the promise stands, and moves above this ballot (A5)."""
         entry = self.promises.get(key)
-        if entry is not None and entry.ballot == ballot:
+        promised = max(entry.promised if entry else self.promises.floor, after(ballot))
+        if entry is not None and entry.ballot != ballot:
+            entry.promised = promised
+        else:
+            pending = self._pending.get(key)  # a later accept, whose entry has left memory
             try:
-                accepted = decode_row(key, self._rows.get("rows", key))
-            except Corrupt:
-                accepted = Accepted(NONE, b"", 0)
-            entry.ballot, entry.side_id = accepted.ballot, accepted.side_id
+                accepted = pending[2] if pending else decode_row(key, self._rows.get("rows", key))
+                self.promises.remember(key, Entry(promised, accepted.ballot, accepted.side_id))
+            except Corrupt:  # A4: an entry would answer for the row
+                self.promises.forget(key, promised)
         if key[0] == GATE:
             self.gates.forget(key)
 

@@ -29,6 +29,12 @@ def ceiling(counter: int) -> bytes:
     return _COUNTER.pack(counter) + b"\xff" * 12
 
 
+def after(ballot: bytes) -> bytes:
+    """The least ballot above this one: promised, it shuts this one out."""
+    number = int.from_bytes(ballot, "big") + 1
+    return min(number, (1 << 8 * BALLOT_BYTES) - 1).to_bytes(BALLOT_BYTES, "big")
+
+
 class BallotClock:
     """Issues this peer's ballots, each greater than all issued or seen before."""
 

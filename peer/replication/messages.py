@@ -1,7 +1,7 @@
 """The messages between replicas: one array each, operation first, then the sender's epoch tag.
 
 Request                                                            Reply after OK
-(PREPARE, tag, row key, ballot, gate, want side)                   accepted ballot, value, side | None
+(PREPARE, tag, row key, ballot, gate, want side)                   accepted ballot, value, side | None, full
 (ACCEPT, tag, row key, ballot, value, side | None, gate)           -
 (READ, tag, row key, gate, want side)                              accepted ballot, value, side | None
 (BALLOT, tag, row key, gate)                                       accepted ballot
@@ -18,6 +18,7 @@ Request                                                            Reply after O
 (INFO, 0)                                                          a map about the peer
 
 A reply is an array that begins with a status. Every status but OK means: this message changed nothing here.
+`full`: a commit of the replier found no room a moment ago.
 The gate is the bucket configuration's generation the sender acts under, -1 for rows without a gate.
 """
 
@@ -34,7 +35,7 @@ CONFLICT = 1  # ballot: the promise, or the accepted ballot, that stands against
 STALE = 2  # tag: the replier's newer epoch
 NOT_OWNER = 3
 GATE_REFUSED = 4  # gate state ("absent" | "closed" | "newer"), generation
-IS_FULL = 5
+IS_FULL = 5  # to ACCEPT: whether a restart remembers that this ballot is shut out (A5)
 ABSTAIN = 6  # reason: the replier may not vote on this (row damaged, identity not confirmed)
 FENCED = 7  # the replier promised a new epoch and takes no more rows of this one
 MISSING = 8

@@ -70,7 +70,7 @@ class Replica:
         self._waiting = 0
         self.identity = Identity(env, rows, me, self.send, unsafe)
         boot = self.identity.boot
-        self.acceptor = Acceptor(rows, unsafe)
+        self.acceptor = Acceptor(rows, env.now, unsafe)
         self.epochs = Epochs(env, rows, me, boot, self.send, self._holds_rows, self._epoch_installed)
         self.registers = Registers(env, me, boot, self, self.send, self.prefer, self.was_late, unsafe)
         self.scans = Scans(env, self, self.registers, self.send, self.prefer, unsafe)

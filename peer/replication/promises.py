@@ -67,6 +67,11 @@ class Promises:
             if evicted.promised > self.floor:
                 self.floor = evicted.promised
 
+    def forget(self, key: bytes, promised: bytes) -> None:
+        """Without an entry from now on, and yet promised at that ballot (H3)."""
+        self._entries.pop(key, None)
+        self.floor = max(self.floor, promised)
+
     def may_promise(self, ballot: bytes, resume: Callable[[AtollError | None], None]) -> bool:
         """True if H covers the ballot (H1). Otherwise False, and `resume` runs once it does, or with an error."""
         counter = counter_of(ballot)
@@ -79,6 +84,10 @@ class Promises:
         self._waiting.append(resume)
         self._extend(counter)
         return False
+
+    def covers(self, ballot: bytes) -> bool:
+        """Whether H is durable at or above this ballot: then no restart makes this owner take it again (H2)."""
+        return counter_of(ballot) <= self._durable
 
     def cover(self, ballot: bytes) -> Write | None:
         """What the commit of an accept must hold besides, so that H covers it (H4). When that commit has ended, call

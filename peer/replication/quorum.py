@@ -134,6 +134,26 @@ class Round(Answers):
             self._hedge = None
 
 
+class AcceptRound(Round):
+    """Accepts at all owners. While all who refused it have a full disk it waits for the rest: when everybody has said so,
+    it is certain that nobody holds the value, which two of three cannot know of the third."""
+
+    def _got(self, member: str, reply: Any) -> None:
+        super()._got(member, reply)
+        self._settle()
+
+    def _settle(self) -> None:
+        full = self.refusals and all(reply[0] == IS_FULL for _, reply in self.refusals)
+        if self._left and full and not self.oks and not self.silent:
+            return
+        super()._settle()
+
+    def shut_out(self) -> bool:
+        """Every owner refused for want of room, and none can take it later, not even after a restart (A5)."""
+        asked = len(self.oks) + len(self.silent) + len(self.refusals) + self._left
+        return asked == sum(1 for _, reply in self.refusals if reply[0] == IS_FULL and reply[1])
+
+
 class Poll(Round):
     """Asks everybody and waits for each answer, whatever the others say; `oks` is what counts then."""
 

@@ -12,16 +12,16 @@ R3  "Nothing changed" is said only if no accept of ours can ever be chosen.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from peer.errors import AtollError, Full, Refused, Unavailable, UnknownOutcome
 
+from .acceptor import FULL_FOR_S
 from .ballot import NONE, BallotClock
 from .env import Done, Env
+from .keys import OBJECT
 from .messages import (
     ACCEPT,
     BALLOT,
@@ -33,14 +33,14 @@ from .messages import (
     READ,
     STALE,
 )
-from .quorum import HEDGE_S, ReadRound, Round
+from .quorum import HEDGE_S, AcceptRound, ReadRound, Round
+from .turns import Turns
 from .value import NEVER_WRITTEN, names_operation, newest_operation, payload_of, wrap
 
 BUDGET_S = 4.5
 ROUND_S = 2.0
 BACKOFF_S = 0.004
 BACKOFF_MOST_S = 0.25
-QUEUE_MOST = 256
 CHOSEN_KEPT = 4096
 
 
@@ -113,7 +113,8 @@ class Registers:
         self._prefer = prefer
         self._late = late
         self._clock = BallotClock(env, me, boot)
-        self._busy: dict[bytes, list[Any]] = {}
+        self._turns = Turns(env)
+        self._full: dict[str, float] = {}  # members that said so, and until when that counts
         self._last_chosen: dict[bytes, bytes] = {}
         self._skip_identity = "no_identity_round" in unsafe
         self._refuse_unchosen = "failed_condition_unchosen" in unsafe
@@ -130,11 +131,11 @@ class Registers:
         Raises Unavailable (nothing changed), UnknownOutcome (503; it may happen yet), GateRefused, Full.
         """
         until_s = self._env.now() + budget_s
-        await self._enter(key, budget_s)
+        await self._turns.take(key, budget_s)
         try:
             return await _Change(self, key, judge, gate, want_side, until_s).run()
         finally:
-            self._leave(key)
+            self._turns.give(key)
 
     async def read(self, key: bytes, *, gate: int = NO_GATE, want_side: bool = False) -> Current:
         """The chosen value. One owner gives the value, the rest of a majority their ballots; when these
@@ -189,34 +190,19 @@ class Registers:
             if gate is not None:
                 raise GateRefused(gate[1], gate[2])
         if any(one.refused_with(IS_FULL) for one in rounds):
-            raise Full(f"too many owners of this key have a full disk ({story}); free space or add a peer")
+            raise Full(_too_full(story))
         raise Unavailable(f"no majority of the owners of this key answered ({story}); try again")
 
-    async def _enter(self, key: bytes, budget_s: float) -> None:
-        """One change per key at a time per coordinator; the others queue, at most QUEUE_MOST."""
-        queue = self._busy.get(key)
-        if queue is None:
-            self._busy[key] = []
-            return
-        if len(queue) >= QUEUE_MOST:
-            raise Unavailable("too many requests change this key at once; slow down", code="SlowDown")
-        turn = self._env.future()
-        queue.append(turn)
-        timer = self._env.call_later(budget_s, partial(_settle, turn, False))
-        try:
-            mine = await turn
-        except BaseException:
-            if turn in queue:
-                queue.remove(turn)
-            elif turn.done() and not turn.cancelled() and turn.result():
-                self._leave(key)
-            raise
-        finally:
-            timer.cancel()
-        if not mine:
-            if turn in queue:
-                queue.remove(turn)
-            raise Unavailable("too many requests change this key at once; slow down", code="SlowDown")
+    def _note_room(self, member: str, full: bool) -> None:
+        """What an owner said of its disk counts for FULL_FOR_S: a majority promises, and the third may be the full one."""
+        if full:
+            self._full[member] = self._env.now() + FULL_FOR_S
+        else:
+            self._full.pop(member, None)
+
+    def _without_room(self, owners: Iterable[str]) -> list[str]:
+        now = self._env.now()
+        return [owner for owner in owners if self._full.get(owner, now) > now]
 
     def _remember_chosen(self, key: bytes, op_id: bytes) -> None:
         """The newest operation known to be chosen: a fixed point in the history of a busy key, so that a change which
@@ -226,19 +212,9 @@ class Registers:
         if len(self._last_chosen) > CHOSEN_KEPT:
             del self._last_chosen[next(iter(self._last_chosen))]
 
-    def _leave(self, key: bytes) -> None:
-        queue = self._busy[key]
-        while queue:
-            turn = queue.pop(0)
-            if not turn.done():
-                turn.set_result(True)
-                return
-        del self._busy[key]
 
-
-def _settle(turn: asyncio.Future[bool], result: bool) -> None:
-    if not turn.done():
-        turn.set_result(result)
+def _too_full(story: str) -> str:
+    return f"too many owners of this key have a full disk ({story}); free space or add a peer"
 
 
 class _Change:
@@ -282,6 +258,8 @@ class _Change:
         if not await prepare.start(order[:need], order[need:]):
             await self._failed(prepare)
             return None
+        for owner, reply in prepare.oks:
+            r._note_room(owner, reply[4])
         member, best = max(prepare.oks, key=lambda ok: ok[1][1])
         chosen = all(reply[1] == best[1] for _, reply in prepare.oks)
         if chosen:
@@ -306,12 +284,9 @@ class _Change:
         current = Current(best[1], payload_of(best[2]), best[3])
         wanted = self.judge(current)
         if isinstance(wanted, Put):
+            self._refuse_for_want_of_room(wanted, owners, need)
             value = wrap(wanted.payload, best[2], self.op_id)
-            self.last_sent = ballot
-            if not self.sent:
-                self.sent = ballot
-                self.follows = self.r._last_chosen.get(self.key, b"")
-            if await self._accept(ballot, value, wanted.side, owners, need):
+            if await self._accept(ballot, value, wanted.side, owners, need, new=True):
                 self.r._remember_chosen(self.key, self.op_id)
                 return Current(ballot, wanted.payload, wanted.side)
             return None
@@ -321,6 +296,19 @@ class _Change:
         if stands is not None and isinstance(wanted, AtollError):
             raise wanted
         return stands
+
+    def _refuse_for_want_of_room(self, wanted: Put, owners: tuple[str, ...], need: int) -> None:
+        """Full, if too many owners could not store an object just now to expect that a majority can.
+
+        R3: it is said before an accept is sent and while none of ours is in doubt, so it is certain. Only heads of objects
+        are refused so: tombstones, gates and records of buckets are how space is given back, and go by the ballast. What
+        owners said is a guess at what a commit would find; a wrong one costs a few seconds of refusals.
+        """
+        if self.sent or wanted.payload is None or self.key[0] != OBJECT:
+            return
+        full = self.r._without_room(owners)
+        if len(owners) - len(full) < need:
+            raise Full(_too_full("; ".join(f"{owner}: its disk is full" for owner in full)))
 
     async def _identity(
         self, ballot: bytes, member: str, best: Any, chosen: bool, owners: tuple[str, ...], need: int
@@ -351,13 +339,30 @@ class _Change:
         return None
 
     async def _accept(
-        self, ballot: bytes, value: bytes, side: bytes | None, owners: tuple[str, ...], need: int
-    ) -> bool:
+        self, ballot: bytes, value: bytes, side: bytes | None, owners: tuple[str, ...], need: int, *, new: bool = False,
+    ) -> bool:  # fmt: skip
+        """Whether a majority accepted; `new`: a value of ours, whose fate is open from now on.
+
+        R3: unless every owner refused it for want of room. None of them holds it then, and none ever will, as each
+        promised a ballot above it first (A5): no prepare will find it, and nothing changed. One owner that took it, was
+        silent, or might forget its refusal is enough for doubt, so a majority of full disks is not.
+        """
         r = self.r
+        doubts = self.sent, self.last_sent
+        if new:
+            self.last_sent = ballot
+            if not self.sent:
+                self.sent = ballot
+                self.follows = r._last_chosen.get(self.key, b"")
         message = (ACCEPT, self.tag, self.key, ballot, value, side, self.gate)
-        accept = Round(r._env, r._send, message, need, self._round_s(), r._late)
+        accept = AcceptRound(r._env, r._send, message, need, self._round_s(), r._late)
         if await accept.start(owners):
             return True
+        if new and accept.shut_out():
+            self.sent, self.last_sent = doubts
+        for member, reply in accept.refusals:
+            if reply[0] == IS_FULL:
+                r._note_room(member, True)
         await self._failed(accept)
         return False
 
