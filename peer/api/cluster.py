@@ -175,12 +175,12 @@ class ClusterView:
             "replicas": epoch.replicas,
             "partition_power": epoch.partition_power,
             "chunk_bytes": epoch.chunk_bytes,
-            "nodes": [self._node(member) for member in epoch.members],
+            "nodes": self._nodes(),
         }
 
     async def nodes(self) -> list[dict[str, Any]]:
         await self._refresh()
-        return [self._node(member) for member in self._replica.epoch.members]
+        return self._nodes()
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node in full, asked of itself. Raises NotFound; `process` is null if it does not answer."""
@@ -236,6 +236,12 @@ class ClusterView:
         return self._replica.epochs.history()
 
     # --- nodes
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        members = sorted(
+            self._replica.epoch.members, key=lambda member: (len(member.name), member.name, member.id)
+        )
+        return [self._node(member) for member in members]
 
     def _find(self, name: str) -> Member:
         if name == "self":
