@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from peer.errors import Unavailable
 from peer.replication.keys import SYSTEM, Space
 from peer.replication.messages import ACCEPT, NO_GATE, READ, SCAN
+from peer.replication.quorum import HEDGE_S
 from peer.replication.scan import Page, digest_of
 from peer.replication.value import encode_row, wrap
 from tests.replication_world import POWER, Peer, World, ballot_at, error_of, rot, simulate, until
@@ -295,6 +296,59 @@ def test_l3_one_silent_owner_is_done_without() -> None:
                 if peer is not silent:
                     assert await listing(peer) == [b"key"]
             world.join_up()
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_silent_owner_costs_one_hedge(which: int) -> None:
+    """Goal: an owner that is believed alive and does not answer, of rows or of digests, is overtaken after HEDGE_S, and
+    asked last for the pages that follow. A page took two seconds or four."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        await put(peers[0], b"key")
+        await asyncio.sleep(0.1)
+        silent = peers[which]
+        world.silence(silent)
+        for peer in peers:
+            if peer is not silent:
+                begun_s = world.now
+                assert await listing(peer) == [b"key"]
+                first_s, begun_s = world.now - begun_s, world.now
+                assert await listing(peer) == [b"key"]
+                assert first_s < HEDGE_S + 0.05 and world.now - begun_s < 0.05
+
+    simulate(scenario)
+
+
+def test_a_hedged_page_is_as_whole_as_another() -> None:
+    """Goal (L1): a spare's rows beside the digest of an owner that lacks a key: they differ, and the key is read."""
+    for which in range(3):
+
+        async def scenario(world: World, *peers: Peer, which: int = which) -> None:
+            lagging, silent, asker = peers[which], peers[(which + 1) % 3], peers[(which + 2) % 3]
+            await put(asker, b"seen by all")
+            with world.lost(ACCEPT, to=lagging):
+                await put(asker, b"seen by two")
+                await put(asker, b"seen by all", None)
+            world.silence(silent)
+            for _ in range(2):
+                assert await listing(asker) == [b"seen by two"]
+
+        simulate(scenario)
+
+
+def test_an_owner_that_is_merely_slow_is_still_heard() -> None:
+    """Goal: with every spare silent the late answer itself makes the page."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await put(a, b"key")
+        await asyncio.sleep(0.1)
+        world.silence(c)
+        with world.late(3 * HEDGE_S, SCAN, to=b):
+            begun_s = world.now
+            assert await listing(a) == [b"key"]
+            assert world.now - begun_s < 5 * HEDGE_S
 
     simulate(scenario)
 

@@ -73,7 +73,7 @@ class Replica:
         self.acceptor = Acceptor(rows, env.now, unsafe)
         self.epochs = Epochs(env, rows, me, boot, self.send, self._holds_rows, self._epoch_installed)
         self.registers = Registers(env, me, boot, self, self.send, self.prefer, self.was_late, unsafe)
-        self.scans = Scans(env, self, self.registers, self.send, self.prefer, unsafe)
+        self.scans = Scans(env, self, self.registers, self.send, self.prefer, self.was_late, unsafe)
         self.on_epoch: Callable[[Epoch], None] = lambda _: None
         self._row_handlers: dict[int, Handler] = {
             PREPARE: self.acceptor.prepare,

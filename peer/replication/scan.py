@@ -1,8 +1,8 @@
 """Listings: ordered pages over the shards of a key space (promise P4).
 
 For every shard one owner sends its rows, the rest of a majority a digest of (row key, ballot) over the same range,
-tombstones included; requests are batched per peer. Where digests differ or somebody is silent, a majority sends
-rows and keys on which they differ are read as registers before they are listed.
+tombstones included; requests are batched per peer. Who is late is overtaken by another owner. Where digests differ or too
+few answer, a majority sends rows and keys on which they differ are read as registers before they are listed.
 
 L1  A page holds every key of its range that was present throughout the scan, and none absent throughout it: each
     listed state was held under one ballot by a majority, or read.
@@ -98,7 +98,8 @@ class Page:
 class _Shard:
     prefix: bytes
     owners: tuple[str, ...]
-    order: list[str]
+    order: list[str]  # of the owners, as they are to be asked
+    asked: int  # owners in `order` that were asked in the first round
     rows: Any = None
     digests: list[tuple[bool, bytes, bytes]] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
@@ -106,6 +107,31 @@ class _Shard:
     @property
     def need(self) -> int:
         return len(self.owners) // 2 + 1
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One request to one owner about a batch of shards."""
+
+    member: str
+    mode: int
+    batch: list[_Shard]
+    second: bool
+    round: Round
+    taken: bool = False
+
+    def take(self) -> None:
+        """Give each shard its answer, if there is one, once."""
+        if self.taken or not self.round.oks:
+            return
+        self.taken = True
+        for shard, answer in zip(self.batch, self.round.oks[0][1][1], strict=True):
+            if self.second:
+                shard.answers.append(answer)
+            elif self.mode == DIGEST:
+                shard.digests.append(answer)
+            elif shard.rows is None:  # else a spare was faster
+                shard.rows = answer
 
 
 class Scans:
@@ -118,6 +144,7 @@ class Scans:
         registers: Registers,
         send: Send,
         prefer: Any,
+        late: Callable[[str], None],
         unsafe: frozenset[str] = frozenset(),
     ) -> None:
         self._env = env
@@ -125,6 +152,7 @@ class Scans:
         self._registers = registers
         self._send = send
         self._prefer = prefer
+        self._late = late
         self._one_owner = "list_one_owner" in unsafe
         self.counts = {"pages": 0, "doubtful_shards": 0, "reads": 0}
 
@@ -143,7 +171,7 @@ class Scans:
         for number in range(space.shards):
             prefix = space.prefix(number)
             owners = self._ring.owners_of_row(prefix)
-            shards.append(_Shard(prefix, owners, self._prefer(owners)))
+            shards.append(_Shard(prefix, owners, self._prefer(owners), len(owners) // 2 + 1))
         gate = -2 - gate if closed else gate
         ask = (start, end, per_shard, gate)
         await self._first_round(shards, ask)
@@ -154,55 +182,87 @@ class Scans:
         return await self._merge(shards, limit, gate)
 
     async def _first_round(self, shards: list[_Shard], ask: tuple[Any, ...]) -> None:
-        """Rows from the first owner of each shard, digests from the rest of a majority."""
+        """Rows from the first owner of each shard, digests from the rest of a majority. Whoever owes an answer after
+        HEDGE_S is late, and the next owners are asked for the same (L1: each is asked for one thing only, so rows and
+        digests of a shard always come from different ones)."""
         batches: dict[tuple[str, int], list[_Shard]] = {}
         for shard in shards:
             batches.setdefault((shard.order[0], ROWS), []).append(shard)
             if not self._one_owner:
                 for member in shard.order[1 : shard.need]:
                     batches.setdefault((member, DIGEST), []).append(shard)
-        rounds = [
-            (batch, mode, self._ask(member, mode, batch, ask)) for (member, mode), batch in batches.items()
-        ]
-        for batch, mode, one in rounds:
-            if not await one.future:
+        asked = [self._ask(member, mode, batch, ask) for (member, mode), batch in batches.items()]
+        if await self._gather(asked, shards, self._complete, HEDGE_S):
+            return
+        spares: dict[tuple[str, int], list[_Shard]] = {}
+        for one in asked:
+            if one.round.future.done():
                 continue
-            for shard, answer in zip(batch, one.oks[0][1][1], strict=True):
-                if mode == ROWS:
-                    shard.rows = answer
-                else:
-                    shard.digests.append(answer)
+            self._late(one.member)
+            for shard in one.batch:
+                if shard.asked < len(shard.order) and not self._one_owner:
+                    spares.setdefault((shard.order[shard.asked], one.mode), []).append(shard)
+                    shard.asked += 1
+        asked += [self._ask(member, mode, batch, ask) for (member, mode), batch in spares.items()]
+        await self._gather(asked, shards, self._complete, SCAN_S)
 
     async def _second_round(self, shards: list[_Shard], ask: tuple[Any, ...]) -> None:
-        """Rows from every owner of the doubtful shards; a majority must answer for each."""
+        """Rows from every owner of the doubtful shards; a majority must answer for each, and nobody else is waited for."""
         batches: dict[str, list[_Shard]] = {}
         for shard in shards:
             shard.rows = None
             for member in shard.owners:
                 batches.setdefault(member, []).append(shard)
-        rounds = [(batch, self._ask(member, ROWS, batch, ask)) for member, batch in batches.items()]
-        for batch, one in rounds:
-            if await one.future:
-                for shard, answer in zip(batch, one.oks[0][1][1], strict=True):
-                    shard.answers.append(answer)
-        if all(len(shard.answers) >= shard.need for shard in shards):
+        asked = [self._ask(member, ROWS, batch, ask, second=True) for member, batch in batches.items()]
+        if await self._gather(asked, shards, lambda shard: len(shard.answers) >= shard.need, SCAN_S):
             return
-        for _, one in rounds:
-            refusal = one.refused_with(GATE_REFUSED)
+        for one in asked:
+            refusal = one.round.refused_with(GATE_REFUSED)
             if refusal is not None:
                 raise GateRefused(refusal[1], refusal[2])
-        story = "; ".join(one.story() for _, one in rounds if not one.oks)
+        story = "; ".join(one.round.story() for one in asked if not one.round.oks)
         raise Unavailable(f"a listing needs a majority of the owners of every shard ({story}); try again")
 
-    def _ask(self, member: str, mode: int, batch: list[_Shard], ask: tuple[Any, ...]) -> Round:
+    def _ask(
+        self, member: str, mode: int, batch: list[_Shard], ask: tuple[Any, ...], *, second: bool = False
+    ) -> _Asked:
         message = (SCAN, self._ring.tag, [shard.prefix for shard in batch], *ask, mode)
         one = Round(self._env, self._send, message, 1, SCAN_S if mode == ROWS else SCAN_S / 2 + HEDGE_S)
         one.start([member])
-        return one
+        return _Asked(member, mode, batch, second, one)
+
+    async def _gather(
+        self, asked: list[_Asked], shards: list[_Shard], enough: Callable[[_Shard], bool], most_s: float
+    ) -> bool:
+        """Take answers as they come, until there are enough for every shard, nobody owes one, or `most_s` have passed.
+        Whether there are enough. What comes later is not looked at."""
+        ended = self._env.future()
+
+        def look(_: object = None) -> None:
+            if ended.done():
+                return
+            for one in asked:
+                one.take()
+            if all(map(enough, shards)):
+                ended.set_result(True)
+            elif all(one.round.future.done() for one in asked):
+                ended.set_result(False)
+
+        for one in asked:
+            one.round.future.add_done_callback(look)
+        timer = self._env.call_later(most_s, lambda: None if ended.done() else ended.set_result(False))
+        try:
+            return bool(await ended)
+        finally:
+            timer.cancel()
+
+    def _complete(self, shard: _Shard) -> bool:
+        """Rows, and digests from the rest of a majority, whatever they say."""
+        return shard.rows is not None and (len(shard.digests) + 1 >= shard.need or self._one_owner)
 
     def _agrees(self, shard: _Shard) -> bool:
         """The rows' owner and the rest of a majority hold the same ballots over the same range."""
-        if shard.rows is None or (len(shard.digests) + 1 < shard.need and not self._one_owner):
+        if not self._complete(shard):
             return False
         if not shard.digests:
             return True
