@@ -23,6 +23,8 @@ from tools.sim.controls import CONTROLS, hunt, sound
 from tools.sim.world import Options, Result, run_seed
 
 STORY_LINES = 60
+FAULT_LINES = 12
+"""Of the lines shown so many at least are faults: what went wrong last, however long before."""
 
 
 def _consoles() -> tuple[Console, Console]:
@@ -80,12 +82,14 @@ def tell(result: Result, stdout: Console, lines: int | None = STORY_LINES) -> No
     if lines is not None and len(shown) > lines:
         broken = {word.rstrip(":") for problem in result.problems for word in problem.split()[:4]}
         keys = {word for word in broken if word.startswith("k")}
+        faults = [at for at, line in enumerate(shown) if "!!" in line]
         touching = [
-            line
-            for line in shown
+            at
+            for at, line in enumerate(shown)
             if "!!" in line or "over" in line or any(f" {key} " in line for key in keys)
-        ]
-        shown = (touching or shown)[-lines:]
+        ] or list(range(len(shown)))
+        kept = {*faults[-FAULT_LINES:], *touching[FAULT_LINES - lines :]}
+        shown = [shown[at] for at in sorted(kept)]
         stdout.print(f"the last {len(shown)} lines that touch it:", markup=False)
     for line in shown:
         stdout.print(line, markup=False)
