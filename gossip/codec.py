@@ -29,7 +29,15 @@ from gossip.messages import (
     Ping,
     PingRequest,
 )
-from gossip.record import BOOT_MAX, HOST_BYTES, ID_BYTES, INCARNATION_MAX, decode_record
+from gossip.record import (
+    BOOT_MAX,
+    HOST_BYTES,
+    ID_BYTES,
+    INCARNATION_MAX,
+    decode_record,
+    read_id,
+    read_number,
+)
 
 FORMAT: Final = 1
 # Datagrams stay under 1,400 bytes, which passes every tunnel in use without fragments.
@@ -58,7 +66,7 @@ def unpack(body: bytes) -> Packet:
         raise Malformed(f"not msgpack: {error}") from None
     if type(parts) is not tuple or len(parts) < 2 or parts[0] != FORMAT:
         raise Malformed("not a datagram of format 1")
-    sender = _id(parts[1])
+    sender = read_id(parts[1])
     messages: list[Message] = []
     unknown = 0
     for index in range(2, len(parts)):
@@ -102,9 +110,9 @@ def _claim(fields: tuple[Any, ...]) -> Claim:
     state, boot, incarnation = fields[1], fields[3], fields[4]
     if type(state) is not int or state not in (SUSPECT, DEAD, LEFT):
         raise Malformed("a claim of an unknown state")
-    _number(boot, BOOT_MAX)
-    _number(incarnation, INCARNATION_MAX)
-    return Claim(state, _id(fields[2]), boot, incarnation, _id(fields[5]))
+    read_number(boot, BOOT_MAX)
+    read_number(incarnation, INCARNATION_MAX)
+    return Claim(state, read_id(fields[2]), boot, incarnation, read_id(fields[5]))
 
 
 def _alive(fields: tuple[Any, ...]) -> Alive:
@@ -115,23 +123,23 @@ def _alive(fields: tuple[Any, ...]) -> Alive:
 
 
 def _ping(fields: tuple[Any, ...]) -> Ping:
-    return Ping(_number(fields[1], SEQUENCE_MAX), _id(fields[2]))
+    return Ping(read_number(fields[1], SEQUENCE_MAX), read_id(fields[2]))
 
 
 def _ping_request(fields: tuple[Any, ...]) -> PingRequest:
     host = fields[3]
     if type(host) is not str or not 0 < len(host) <= HOST_BYTES:
         raise Malformed("a ping request without a host")
-    port = _number(fields[4], 2**16 - 1)
-    return PingRequest(_number(fields[1], SEQUENCE_MAX), _id(fields[2]), host, port)
+    port = read_number(fields[4], 2**16 - 1)
+    return PingRequest(read_number(fields[1], SEQUENCE_MAX), read_id(fields[2]), host, port)
 
 
 def _ack(fields: tuple[Any, ...]) -> Ack:
-    return Ack(_number(fields[1], SEQUENCE_MAX), _id(fields[2]))
+    return Ack(read_number(fields[1], SEQUENCE_MAX), read_id(fields[2]))
 
 
 def _nack(fields: tuple[Any, ...]) -> Nack:
-    return Nack(_number(fields[1], SEQUENCE_MAX))
+    return Nack(read_number(fields[1], SEQUENCE_MAX))
 
 
 _READERS: Final[dict[int, Callable[[tuple[Any, ...]], Message]]] = {
@@ -142,15 +150,3 @@ _READERS: Final[dict[int, Callable[[tuple[Any, ...]], Message]]] = {
     _ALIVE: _alive,
     _CLAIM: _claim,
 }
-
-
-def _id(value: object) -> str:
-    if type(value) is not bytes or len(value) != ID_BYTES:
-        raise Malformed(f"a member id is {ID_BYTES} bytes")
-    return value.hex()
-
-
-def _number(value: Any, most: int) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise Malformed(f"not a whole number from 0 to {most}")
-    return value

@@ -18,7 +18,7 @@ import msgpack
 
 from gossip.errors import Malformed, Stranger
 from gossip.messages import LEFT
-from gossip.record import BOOT_MAX, ID_BYTES, INCARNATION_MAX, Record, decode_record
+from gossip.record import BOOT_MAX, INCARNATION_MAX, Record, decode_record, read_id, read_number
 
 # Ten thousand members, the bound of `Config.max_members`, at under 400 bytes each.
 EXCHANGE_BYTES: Final = 4 * 1024 * 1024
@@ -75,9 +75,9 @@ def decode(cluster_id: str, payload: bytes) -> Content:
     if kind in (STATE, STATE_REPLY):
         if type(content) is not tuple:
             raise Malformed("a membership is an array")
-        return Content(_id(sender), kind, [_entry(fields) for fields in content], "")
+        return Content(read_id(sender), kind, [_entry(fields) for fields in content], "")
     if kind in (PROBE, PROBE_REPLY):
-        return Content(_id(sender), kind, [], _id(content))
+        return Content(read_id(sender), kind, [], read_id(content))
     raise Malformed(f"an exchange of unknown kind {kind}")
 
 
@@ -85,13 +85,9 @@ def _entry(fields: Any) -> Entry:
     if type(fields) is not tuple or len(fields) < 4 or type(fields[0]) is not bytes:
         raise Malformed("a member is an array of four fields")
     raw, boot, incarnation, state = fields[:4]
-    for value, most in ((boot, BOOT_MAX), (incarnation, INCARNATION_MAX), (state, LEFT)):
-        if type(value) is not int or not 0 <= value <= most:
-            raise Malformed(f"not a whole number from 0 to {most}")
-    return Entry(decode_record(raw), raw, boot, incarnation, state)
-
-
-def _id(value: object) -> str:
-    if type(value) is not bytes or len(value) != ID_BYTES:
-        raise Malformed(f"a member id is {ID_BYTES} bytes")
-    return value.hex()
+    numbers = (
+        read_number(boot, BOOT_MAX),
+        read_number(incarnation, INCARNATION_MAX),
+        read_number(state, LEFT),
+    )
+    return Entry(decode_record(raw), raw, *numbers)

@@ -27,7 +27,7 @@ Belief = tuple[int, int, int]
 class Member:
     """Another member. Times are awake seconds (`timers.py`)."""
 
-    __slots__ = ("belief", "changed_at", "due", "heard_at", "raw", "record", "seat", "suspicion", "timer")
+    __slots__ = ("belief", "due", "heard_at", "raw", "record", "seat", "suspicion", "timer")
 
     def __init__(self, record: Record, raw: bytes, now: float) -> None:
         self.record = record
@@ -35,7 +35,6 @@ class Member:
         self.belief: Belief = (record.boot, record.incarnation, ALIVE)
         self.suspicion: Suspicion | None = None
         self.heard_at = now  # a datagram or an exchange of its own arrived
-        self.changed_at = now  # its state changed
         self.seat = -1
         self.due = inf  # when its state changes by itself
         self.timer: Timer | None = None  # armed for `due` or earlier
@@ -90,7 +89,7 @@ class Members:
         self.living.add(member)
         return member
 
-    def believe(self, member: Member, belief: Belief, now: float) -> bool:
+    def believe(self, member: Member, belief: Belief) -> bool:
         """Take on a belief that overrules the present one; True if the state changed."""
         assert belief > member.belief, "I1"
         before, state = member.belief[2], belief[2]
@@ -99,8 +98,6 @@ class Members:
         member.belief = belief
         member.suspicion = None
         member.due = inf
-        if before != state:
-            member.changed_at = now
         return before != state
 
     def cool(self, member: Member) -> None:

@@ -123,6 +123,20 @@ def decode_record(raw: bytes) -> Record:
         raise Malformed(f"a record that does not decode: {error}") from None
 
 
+def read_id(value: object) -> str:
+    """A member id as it travels, in hex digits. Raises Malformed."""
+    if type(value) is not bytes or len(value) != ID_BYTES:
+        raise Malformed(f"a member id is {ID_BYTES} bytes")
+    return value.hex()
+
+
+def read_number(value: object, most: int) -> int:
+    """A whole number from 0 to `most`. Raises Malformed."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise Malformed(f"not a whole number from 0 to {most}")
+    return value
+
+
 def _text(what: str, value: str, limit: int) -> None:
     if type(value) is not str or not 0 < len(value.encode()) <= limit:
         raise ValueError(f"{what} {value!r} is not 1 to {limit} bytes of UTF-8")

@@ -251,7 +251,7 @@ class Swim:
     def _believe(self, member: Member, belief: Belief, accuser: str) -> None:
         """Take on a belief that overrules ours, arm what follows from it, pass it on."""
         now, state = self.timers.now, belief[2]
-        if self.members.believe(member, belief, now):
+        if self.members.believe(member, belief):
             self.changes.append(member)
         if state == SUSPECT:
             size = len(self.members)
