@@ -1,6 +1,12 @@
 """Registers, chunks, epochs and identity: the protocols that keep N copies one truth.
 
-May import `ring` and `peer.errors`, `peer.etag`, `peer.storage.rows` (the interface); clock, randomness,
-network and disk come in through `env.py`, so the same code runs under the simulator. Read in this order:
-`ballot`, `acceptor` (one owner), `register` (the coordinator), `scan`, `epochs`, `identity`, `chunks`, `node`.
+May import `ring`, `peer.errors`, `peer.buffers` and `peer.storage.records` (where a chunk lies); clock, randomness,
+network and disk come in through `env`, so the same code runs under the simulator. Read in this order:
+
+    ballot, value, keys, messages       what is stored and said
+    acceptor, promises, gates           one owner of registers
+    quorum, turns, register, scan       the coordinator of changes, reads and listings
+    epochs, identity                    who owns what, and who may vote
+    holder, chunks                      bytes: one owner, and the coordinator
+    node                                a peer's replication, put together
 """

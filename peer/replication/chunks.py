@@ -95,7 +95,7 @@ class Chunks:
         """A buffer that holds the verified chunk and its length; the caller gives the buffer back to the pool.
 
         Tries owners one after the other, this peer first; one that is late is overtaken (hedged).
-        Raises NotFound (every owner said so), Corrupt, Unavailable.
+        Raises Corrupt (every owner said that it does not hold it), Unavailable.
         """
         self.counts["gets"] += 1
         return await _Get(self, name).run()

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgpack
 
-from peer.errors import AtollError, Unavailable
+from peer.errors import AtollError
 from ring.epoch import Epoch
 
 from .env import Done, Env, Reply, RowStore
@@ -244,11 +244,3 @@ def _continues(known: Start, sequence: int, before: int, lineage: list[Start]) -
     if known[0] >= lineage[0][0] and known not in lineage:
         return False
     return sequence <= before
-
-
-def need_confirmed(identity: Identity) -> None:
-    """Raise Unavailable while this peer may not vote."""
-    if not identity.confirmed:
-        raise Unavailable(
-            "this peer is starting: the others have not yet confirmed its identity; try another peer"
-        )

@@ -19,7 +19,6 @@ OBJECT = 3
 
 PREFIX_BYTES = 13
 _PREFIX = struct.Struct(">BH8sH")
-MAX_KEY_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
