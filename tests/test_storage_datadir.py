@@ -23,7 +23,6 @@ MIB = 1 << 20
 def test_layout_and_modes(tmp_path: Path) -> None:
     """A new directory is 0700 with its rooms; peer.pid is there while it is open; secrets are 0600."""
     path = tmp_path / "deep" / "peer"
-    assert not DataDir.initialised(path) and not path.exists()
     directory = DataDir.open(path)
     assert path.stat().st_mode & 0o777 == 0o700
     assert sorted(p.name for p in path.iterdir()) == ["peer.pid", "rows", "segments"]
@@ -35,8 +34,6 @@ def test_layout_and_modes(tmp_path: Path) -> None:
     assert directory.read_json("root.json") == {"access_key": "A", "secret_key": "S"}
     assert directory.cluster_key() == bytes(range(32))
     assert directory.read_json("peer.json") is None
-    directory.rows_path.touch()
-    assert DataDir.initialised(path)
     directory.close()
     directory.close()
     assert not (path / "peer.pid").exists()
@@ -87,10 +84,10 @@ def test_a_file_instead_of_a_directory(tmp_path: Path) -> None:
 def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Network file systems are refused by name; memory is warned of."""
     assert file_system(tmp_path).kind in ("local", "memory")
-    monkeypatch.setattr(datadir, "file_system", lambda _: FileSystem("NFS", "network", 0x6969))
+    monkeypatch.setattr(datadir, "file_system", lambda _: FileSystem("NFS", "network"))
     with pytest.raises(StartupError, match="NFS, a network file system"):
         DataDir.open(tmp_path)
-    monkeypatch.setattr(datadir, "file_system", lambda _: FileSystem("tmpfs", "memory", 0x1021994))
+    monkeypatch.setattr(datadir, "file_system", lambda _: FileSystem("tmpfs", "memory"))
     directory = DataDir.open(tmp_path)
     assert any("tmpfs" in warning for warning in directory.warnings)
     directory.close()

@@ -53,11 +53,6 @@ class DataDir:
         self.ballast = Ballast(path / "ballast", min(64 * MIB, self.floor_bytes // 4))
 
     @staticmethod
-    def initialised(path: Path) -> bool:
-        """True if a peer has lived in `path`: then neither --found nor --join is needed. Touches nothing."""
-        return (path / "rows" / "atoll.db").exists()
-
-    @staticmethod
     def open(path: Path) -> DataDir:
         """Create if need be, lock and check the directory; writes `peer.pid`.
 
@@ -147,9 +142,13 @@ def read_cluster_key(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise StartupError(f"{path} is not a readable cluster key: {error}") from error
+        raise StartupError(
+            f"{path} is not a readable cluster key: {error}; copy DIR/cluster.key of a running peer there"
+        ) from error
     if len(key) != 32:
-        raise StartupError(f"{path} is not a cluster key: it must hold 64 hex digits")
+        raise StartupError(
+            f"{path} is not a cluster key of 64 hex digits; copy DIR/cluster.key of a running peer there"
+        )
     return key
 
 

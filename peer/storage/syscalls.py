@@ -7,6 +7,7 @@ takes seconds and wears the disk, and Python has no way to punch holes.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ def fallocate(fd: int, offset: int, size: int, mode: int = 0) -> None:
     """Preallocate (or punch, by `mode`) `size` bytes at `offset`. Raises OSError, EOPNOTSUPP included."""
     while _fallocate(fd, mode, offset, size) != 0:
         error = ctypes.get_errno()
-        if error != 4:  # EINTR
+        if error != errno.EINTR:
             raise OSError(error, os.strerror(error))
 
 
@@ -44,7 +45,7 @@ def data_end(fd: int) -> int:
         try:
             offset = os.lseek(fd, offset, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == 6:  # ENXIO: no data from here on
+            if error.errno == errno.ENXIO:  # no data from here on
                 break
             raise
         offset = end = os.lseek(fd, offset, os.SEEK_HOLE)
@@ -78,11 +79,10 @@ _MAGICS = {
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """What statfs says: a name, its kind ("local", "network" or "memory"), and the raw magic number."""
+    """What statfs says: a name, and its kind ("local", "network" or "memory")."""
 
     name: str
     kind: str
-    magic: int
 
 
 def file_system(path: Path) -> FileSystem:
@@ -94,4 +94,4 @@ def file_system(path: Path) -> FileSystem:
         raise OSError(error, os.strerror(error), str(path))
     magic = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_long))[0] & 0xFFFFFFFF
     name, kind = _MAGICS.get(magic, (f"type {magic:#x}", "local"))
-    return FileSystem(name, kind, magic)
+    return FileSystem(name, kind)
