@@ -25,7 +25,9 @@ class UnbuiltS3:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            raise StartupError(f"the S3 port {host}:{port} cannot be used ({error.strerror})") from error
+            raise StartupError(
+                f"the S3 port {host}:{port} cannot be used ({error.strerror}); is another peer running? choose --s3-port"
+            ) from error
 
     async def stop(self) -> None:
         if self._runner is not None:
