@@ -28,10 +28,6 @@ from .messages import (
     ACCEPT,
     BALLOT,
     BOOTS,
-    COPY_DIGESTS,
-    COPY_FETCH,
-    COPY_LEAVES,
-    COPY_LIST,
     EPOCH_ACCEPT,
     EPOCH_DECIDED,
     EPOCH_GET,
@@ -45,9 +41,8 @@ from .messages import (
     SCAN,
     STALE,
 )
-from .register import Keep, Registers
+from .register import Registers
 from .scan import Scans, answer_scan
-from .sync import Copies
 
 LATE_FOR_S = 3.0
 WAITING_MOST = 10_000
@@ -78,7 +73,6 @@ class Replica:
         self.epochs = Epochs(env, rows, me, boot, self.send, self._holds_rows, self._epoch_installed)
         self.registers = Registers(env, me, boot, self, self.send, self.prefer, self.was_late, unsafe)
         self.scans = Scans(env, self, self.registers, self.send, self.prefer, self.was_late, unsafe)
-        self.copies = Copies(env, rows, self.acceptor, self, self.send, self.settle)
         self.on_epoch: Callable[[Epoch], None] = lambda _: None
         self._row_handlers: dict[int, Handler] = {
             PREPARE: self.acceptor.prepare,
@@ -96,12 +90,7 @@ class Replica:
             EPOCH_GET: self._on_get,
             BOOTS: self.identity.on_boots,
         }
-        self._chunk_handlers: dict[int, Handler] = {
-            COPY_DIGESTS: self.copies.on_digests,
-            COPY_LEAVES: self.copies.on_leaves,
-            COPY_LIST: self.copies.on_list,
-            COPY_FETCH: self.copies.on_fetch,
-        }
+        self._chunk_handlers: dict[int, Handler] = {}
         if self.epochs.current is not None:
             self._epoch_installed(self.epochs.current)
 
@@ -171,10 +160,6 @@ class Replica:
             return True
         del self._late[member]
         return False
-
-    async def settle(self, row_key: bytes) -> None:
-        """Run the identity change on a register: afterwards a majority holds what is chosen. Raises Unavailable, Refused."""
-        await self.registers.change(row_key, lambda _: Keep, gate=self.acceptor.gates.generation_for(row_key))
 
     # --- messages
 
