@@ -44,6 +44,8 @@ ALONE_LAST_S: Final = 15.0
 RESEED_S: Final = 300.0
 # One name may stand for many peers (a headless service); addresses tried at one time.
 ADDRESSES_MOST: Final = 16
+# The log may remember so many members more than are known before they are forgotten.
+SAID_SPARE: Final = 64
 # How long a leaving peer waits until its farewell has been passed on as often as news are.
 LEAVE_S: Final = 2.0
 
@@ -71,13 +73,19 @@ class MemberView:
     last_heard_s: float
     boot: int
 
+    @property
+    def label(self) -> str:
+        """What to call it in a log: its name, or the first digits of its id."""
+        return self.name if self.name and self.name != self.id else self.id[:8]
+
 
 class Membership:
     """Who is alive, as this peer sees it. All methods belong to the loop's thread.
 
     `exchange(address, request, timeout_s)` makes one request over an encrypted connection of kind "gossip"
     and returns the reply or raises AtollError, OSError or TimeoutError. `on_change` hears of every other
-    member whose state or record changed, the new ones included. `me.boot` must exceed that of every
+    member whose state or record changed, the new ones included; `on_superseded` once, when `superseded` turns
+    true. `me.boot` must exceed that of every
     earlier run under this id.
     """
 
@@ -93,6 +101,7 @@ class Membership:
         on_change: Callable[[MemberView], None],
         rng: Rng,
         config: Config | None = None,
+        on_superseded: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config or Config()
         self._cluster_id = cluster_id
@@ -100,6 +109,7 @@ class Membership:
         self._listen = host, port
         self._exchange = exchange
         self._on_change = on_change
+        self._on_superseded = on_superseded
         self._swim = self._new_swim(me)
         self._datagrams = Datagrams(Keyring(keyring, cluster_id, os.urandom), self._received)
         self._seeds: tuple[Address, ...] = ()
@@ -110,6 +120,7 @@ class Membership:
         self._told = asyncio.Event()
         self._running = False
         self._warned = False
+        self._said: dict[str, str] = {}  # the state of each that the log has last
 
     def _new_swim(self, me: Record) -> Swim:
         return Swim(me, self._cluster_id, self._config, self._rng, time.monotonic())
@@ -192,7 +203,7 @@ class Membership:
 
     @property
     def superseded(self) -> bool:
-        """Another process runs under this id with a later boot: this one is the old one, or a copy's."""
+        """Another process has run under this id with a later boot: this one is the old one, or that was a copy's."""
         return self._swim.superseded
 
     def _view(self, member: Member) -> MemberView:
@@ -259,10 +270,15 @@ class Membership:
             self._told.set()
         if swim.superseded and not self._warned:
             self._warned = True
-            log.error("another process runs under this peer's id %s and was started later", swim.me.id)
+            self._on_superseded()
         for member in changes:
-            log.info("peer %s (%s) is %s", member.record.name, member.id, member.state_name)
-            self._on_change(self._view(member))
+            view = self._view(member)
+            if self._said.get(view.id) != view.state:  # a change may be of the record alone
+                self._said[view.id] = view.state
+                log.info("peer %s (%s:%d) is %s", view.label, view.host, view.peer_port, view.state)
+            self._on_change(view)
+        if len(self._said) > len(swim.members.known) + SAID_SPARE:
+            self._said = {id_: state for id_, state in self._said.items() if id_ in swim.members.known}
 
     def _arm(self) -> None:
         """Have `_on_timer` called when the state machine's next deadline comes, or a little earlier."""

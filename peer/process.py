@@ -7,7 +7,6 @@ is locked before anything is read, and nothing votes before its identity is conf
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -33,7 +32,7 @@ from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
 from peer.replication.chunks import Chunks
 from peer.replication.epochs import tag_of
-from peer.replication.holder import LOST, decode_chunk_row
+from peer.replication.holder import named_extents
 from peer.replication.identity import Amnesia
 from peer.replication.messages import ADD_REF, FAILED, JOIN, STORE_CHUNK
 from peer.replication.node import Replica
@@ -194,8 +193,8 @@ class Peer:
         self.env.spawn(self._confirm(), "identity")
         self.env.spawn(self._housekeep(), "housekeeping")
         log.info(
-            "peer %s (%s) of cluster %s answers on %s:%d",
-            self.config.name or self.me, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
+            "peer %s (id %s) of cluster %s answers on %s:%d",
+            self._name, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
         )  # fmt: skip
 
     async def _open_segments(self) -> None:
@@ -207,7 +206,7 @@ class Peer:
                 log.error("the bytes of chunk %s are gone: %s", name.hex(), why)
             lost.append((name, extent))
 
-        report = await asyncio.to_thread(self.files.open, self._named_extents(), missing)
+        report = await asyncio.to_thread(self.files.open, named_extents(self.rows), missing)
         self._closers.append(self.files.close)
         log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
         for at in range(0, len(lost), 1000):
@@ -215,20 +214,6 @@ class Peer:
             self.chunks.holder.lost(lost[at : at + 1000], future.set_result)
             if error := await future:
                 raise error
-
-    def _named_extents(self) -> Any:
-        start = b""
-        while True:
-            rows = self.rows.scan("chunks", start, b"\xff" * 35, 2000)
-            for key, row in rows:
-                assert isinstance(key, bytes), "chunk rows have byte keys"
-                start = key + b"\0"
-                with contextlib.suppress(AtollError):
-                    state, extent = decode_chunk_row(key, row)
-                    if state != LOST:
-                        yield key[2:], extent
-            if len(rows) < 2000:
-                return
 
     async def _enter_ring(self) -> None:
         """Found, join, or go on with the epoch the directory holds."""
@@ -265,16 +250,14 @@ class Peer:
         config = self.config
         s3, api, port = config.ports
         epoch = self.replica.epoch
-        known = epoch.member(self.me)
-        name = config.name or (known.name if known is not None else self.me)
         record = Record(
-            id=self.me, name=name, host=config.advertised_host, peer_port=port, s3_port=s3, api_port=api,
+            id=self.me, name=self._name, host=config.advertised_host, peer_port=port, s3_port=s3, api_port=api,
             boot=self.replica.identity.boot, incarnation=0, version=__version__, format_level=FORMAT_LEVEL,
             epoch=epoch.order,
         )  # fmt: skip
         self.membership = Membership(
             record, host=config.host, port=port, keyring=[self._key], cluster_id=epoch.cluster_id,
-            exchange=self.exchange, on_change=self._on_change, rng=self.env.rng,
+            exchange=self.exchange, on_change=self._on_change, rng=self.env.rng, on_superseded=self._superseded,
         )  # fmt: skip
         await self.membership.start()
         remembered = [(m.host, m.peer_port) for m in epoch.members if m.id != self.me]
@@ -286,6 +269,20 @@ class Peer:
             log.info("identity confirmed: start %d", self.replica.identity.boot)
         except Amnesia as error:
             self._die(error)
+
+    def _superseded(self) -> None:
+        """Gossip knows of a later start of this member. It may be that of an old copy, which the others refused: so ask
+        them. If they accepted it, that is amnesia, and `_die` ends this process, the older one."""
+        log.warning(
+            "somebody started as this peer (member id %s) later than this process; asking the others", self.me
+        )
+        self.env.spawn(self.replica.identity.tell([m.id for m in self.replica.epoch.members]), "superseded")
+
+    @property
+    def _name(self) -> str:
+        """What others call this peer: the name it was given, else the one it entered the ring with."""
+        known = self.replica.epoch.member(self.me)
+        return self.config.name or (known.name if known is not None else self.me[:8])
 
     def _spawn(self, work: Any) -> None:
         self.env.spawn(work, "admission")
@@ -311,6 +308,12 @@ class Peer:
             log.warning("cannot take the ballast of %s: %s", directory.path, error)
 
     def _die(self, error: AtollError) -> None:
+        if isinstance(error, Amnesia) and self.membership is not None and self.membership.superseded:
+            error = Amnesia(
+                f"another process runs as this peer (member id {self.me}) and was started later, so this one stops: one of"
+                f" them has a copy of {self._directory.path}. Find out which, keep the one that runs, and never start"
+                f" copies ({error})"
+            )
         log.error("%s", error)
         self.fatal = error
         self._stop.set()
@@ -320,7 +323,7 @@ class Peer:
         await self.s3.stop()
         await self.api.stop()
         if self.membership is not None:
-            await self.membership.stop(leave=True)
+            await self.membership.stop(leave=not self.membership.superseded)
         await self.listener.close()
         await self.env.close()
         for part in (self.peers, self.exchange, self.bulk, self.bulk_server):
@@ -377,7 +380,6 @@ class Peer:
         return await self.membership.handle_exchange(payload)
 
     def _on_change(self, view: MemberView) -> None:
-        log.info("peer %s (%s) is %s", view.name, view.id, view.state)
         if view.state == "alive":
             self.peers.heard_of(view.id)
         tag = view.epoch[0] << 40 | view.epoch[1]

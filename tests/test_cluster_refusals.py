@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 
 from tests.cluster_tools import files_below, wait_until
 from tests.cluster_world import ClusterWorld, free_base
-from tools.devlayout import peer_environment
+from tools.devlayout import last_words, peer_environment
 
 REFUSED_S = 90.0
 
@@ -126,6 +127,51 @@ def test_joining_a_cluster_that_holds_data(world: ClusterWorld, tmp_path: Path) 
         assert "already holds data" in refusal and "Nothing changed" in refusal
         assert_works(world, f"after-join-{peer}")
     assert world.call("GET", "/v1/cluster/ring", peer=2).json == ring
+
+
+def test_a_copy_beside_the_original(world: ClusterWorld, tmp_path: Path) -> None:
+    """Goal: a copy of a running peer's directory is started: of the two processes that then act as one member the older
+    ends with the reason, as soon as it hears of the later one, by gossip or in an answer to its report of starts, and the
+    others go on."""
+    place = world.place(2)
+    world.signal(2, signal.SIGSTOP)  # so that the copy is of one moment
+    shutil.copytree(place.directory, tmp_path / "copy")
+    log = (tmp_path / "copy.log").open("wb")
+    command = [
+        sys.executable,
+        "-m",
+        "tools.cli",
+        "peer",
+        "--data",
+        str(tmp_path / "copy"),
+        "--port",
+        str(free_base(1)),
+    ]
+    copy = subprocess.Popen(command, env=peer_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_until(
+            lambda: b"answers on" in (tmp_path / "copy.log").read_bytes(), "the copy serves", REFUSED_S
+        )
+        world.signal(2, signal.SIGCONT)
+        wait_until(lambda: not world.running(2), "the original ends", REFUSED_S)
+        assert copy.poll() is None
+    finally:
+        copy.kill()
+        copy.wait()
+        log.close()
+    (said,) = last_words(place, 1)
+    assert "is an old copy" in said, said
+    assert "another process runs as this peer" in said or "asking the others" not in place.log.read_text(), (
+        said
+    )
+    assert world.stop(2) == 1
+    assert_works(world, "beside-a-copy")
+    shutil.copyfile(place.directory / "peer.json", tmp_path / "copy" / "peer.json")  # its ports
+    shutil.rmtree(place.directory)  # what the copy has seen, the original has not: only the copy may go on
+    shutil.copytree(tmp_path / "copy", place.directory)
+    world.start(2)
+    world.wait_ready(2)
+    world.wait_all_alive()
 
 
 def test_a_directory_of_another_cluster(world: ClusterWorld, other: ClusterWorld) -> None:

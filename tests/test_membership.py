@@ -498,3 +498,41 @@ def test_layers() -> None:
         imports = [line for line in lines if line.startswith(("import ", "from "))]
         for line in imports:
             assert not any(word in line for word in banned), f"{path.name}: {line}"
+
+
+def test_the_older_of_two_processes_hears_of_it_once() -> None:
+    """Goal: a later start under the same id is somebody else: the older process is told; the later not."""
+
+    async def story(town: Town) -> None:
+        ended: list[str] = []
+        third = await town.add(3)
+        older = await town.add(1, boot=1, on_superseded=lambda: ended.append("older"))
+        await older.join([address_of(third)])
+        later = await town.add(1, boot=2, on_superseded=lambda: ended.append("later"))
+        await later.join([address_of(third)])
+        await until(lambda: older.superseded)
+        await asyncio.sleep(5 * FAST.probe_interval_s)
+        assert ended == ["older"] and not later.superseded
+
+    run(story)
+
+
+def test_a_change_is_logged_once_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    """Goal: one line for one change, with the name, or of who has none the beginning of its id."""
+
+    async def story(town: Town) -> None:
+        first, second = await town.add(1), await town.add(2)
+        await first.join([address_of(second)])
+        await until(lambda: first.is_alive(second_id))
+        await town.crash(second)
+        await until(lambda: not first.is_alive(second_id))
+
+    second_id = f"{2:016x}"
+    with caplog.at_level("INFO"):
+        run(story)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.rsplit(" ", 1)[1] for line in lines if line.startswith("peer peer-2 (127.0.0.1:")] == [
+        "alive",
+        "suspect",
+        "dead",
+    ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from blake3 import blake3
@@ -28,6 +28,7 @@ TAKE_S = 5.0
 SMALL_BYTES = 256 * 1024
 """Chunks up to this size travel in a call: a thread at each end would cost more than the bytes."""
 LIVE, QUARANTINED, LOST = 1, 2, 3
+ROWS_A_PAGE = 2000
 _ROW_VERSION = 1
 
 
@@ -75,6 +76,21 @@ def decode_chunk_row(key: bytes, row: bytes) -> tuple[int, Extent]:
     ):
         raise Corrupt(f"the row of chunk {key[2:].hex()} does not match its checksum")
     return row[5], Extent.decode(row[6:])
+
+
+def named_extents(rows: RowStore) -> Iterator[tuple[bytes, Extent]]:
+    """(chunk name, extent) of every row whose bytes should be there, damaged rows left out; read in pages."""
+    start = b""
+    while True:
+        page = rows.scan("chunks", start, b"\xff" * 35, ROWS_A_PAGE)
+        for key, row in page:
+            start = key + b"\0"
+            with contextlib.suppress(Corrupt):
+                state, extent = decode_chunk_row(key, row)
+                if state != LOST:
+                    yield key[2:], extent
+        if len(page) < ROWS_A_PAGE:
+            return
 
 
 class Holder:
