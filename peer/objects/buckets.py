@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import msgpack
 
 from peer.errors import Conflict, Invalid, NotFound, Unavailable
 from peer.replication.gates import CLOSED, OPEN, gate_payload
-from peer.replication.keys import GATE, shard_prefix
+from peer.replication.keys import GATE, Space, shard_prefix
 from peer.replication.node import Replica
 from peer.replication.register import Current, GateRefused, Judge, Keep, Put
 
@@ -158,7 +157,7 @@ class Buckets:
             return False  # a creator or finisher died between gates: closing them all will tell
         return bool(page.entries)
 
-    async def _is_empty(self, space: Any, generation: int) -> bool:
+    async def _is_empty(self, space: Space, generation: int) -> bool:
         start = b""
         while True:
             page = await self._replica.scans.page(space, start, b"", 100, generation, closed=True)

@@ -45,7 +45,7 @@ async def list_objects(
     async def page(known: Bucket) -> Listing:
         return await _Pager(replica, known, prefix, delimiter, limit).run(after)
 
-    return await objects._in_bucket(bucket, page)
+    return await objects.in_bucket(bucket, page)
 
 
 class _Pager:
@@ -56,6 +56,7 @@ class _Pager:
         self._delimiter = delimiter
         self._limit = limit
         self._out = Listing()
+        self._last = b""  # key or prefix emitted last
 
     async def run(self, after: bytes) -> Listing:
         space = self._bucket.objects(self._replica.epoch.partition_power)
@@ -106,5 +107,3 @@ class _Pager:
                 self._last = common
                 seek = prefix_end(common) or key + b"\0"
         return seek
-
-    _last = b""

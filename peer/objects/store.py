@@ -88,7 +88,7 @@ class Objects:
             row = known.objects(self._power).row_key(key)
             return await self._registers.read(row, gate=known.generation, want_side=inline)
 
-        current = await self._in_bucket(bucket, read)
+        current = await self.in_bucket(bucket, read)
         if current.payload is None:
             shown = key[:80].decode("utf-8", "replace")
             raise NotFound(f"bucket {bucket!r} has no object {shown!r}", code="NoSuchKey")
@@ -98,7 +98,7 @@ class Objects:
             side = side or b""
             if len(side) != head.size or (head.size and etag_of(side) != head.etag):
                 raise Corrupt(
-                    "the object's inline bytes do not match its ETag; another owner will be asked next time"
+                    "the object's inline bytes on this peer do not match its ETag; get it through another peer"
                 )
         return Found(head, side)
 
@@ -189,7 +189,7 @@ class Objects:
             stored.names,
         )
         wanted = Put(head.encode(), stored.inline)
-        await self._in_bucket(bucket, self._writer(key, _judge(wanted, conditions), known, conditions))
+        await self.in_bucket(bucket, self._writer(key, _judge(wanted, conditions), known, conditions))
         return head
 
     async def delete(self, bucket: str, key: bytes, conditions: Conditions | None = None) -> bool:
@@ -200,19 +200,14 @@ class Objects:
         """
         check_key(key)
         existed = False
+        conditional = _judge(Put(None), conditions)
 
         def judge(current: Current) -> Any:
             nonlocal existed
             existed = current.payload is not None
-            if conditions is not None:
-                refusal = conditions.refusal(
-                    None if current.payload is None else Head.decode(current.payload)
-                )
-                if refusal is not None:
-                    return refusal
-            return Put(None)
+            return conditional(current)
 
-        await self._in_bucket(bucket, self._writer(key, judge, None, conditions))
+        await self.in_bucket(bucket, self._writer(key, judge, None, conditions))
         return existed
 
     def _writer(
@@ -231,7 +226,7 @@ class Objects:
 
         return write
 
-    async def _in_bucket(self, name: str, act: Callable[[Bucket], Awaitable[T]]) -> T:
+    async def in_bucket(self, name: str, act: Callable[[Bucket], Awaitable[T]]) -> T:
         """Act under the bucket's configuration as known here; if owners know better, learn and try again."""
         tries = 0
         while True:

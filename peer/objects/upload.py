@@ -216,7 +216,7 @@ class _EtagOfNames:
 
 
 async def read_all(body: Body, size: int) -> bytes:
-    """A body small enough to hold; reads past `size` only to find the end."""
+    """A body small enough to hold: it is read up to `size` bytes, or to its end if that comes before."""
     pieces = []
     got = 0
     while got < size:
