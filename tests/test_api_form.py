@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from aiohttp import StreamReader
+from multidict import CIMultiDict
 
+from peer.api.context import Call, Limits
+from peer.api.objects_api import upload_form
+from peer.errors import AtollError, Full, Unavailable, UnknownOutcome
 from peer.etag import etag_of
 from tests.cluster_world import Answer, ClusterWorld
 
@@ -152,3 +161,42 @@ def test_not_a_form(cluster: ClusterWorld, bucket: str) -> None:
     assert cluster.call("POST", f"/v1/buckets/{bucket}/upload?key=k", good, TYPE).code == "InvalidArgument"
     assert cluster.call("GET", f"/v1/buckets/{bucket}/objects").json["objects"] == []
     assert upload(cluster, bucket, good).status == 200
+
+
+@pytest.mark.parametrize("kind", [Unavailable, UnknownOutcome, Full])
+def test_every_error_names_what_is_stored_already(kind: type[AtollError]) -> None:
+    """Goal: not only what is wrong with the form: also a disk that fills up halfway does not hide the first half."""
+
+    class Objects:
+        """Stores one object, then no more."""
+
+        def __init__(self, room: int) -> None:
+            self.room = room
+            self.buckets = self
+
+        async def find(self, name: str) -> None: ...
+
+        async def put(self, bucket: str, key: bytes, body: Any, **_: Any) -> Any:
+            while await body.read():
+                pass
+            self.room -= 1
+            if self.room < 0:
+                raise kind("it broke")
+            return SimpleNamespace(size=1, etag="e")
+
+    async def answer(room: int) -> AtollError:
+        content = StreamReader(Mock(_reading_paused=False), 2**16, loop=asyncio.get_running_loop())
+        part = 'Content-Disposition: form-data; name="file"; filename="{}"\r\n\r\nx\r\n'
+        content.feed_data(
+            "".join(f"--BOUND\r\n{part.format(name)}" for name in "ab").encode() + b"--BOUND--\r\n"
+        )
+        content.feed_eof()
+        request: Any = Mock(headers=CIMultiDict(TYPE), content=content, content_length=None)
+        context: Any = SimpleNamespace(objects=Objects(room), limits=Limits(), transfers={})
+        with pytest.raises(kind) as caught:
+            await upload_form(Call(request, context, "id", "POST", {}), "bucket")
+        return caught.value
+
+    first, second = asyncio.run(answer(0)), asyncio.run(answer(1))
+    assert str(first) == "it broke" and str(second) == "it broke; stored before it: 'a'"
+    assert (second.code, second.status, second.retry) == (kind.code, kind.status, kind.retry)

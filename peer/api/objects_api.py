@@ -9,7 +9,7 @@ from urllib.parse import quote
 from aiohttp import StreamReader, web
 from aiohttp.multipart import BodyPartReader, MultipartReader
 
-from peer.errors import Invalid
+from peer.errors import AtollError, Invalid
 from peer.objects.heads import Head
 from peer.objects.listing import MAX_LIMIT, list_objects
 
@@ -140,8 +140,11 @@ async def upload_form(call: Call, bucket: str) -> web.StreamResponse:
         raise Invalid(
             f"the form is malformed or was cut off: {error}{_told(stored)}", code="MalformedForm"
         ) from error
-    except Invalid as error:
-        raise type(error)(f"{error}{_told(stored)}", code=error.code, status=error.status) from error
+    except AtollError as error:
+        # Of an unknown outcome nobody can say that nothing was stored.
+        if stored or isinstance(error, Invalid):
+            error.args = (f"{error}{_told(stored)}",)
+        raise
     finally:
         body.done()
     if not stored:
