@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from peer.errors import Invalid, NotFound
 from peer.membership import MemberView
 from peer.objects.buckets import Buckets
-from peer.replication.keys import OBJECT, partition_in
+from peer.replication.keys import partition_in
 from peer.replication.messages import INFO, OK
 from peer.replication.node import Replica
 from peer.replication.quorum import Poll, Round
@@ -103,7 +103,7 @@ class ClusterView:
         return not reasons, reasons
 
     def verdict(self) -> dict[str, Any]:
-        """{"verdict", "reasons", "tolerates", "partitions", "without": node -> is it safe to take down}."""
+        """{"verdict", "reasons", "tolerates", "partitions"}."""
         counts = self._count()
         tolerates = counts.pop("tolerates")
         reasons = []
@@ -140,18 +140,16 @@ class ClusterView:
                 {"code": "not_ready", "message": f"this peer is not ready: {reason}"} for reason in why
             ]
         word = "unavailable" if counts["unavailable"] else "degraded" if reasons else "healthy"
-
-        def without(name: str) -> bool:
-            gone = self._find(name).id
-            return self._count(frozenset({gone}))["unavailable"] == 0
-
         return {
             "verdict": word,
             "reasons": reasons,
             "tolerates": tolerates,
             "partitions": counts,
-            "without": without,
         }
+
+    def safe_without(self, name: str) -> bool:
+        """Whether every partition keeps its majority when this node is taken down, too. Raises NotFound."""
+        return self._count(frozenset({self._find(name).id}))["unavailable"] == 0
 
     # --- views
 
@@ -159,7 +157,6 @@ class ClusterView:
         await self._refresh()
         epoch = self._replica.epoch
         verdict = self.verdict()
-        del verdict["without"]
         me = self._find(self._replica.me)
         return {
             "cluster_id": epoch.cluster_id,
@@ -218,7 +215,6 @@ class ClusterView:
         known = await self._buckets.find(bucket)
         epoch = self._replica.epoch
         space = known.objects(epoch.partition_power)
-        assert space.table == OBJECT
         row = space.row_key(key) if key is not None else space.prefix(0)
         owners = []
         for owner in self._replica.owners_of_row(row):

@@ -9,7 +9,6 @@ from aiohttp import web
 from peer.objects.names import check_key
 
 from .context import Call
-from .http import decode_segment
 
 
 async def health(call: Call) -> web.StreamResponse:
@@ -25,7 +24,7 @@ async def health_cluster(call: Call) -> web.StreamResponse:
     call.only("maintenance")
     verdict = call.context.cluster.verdict()
     if "maintenance" in call.query:
-        safe = verdict["without"](call.query["maintenance"])
+        safe = call.context.cluster.safe_without(call.query["maintenance"])
         return web.json_response({"verdict": verdict["verdict"], "safe": safe}, status=200 if safe else 412)
     status = 503 if verdict["verdict"] == "unavailable" else 200
     return web.json_response({"verdict": verdict["verdict"]}, status=status)
@@ -69,7 +68,3 @@ async def openapi(call: Call) -> web.StreamResponse:
     if not _OPENAPI:
         _OPENAPI.append(resources.files("peer.api").joinpath("openapi.json").read_bytes())
     return web.Response(body=_OPENAPI[0], headers={"Content-Type": "application/json"})
-
-
-def text_of(raw: str) -> str:
-    return decode_segment(raw).decode("utf-8", "replace")

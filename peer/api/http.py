@@ -52,6 +52,11 @@ def decode_segment(raw: str) -> bytes:
     return unquote_to_bytes(encoded)
 
 
+def decode_name(raw: str) -> str:
+    """The same for the name of a bucket or a peer; what is no UTF-8 becomes a name that nothing has."""
+    return decode_segment(raw).decode("utf-8", "replace")
+
+
 def parse_query(raw: str) -> dict[str, str]:
     """The query's parameters. Raises Invalid for one given twice, badly encoded or not UTF-8."""
     found: dict[str, str] = {}

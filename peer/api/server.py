@@ -16,7 +16,7 @@ from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
 
 from . import buckets_api, cluster_api, objects_api
 from .context import Call, Context
-from .http import RangeNotSatisfiable, decode_segment, error_body, parse_query
+from .http import RangeNotSatisfiable, decode_name, decode_segment, error_body, parse_query
 from .protocol import HttpServer
 
 log = logging.getLogger(__name__)
@@ -45,15 +45,13 @@ OPEN_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
 }
 FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/openapi.json": cluster_api.openapi,
-    "/v1/buckets": buckets_api.list_buckets,
+    BUCKETS: buckets_api.list_buckets,
     "/v1/cluster": cluster_api.overview,
     "/v1/cluster/nodes": cluster_api.nodes,
     "/v1/cluster/ring": cluster_api.ring,
     "/v1/cluster/ring/lookup": cluster_api.lookup,
     "/v1/cluster/epochs": cluster_api.epochs,
 }
-
-
 LIST_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
     "GET": objects_api.list_bucket,
 }
@@ -171,7 +169,7 @@ class ApiServer:
         if request.headers.get("Expect", "100-continue").lower() != "100-continue":
             raise Invalid("Expect: only 100-continue is known here", code="ExpectationFailed", status=417)
         call = Call(request, context, request_id, method, parse_query(query))
-        if raw.startswith(BUCKETS) and len(raw) > len(BUCKETS) and raw[len(BUCKETS)] == "/":
+        if raw.startswith(BUCKETS + "/"):
             return await self._bucket_route(call, raw[len(BUCKETS) + 1 :])
         if raw in FIXED_PATHS:
             self._allow(method, VIEW_METHODS)
@@ -179,12 +177,12 @@ class ApiServer:
             return await FIXED_PATHS[raw](call)
         if raw.startswith(NODE):
             self._allow(method, VIEW_METHODS)
-            return await cluster_api.node(call, cluster_api.text_of(raw[len(NODE) :]))
+            return await cluster_api.node(call, decode_name(raw[len(NODE) :]))
         raise NotFound(f"there is nothing at {raw[:200]!r}; see /openapi.json", code="NoSuchPath")
 
     async def _bucket_route(self, call: Call, rest: str) -> web.StreamResponse:
         raw_name, slash, tail = rest.partition("/")
-        name = decode_segment(raw_name).decode("utf-8", "replace")
+        name = decode_name(raw_name)
         method, count = call.method, call.context.count
         if not slash or not tail:
             self._allow(method, BUCKET_METHODS)
