@@ -10,8 +10,8 @@ from typing import Any
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Full
-from peer.rpc.bulk import BulkClient, BulkServer
-from peer.rpc.bulkserver import Answer
+from peer.rpc.bulk import BulkClient
+from peer.rpc.bulkserver import Answer, BulkServer
 from peer.rpc.exchange import Exchange
 from peer.rpc.hello import Hello
 from peer.rpc.listener import Listener, Service

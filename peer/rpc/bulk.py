@@ -25,13 +25,10 @@ from typing import Any, Final
 from peer.buffers import DEFAULT_CHUNK_BYTES, Buffer, BufferPool
 from peer.errors import AtollError, ProtocolError, Unavailable
 from peer.rpc import frames
-from peer.rpc.bulkserver import BulkServer
 from peer.rpc.bulksocket import BulkSocket, limit_io
 from peer.rpc.hello import Hello, dial
 from peer.rpc.sockets import hung_up, run_steps_blocking, shown, tune, unreachable
 from peer.rpc.stats import Stats
-
-__all__ = ["BulkClient", "BulkServer"]
 
 Result = tuple[list[Any], int]
 Done = Callable[["Result | AtollError"], None]

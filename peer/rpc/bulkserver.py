@@ -43,19 +43,12 @@ class BulkServer:
     that the handler raises reaches the caller as such.
     """
 
-    def __init__(
-        self,
-        handler: Handler,
-        buffers: BufferPool,
-        *,
-        stats: Stats | None = None,
-        seals: BufferPool | None = None,
-    ) -> None:
+    def __init__(self, handler: Handler, buffers: BufferPool, *, stats: Stats | None = None) -> None:
         self.stats = stats or Stats()
-        self.seals = seals or BufferPool(SEALS, name="seal", chunk_bytes=buffers.chunk_bytes)
+        self.seals = BufferPool(SEALS, name="seal", chunk_bytes=buffers.chunk_bytes)
         self._handler = handler
         self._buffers = buffers
-        self._lock = threading.Lock()  # over the bulk_served counters and the set
+        self._lock = threading.Lock()  # over what the threads count, and over `_open`
         self._open: dict[BulkSocket, threading.Thread] = {}
         self._closing = False
         self._trimmer: asyncio.TimerHandle | None = None

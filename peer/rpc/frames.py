@@ -98,11 +98,10 @@ def seal(cipher: Cipher, plain: Bytes) -> bytes:
 class Reader:
     """Cuts a byte stream into opened frames. After ProtocolError it must not be fed again."""
 
-    __slots__ = ("_cipher", "_limit", "_rest")
+    __slots__ = ("_cipher", "_rest")
 
-    def __init__(self, cipher: Cipher, limit: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, cipher: Cipher) -> None:
         self._cipher = cipher
-        self._limit = limit
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -131,8 +130,8 @@ class Reader:
 
     def _length(self, source: Bytes, at: int) -> int:
         n: int = LENGTH.unpack_from(source, at)[0]
-        if n < TAG_BYTES or n > self._limit:
-            raise ProtocolError(f"a frame claims {n} bytes; the limit is {self._limit}")
+        if not TAG_BYTES <= n <= MAX_FRAME_BYTES:
+            raise ProtocolError(f"a frame claims {n} bytes; the limit is {MAX_FRAME_BYTES}")
         return n
 
 

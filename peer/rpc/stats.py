@@ -21,7 +21,6 @@ class Stats:
     malformed: int = 0  # connections ended because the other side broke the protocol
     links: int = 0  # call links open now
     calls: int = 0
-    calls_in_flight: int = 0
     calls_timed_out: int = 0
     calls_overloaded: int = 0  # failed at once: too many in flight or the write buffer full
     calls_lost: int = 0  # failed because their connection was lost
