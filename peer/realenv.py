@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from peer.buffers import Buffer
 from peer.errors import AtollError
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.records import Extent
+
+log = logging.getLogger(__name__)
 
 SMALL_BYTES = 256 * 1024
 """Up to this size a hash (0.17 ms a MiB) or a read from the page cache costs less than handing it to a thread, and
@@ -102,8 +105,11 @@ class DiskThreads:
             self._loop.call_soon_threadsafe(self._small_done, group, results)
 
     def _small_done(self, group: list[_Append], results: list[Extent | AtollError]) -> None:
-        for item, result in zip(group, results, strict=True):
-            item[3](result)
+        for (_, _, _, done), result in zip(group, results, strict=True):
+            try:
+                done(result)
+            except Exception:
+                log.exception("a disk operation's completion failed")  # one must not stop the others
         if not group:
             self._small_running = bool(self._small)
             if self._small:
