@@ -14,6 +14,7 @@ A5  An accept that a full disk failed is never taken later, should the network r
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from peer.errors import AtollError, Corrupt
@@ -27,9 +28,22 @@ from .promises import Entry, Promises
 from .value import Accepted, decode_row, encode_row
 
 SIDE_READ_TRIES = 8
+DAMAGED = b"damaged"
+"""Stands for the ballot of a row that cannot be read: like no other, so that nobody takes it for absent."""
 FULL_FOR_S = 2.0
 """So long after a commit that did not fit an owner tells coordinators that its disk is full: long enough that a client
 who tries again hears a definite "full", short enough that space given back is soon used."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A row whose commit is queued: what it will hold, and what it held before the earliest queued commit."""
+
+    ballot: bytes
+    accepted: Accepted
+    side: bytes | None
+    base: bytes | None
+    waiting: list[Callable[[], None]]
 
 
 class Acceptor:
@@ -43,7 +57,11 @@ class Acceptor:
         self._full_until_s = 0.0
         self.promises = Promises(rows, unsafe)
         self.gates = Gates(rows, self._pending_value)
-        self._pending: dict[bytes, tuple[bytes, list[Callable[[], None]], Accepted, bytes | None]] = {}
+        self._pending: dict[bytes, _Pending] = {}
+        self.on_commit: Callable[[bytes, bytes | None, bytes], None] = lambda key, old, new: None
+        """Told of each commit: row key, accepted ballot before (None: no row), accepted ballot now."""
+        self.on_damage: Callable[[bytes], None] = lambda key: None
+        """Told when a damaged row is about to be replaced."""
         last = rows.last("side")
         self._next_side = (last or 0) + 1
         self._read_uncommitted = "read_uncommitted" in unsafe
@@ -98,6 +116,21 @@ class Acceptor:
         if ballot < entry.promised or ballot <= entry.ballot:
             self.conflicts += 1
             return reply((CONFLICT, max(entry.promised, entry.ballot)))
+        return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
+
+    def merge(self, key: bytes, ballot: bytes, value: bytes, side: bytes | None, reply: Reply) -> None:
+        """Apply what another owner has accepted, as a delayed accept (§6, copying): OK once it is durable, or CONFLICT.
+
+        No gate is asked: a gate decides what is accepted first, not where it is copied to.
+        """
+        entry = self._entry(key)
+        if ballot < entry.promised or ballot <= entry.ballot:
+            return reply((CONFLICT, max(entry.promised, entry.ballot)))
+        return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
+
+    def _store(self, key: bytes, entry: Entry, new: Accepted, side: bytes | None, reply: Reply) -> None:
+        """Queue the commit of an accept that was judged good."""
+        ballot, value = new.ballot, new.value
         side_id = 0
         writes: list[Write] = []
         if side is not None:
@@ -107,18 +140,19 @@ class Acceptor:
         if entry.side_id:
             writes.append(("side", entry.side_id, None))
         writes.append(("rows", key, encode_row(key, ballot, side_id, value)))
+        old = entry.ballot if entry.ballot != NONE else None
         entry.promised = entry.ballot = ballot
         entry.side_id = side_id
         self.promises.remember(key, entry)
-        waiting = self._pending[key][1] if key in self._pending else []
-        self._pending[key] = (ballot, waiting, Accepted(ballot, value, side_id), side)
+        earlier = self._pending.get(key)
+        base, waiting = (earlier.base, earlier.waiting) if earlier is not None else (old, [])
+        self._pending[key] = _Pending(ballot, Accepted(ballot, value, side_id), side, base, waiting)
         if key[0] == GATE:
             self.gates.queued(key, value)
         bound = self.promises.cover(ballot)
         if bound is not None:
             writes.append(bound)
-        self._rows.commit(writes, lambda error: self._committed(key, ballot, bound, error, reply))
-        return None
+        self._rows.commit(writes, lambda error: self._committed(key, old, ballot, bound, error, reply))
 
     def read(self, message: Any, reply: Reply) -> None:
         """The accepted state, with the side value if wanted."""
@@ -154,8 +188,8 @@ class Acceptor:
     def _accepted(self, key: bytes, want_side: bool) -> tuple[Accepted, bytes | None]:
         """The durable accepted state. The side row is read apart: a commit may fall between, so look again."""
         if self._read_uncommitted and key in self._pending:
-            _, _, accepted, side = self._pending[key]
-            return accepted, side
+            pending = self._pending[key]
+            return pending.accepted, pending.side
         for _ in range(SIDE_READ_TRIES):
             accepted = decode_row(key, self._rows.get("rows", key))
             if not want_side or not accepted.side_id:
@@ -170,29 +204,33 @@ class Acceptor:
         if entry is None:
             pending = self._pending.get(key)  # its entry may have left memory meanwhile
             try:
-                accepted = pending[2] if pending else decode_row(key, self._rows.get("rows", key))
+                accepted = pending.accepted if pending else decode_row(key, self._rows.get("rows", key))
             except Corrupt:  # A4: this accept was formed without us; it replaces the bad row
                 self.damaged += 1
+                self.on_damage(key)
                 return Entry(self.promises.floor, NONE, 0)
             entry = Entry(max(self.promises.floor, accepted.ballot), accepted.ballot, accepted.side_id)
             self.promises.remember(key, entry)
         return entry
 
     def _committed(
-        self, key: bytes, ballot: bytes, bound: Write | None, error: AtollError | None, reply: Reply
-    ) -> None:
+        self, key: bytes, old: bytes | None, ballot: bytes, bound: Write | None, error: AtollError | None, reply: Reply
+    ) -> None:  # fmt: skip
         if bound is not None:
             self.promises.settled(bound, error)
         pending = self._pending.get(key)
         waiting: list[Callable[[], None]] = []
-        if pending is not None and pending[0] == ballot:
+        if pending is not None and pending.ballot == ballot:
             del self._pending[key]
-            waiting = pending[1]
+            waiting = pending.waiting
+        elif pending is not None and error is None:
+            pending.base = ballot
         if error is not None:
             self._full_until_s = self._now() + FULL_FOR_S
             self._undo(key, ballot)
             reply((IS_FULL, self.promises.covers(ballot)))
         else:
+            self.on_commit(key, old, ballot)
             reply((OK,))
         for resume in waiting:
             resume()
@@ -206,7 +244,7 @@ class Acceptor:
         else:
             pending = self._pending.get(key)  # a later accept, whose entry has left memory
             try:
-                accepted = pending[2] if pending else decode_row(key, self._rows.get("rows", key))
+                accepted = pending.accepted if pending else decode_row(key, self._rows.get("rows", key))
                 self.promises.remember(key, Entry(promised, accepted.ballot, accepted.side_id))
             except Corrupt:  # A4: an entry would answer for the row
                 self.promises.forget(key, promised)
@@ -215,7 +253,40 @@ class Acceptor:
 
     def _pending_value(self, key: bytes) -> bytes | None:
         pending = self._pending.get(key)
-        return None if pending is None else pending[2].value
+        return None if pending is None else pending.accepted.value
+
+    def stored(self, key: bytes) -> tuple[Accepted, bytes | None]:
+        """The committed accepted state, with its side value. Raises Corrupt."""
+        return self._accepted(key, True)
+
+    def promised(self, key: bytes) -> bytes:
+        """The highest ballot this peer may have promised for a row."""
+        entry = self.promises.get(key)
+        return entry.promised if entry is not None else max(self.promises.floor, self.ballot_of(key))
+
+    def ballot_of(self, key: bytes) -> bytes:
+        """The accepted ballot, of a commit that is queued too; NONE for a row that is not there or damaged."""
+        entry = self.promises.get(key)
+        if entry is not None:
+            return entry.ballot
+        pending = self._pending.get(key)
+        if pending is not None:
+            return pending.ballot
+        try:
+            return decode_row(key, self._rows.get("rows", key)).ballot
+        except Corrupt:
+            return NONE
+
+    def committed_ballot(self, key: bytes, row: bytes) -> bytes | None:
+        """The accepted ballot of a stored row as before any commit that is still queued (or has not been told of yet);
+        None: no row then, or one that does not match its checksum."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            return pending.base
+        try:
+            return decode_row(key, row).ballot
+        except Corrupt:
+            return DAMAGED
 
     def waits_for(self, key: bytes, resume: Callable[[], None]) -> bool:
         """Whether the row's commit is pending (A2); then `resume` is called when it has ended."""
@@ -225,7 +296,7 @@ class Acceptor:
         return True
 
     def _after_commit(self, key: bytes, resume: Callable[[], None]) -> None:
-        self._pending[key][1].append(resume)
+        self._pending[key].waiting.append(resume)
 
     def _abstain(self, error: Corrupt, reply: Reply) -> None:
         self.damaged += 1

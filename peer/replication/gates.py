@@ -16,7 +16,7 @@ from peer.errors import Corrupt
 
 from .env import RowStore
 from .keys import OBJECT, gate_key_of
-from .messages import ABSTAIN, GATE_REFUSED
+from .messages import ABSTAIN, GATE_REFUSED, NO_GATE
 from .value import decode_row, payload_of
 
 OPEN, CLOSED = 1, 2
@@ -66,6 +66,18 @@ class Gates:
         if stands_at > generation:
             return (GATE_REFUSED, "newer", stands_at)
         return None
+
+    def generation_for(self, row_key: bytes) -> int:
+        """The configuration generation under which the identity change of a row passes this owner's gate now, open or
+        closed; NO_GATE for rows without one, and where the gate is not known."""
+        if row_key[0] < OBJECT:
+            return NO_GATE
+        gate_key = gate_key_of(row_key)
+        gate = self._known[gate_key] if gate_key in self._known else self._load(gate_key)
+        if gate is None or gate is _DAMAGED:
+            return NO_GATE
+        state, generation = gate
+        return generation if state == OPEN else BEHIND - generation
 
     def queued(self, gate_key: bytes, value: bytes) -> None:
         """A gate row was queued for commit: it guards everything queued from now on."""

@@ -15,6 +15,10 @@ Request                                                            Reply after O
 (BOOTS, 0, [[member, boot, sequence, nonce]], before, lineage)     the table as known before the request
 (ADD_REF, tag, chunk name, attempt, back pointer)                  -
 (STORE_CHUNK, tag, chunk name, attempt, back pointer, bytes)       -  (small ones; larger go by bulk transfer)
+(COPY_DIGESTS, tag, side, [partition])                             [digest of a partition]
+(COPY_LEAVES, tag, side, partition)                                the digest's 16 leaves
+(COPY_LIST, tag, side, partition, [leaf], after key)               [[key, version | None]], next key | None
+(COPY_FETCH, tag, side, [key])                                     [[key, ...]], a first part of them
 (INFO, 0)                                                          a map about the peer
 
 A reply is an array that begins with a status. Every status but OK means: this message changed nothing here.
@@ -29,12 +33,13 @@ EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10,
 BOOTS = 20
 ADD_REF, STORE_CHUNK = 30, 31
 INFO = 40
+COPY_DIGESTS, COPY_LEAVES, COPY_LIST, COPY_FETCH = 50, 51, 52, 53
 
 OK = 0
 CONFLICT = 1  # ballot: the promise, or the accepted ballot, that stands against the request
 STALE = 2  # tag: the replier's newer epoch
 NOT_OWNER = 3
-GATE_REFUSED = 4  # gate state ("absent" | "closed" | "newer"), generation
+GATE_REFUSED = 4  # gate state ("absent" | "closed" | "newer" | "open"), generation
 IS_FULL = 5  # to ACCEPT: whether a restart remembers that this ballot is shut out (A5)
 ABSTAIN = 6  # reason: the replier may not vote on this (row damaged, identity not confirmed)
 FENCED = 7  # the replier promised a new epoch and takes no more rows of this one

@@ -28,6 +28,10 @@ from .messages import (
     ACCEPT,
     BALLOT,
     BOOTS,
+    COPY_DIGESTS,
+    COPY_FETCH,
+    COPY_LEAVES,
+    COPY_LIST,
     EPOCH_ACCEPT,
     EPOCH_DECIDED,
     EPOCH_GET,
@@ -42,7 +46,9 @@ from .messages import (
     STALE,
 )
 from .register import Registers
+from .registersync import REGISTERS, RegisterSide
 from .scan import Scans, answer_scan
+from .sync import Copies
 
 LATE_FOR_S = 3.0
 WAITING_MOST = 10_000
@@ -73,6 +79,8 @@ class Replica:
         self.epochs = Epochs(env, rows, me, boot, self.send, self._holds_rows, self._epoch_installed)
         self.registers = Registers(env, me, boot, self, self.send, self.prefer, self.was_late, unsafe)
         self.scans = Scans(env, self, self.registers, self.send, self.prefer, self.was_late, unsafe)
+        self.copies = Copies(env, self, self.send)
+        self.copies.add(REGISTERS, RegisterSide(env, rows, self.acceptor, self.settle))
         self.on_epoch: Callable[[Epoch], None] = lambda _: None
         self._row_handlers: dict[int, Handler] = {
             PREPARE: self.acceptor.prepare,
@@ -90,7 +98,12 @@ class Replica:
             EPOCH_GET: self._on_get,
             BOOTS: self.identity.on_boots,
         }
-        self._chunk_handlers: dict[int, Handler] = {}
+        self._chunk_handlers: dict[int, Handler] = {
+            COPY_DIGESTS: self.copies.on_digests,
+            COPY_LEAVES: self.copies.on_leaves,
+            COPY_LIST: self.copies.on_list,
+            COPY_FETCH: self.copies.on_fetch,
+        }
         if self.epochs.current is not None:
             self._epoch_installed(self.epochs.current)
 
@@ -160,6 +173,11 @@ class Replica:
             return True
         del self._late[member]
         return False
+
+    async def settle(self, row_key: bytes) -> None:
+        """Have a register's value accepted anew, above what this peer promised. Raises Unavailable, Refused."""
+        gate = self.acceptor.gates.generation_for(row_key)
+        await self.registers.settle(row_key, gate=gate, above=self.acceptor.promised(row_key))
 
     # --- messages
 

@@ -137,6 +137,17 @@ class Registers:
         finally:
             self._turns.give(key)
 
+    async def settle(self, key: bytes, *, gate: int, above: bytes) -> None:
+        """Have what is chosen accepted once more, under a ballot above `above`: an owner that missed it, and has promised
+        no more than that, takes it then. Raises as `change`."""
+        await self._turns.take(key, BUDGET_S)
+        try:
+            one = _Change(self, key, lambda _: Keep, gate, False, self._env.now() + BUDGET_S)
+            one.highest, one.anew = above, True
+            await one.run()
+        finally:
+            self._turns.give(key)
+
     async def read(self, key: bytes, *, gate: int = NO_GATE, want_side: bool = False) -> Current:
         """The chosen value. One owner gives the value, the rest of a majority their ballots; when these
         differ, the identity change runs first, so that reads never go backwards (R2).
@@ -233,6 +244,7 @@ class _Change:
         self.last_sent = NONE
         self.follows = b""  # the newest operation before that of which we knew that it was chosen
         self.highest = NONE
+        self.anew = False  # accept the judged value once more, also where it is chosen
         self.tries = 0
         self.until_s = until_s
         self.tag = -1  # of the epoch whose owners this attempt asks: both of its rounds carry it
@@ -292,7 +304,7 @@ class _Change:
             return None
         if isinstance(wanted, AtollError) and self.r._refuse_unchosen:
             raise wanted
-        stands = await self._identity(ballot, member, best, chosen, owners, need)
+        stands = await self._identity(ballot, member, best, chosen and not self.anew, owners, need)
         if stands is not None and isinstance(wanted, AtollError):
             raise wanted
         return stands

@@ -1,0 +1,221 @@
+"""Background work, in small steps: hints, anti-entropy, transitions, garbage, scrub (architecture §8).
+
+Each kind of work is a `Worker`: it has a name, says what it has to do, and does a little of it when told. `Workers` runs
+them, one task each, so that a step that waits holds nobody up.
+
+W1  A step is bounded: some 50 ms of work, a few seconds of waiting. Nothing it does depends on when the next one comes.
+W2  A step that fails is told (`last_error`) and tried again, at growing intervals up to a minute; it ends no other worker.
+W3  A paused worker takes no step; that it is paused outlives the process.
+W4  Workers give way: together they move at most `bytes_per_s`, and no step begins while clients keep the peer busy,
+    but for one step each `MOST_WAIT_S`, so that a busy peer heals, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from peer.errors import AtollError
+
+from .env import Env, RowStore
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = 1.0
+BACKOFF_MOST_S = 60.0
+MOST_WAIT_S = 0.5
+BUSY_POLL_S = 0.02
+RATE_OVER_S = 30.0
+BYTES_PER_S = 200_000_000
+_PAUSED = b"workers/paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a worker says of itself. `oldest_s` is the age of the oldest item in its queue, None when there is none."""
+
+    name: str
+    state: str  # idle, busy, paused, failing
+    queue: int
+    oldest_s: float | None
+    done: int  # items since the start
+    rate: float  # items a second, over the last half minute
+    bytes: int
+    last_error: str
+    detail: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the queue is empty at the present rate; None when nothing moves."""
+        return self.queue / self.rate if self.queue and self.rate > 0 else None
+
+
+class Worker:
+    """One kind of background work. Subclasses do `step` and count with `did`."""
+
+    name = "?"
+    every_s = 5.0  # how long to rest when there was nothing to do, unless woken
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.done = 0
+        self.bytes = 0
+        self.last_error = ""
+        self.detail: dict[str, int] = {}
+        self._wake: asyncio.Future[Any] | None = None
+        self._woken = False
+        self._rate = 0.0
+        self._rated_s = env.now()
+
+    async def step(self) -> bool:
+        """Do one bounded piece (W1). True: there is more to do right now."""
+        raise NotImplementedError
+
+    def queue(self) -> int:
+        """Items waiting, as far as they are known."""
+        return 0
+
+    def oldest_s(self) -> float | None:
+        return None
+
+    def wake(self) -> None:
+        """Something to do has come: do not rest."""
+        self._woken = True
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def did(self, items: int = 1, size: int = 0) -> None:
+        """Count finished items and bytes moved."""
+        self.done += items
+        self.bytes += size
+        self._decay()
+        self._rate += items / RATE_OVER_S
+
+    def rate(self) -> float:
+        self._decay()
+        return self._rate
+
+    def _decay(self) -> None:
+        now = self.env.now()
+        self._rate *= max(0.0, 1.0 - (now - self._rated_s) / RATE_OVER_S)
+        self._rated_s = now
+
+    async def rest(self, for_s: float) -> None:
+        """Wait until woken, at most so long."""
+        if not self._woken:
+            self._wake = self.env.future()
+            timer = self.env.call_later(for_s, self.wake)
+            try:
+                await self._wake
+            finally:
+                timer.cancel()
+                self._wake = None
+        self._woken = False
+
+
+class Throttle:
+    """A token bucket over all workers of a peer, in bytes (W4)."""
+
+    def __init__(self, env: Env, bytes_per_s: float = BYTES_PER_S) -> None:
+        self._env = env
+        self.bytes_per_s = bytes_per_s
+        self._free_at_s = 0.0
+
+    async def spend(self, size: int) -> None:
+        """Wait until so many bytes may be moved."""
+        now = self._env.now()
+        self._free_at_s = max(self._free_at_s, now) + size / self.bytes_per_s
+        if self._free_at_s - now > 0.05:
+            await self._env.sleep(self._free_at_s - now)
+
+
+class Workers:
+    """Runs a peer's workers. `busy` says whether clients need the peer for themselves right now."""
+
+    def __init__(self, env: Env, rows: RowStore, busy: Callable[[], bool] = lambda: False) -> None:
+        self._env = env
+        self._rows = rows
+        self._busy = busy
+        self._all: dict[str, Worker] = {}
+        self._states: dict[str, str] = {}
+        self._stepped_s: dict[str, float] = {}
+        self.throttle = Throttle(env)
+        stored = rows.get("meta", _PAUSED)
+        self._paused: set[str] = set(msgpack.unpackb(stored)) if stored else set()
+
+    def add(self, worker: Worker) -> None:
+        """Run this worker from now on."""
+        self._all[worker.name] = worker
+        self._states[worker.name] = "idle"
+        self._env.spawn(self._run(worker), f"worker {worker.name}")
+
+    def get(self, name: str) -> Worker | None:
+        return self._all.get(name)
+
+    def statuses(self) -> list[Status]:
+        return [
+            Status(
+                worker.name,
+                "paused" if worker.name in self._paused else self._states[worker.name],
+                worker.queue(),
+                worker.oldest_s(),
+                worker.done,
+                worker.rate(),
+                worker.bytes,
+                worker.last_error,
+                dict(worker.detail),
+            )
+            for worker in self._all.values()
+        ]
+
+    async def pause(self, names: list[str]) -> None:
+        """Stop these (durably, W3). Raises Full when that cannot be kept; nothing changed then."""
+        await self._keep(self._paused | set(names))
+
+    async def resume(self, names: list[str]) -> None:
+        await self._keep(self._paused - set(names))
+        for name in names:
+            if name in self._all:
+                self._all[name].wake()
+
+    async def _keep(self, paused: set[str]) -> None:
+        future = self._env.future()
+        self._rows.commit([("meta", _PAUSED, bytes(msgpack.packb(sorted(paused))))], future.set_result)
+        error = await future
+        if error is not None:
+            raise error
+        self._paused = paused
+
+    async def _run(self, worker: Worker) -> None:
+        backoff_s = BACKOFF_S
+        while True:
+            if worker.name in self._paused:
+                await worker.rest(worker.every_s)
+                continue
+            await self._give_way(worker.name)
+            try:
+                self._states[worker.name] = "busy"
+                more = await worker.step()
+            except AtollError as error:
+                worker.last_error = str(error)
+                self._states[worker.name] = "failing"
+                log.info("worker %s: %s", worker.name, error)
+                await worker.rest(backoff_s)
+                backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
+                continue
+            backoff_s = BACKOFF_S
+            if not more:
+                self._states[worker.name] = "idle"
+                await worker.rest(worker.every_s)
+
+    async def _give_way(self, name: str) -> None:
+        """Let clients go first, but not for ever (W4)."""
+        until_s = self._stepped_s.get(name, 0.0) + MOST_WAIT_S
+        while self._busy() and self._env.now() < until_s:
+            await self._env.sleep(BUSY_POLL_S)
+        self._stepped_s[name] = self._env.now()
