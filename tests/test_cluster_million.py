@@ -11,7 +11,7 @@ import pytest
 
 from peer.objects.heads import Head
 from peer.replication.keys import OBJECT, Space
-from peer.replication.value import decode_row, encode_row, payload_of, wrap
+from peer.replication.value import decode_row, decode_side, encode_row, encode_side, payload_of, wrap
 from peer.storage.rows import Write
 from peer.storage.sqlite import SqliteRows
 from tests.cluster_tools import content
@@ -50,8 +50,10 @@ def copy_template(rows: SqliteRows, objects: int) -> None:
     key, row = found[0]
     assert isinstance(key, bytes)
     accepted = decode_row(key, row)
-    payload, side = payload_of(accepted.value), rows.get("side", accepted.side_id)
-    assert payload is not None and side is not None and Head.decode(payload).size == len(BODY)
+    payload, stored = payload_of(accepted.value), rows.get("side", accepted.side_id)
+    assert payload is not None and stored is not None
+    side = decode_side(key, stored)
+    assert Head.decode(payload).size == len(BODY)
     space = Space(OBJECT, key[3:11], 64, 12)
     assert space.row_key(b"one") == key
     for first in range(0, objects, BATCH):
@@ -60,7 +62,7 @@ def copy_template(rows: SqliteRows, objects: int) -> None:
             new_key, side_id = space.row_key(key_of(number).encode()), accepted.side_id + 1 + number
             value = wrap(payload, b"", number.to_bytes(8, "big"))
             batch.append(("rows", new_key, encode_row(new_key, accepted.ballot, side_id, value)))
-            batch.append(("side", side_id, side))
+            batch.append(("side", side_id, encode_side(new_key, side)))
         rows.commit_wait(batch)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peer.replication.acceptor import FULL_FOR_S
 from peer.replication.ballot import NONE, after
 from peer.replication.messages import ABSTAIN, CONFLICT, IS_FULL, OK
-from peer.replication.value import payload_of
+from peer.replication.value import encode_side, payload_of
 from tests.replication_owner import Owner
 from tests.replication_world import KEY, SPACE, ballot_at
 
@@ -95,7 +95,7 @@ def test_a_repeated_accept_answers_as_the_first_and_writes_once() -> None:
         assert later.result() == (OK,)
         await asyncio.sleep(1)
         assert owner.rows.commits == commits
-        assert list(owner.disk.tables["side"].values()) == [b"bytes"]
+        assert list(owner.disk.tables["side"].values()) == [encode_side(KEY, b"bytes")]
 
     owner.run(scenario())
 
@@ -207,7 +207,7 @@ def test_a2_overtaken_accepts_all_settle() -> None:
         third = owner.accept(ballot_at(22), b"3", side=b"s3")
         assert [await accept for accept in (first, second, third)] == [(OK,)] * 3
         assert ((await waiting)[1], (await waiting)[3]) == (ballot_at(22), b"s3")
-        assert list(owner.disk.tables["side"].values()) == [b"s3"]
+        assert list(owner.disk.tables["side"].values()) == [encode_side(KEY, b"s3")]
         assert owner.acceptor.idle
 
     owner.run(scenario())
@@ -243,7 +243,7 @@ def test_a_replaced_side_row_leaves_with_its_row() -> None:
         assert (await owner.read(side=True))[3] == b"three"
         assert (await owner.read(OTHER, side=True))[3] == b"two"
         assert await owner.accept(ballot_at(HIGH + 1), None) == (OK,)
-        assert sorted(owner.disk.tables["side"].values()) == [b"two"]
+        assert list(owner.disk.tables["side"].values()) == [encode_side(OTHER, b"two")]
 
     owner.run(scenario())
 

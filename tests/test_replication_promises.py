@@ -10,6 +10,7 @@ from peer.replication import promises as module
 from peer.replication.ballot import ceiling, counter_of
 from peer.replication.messages import CONFLICT, IS_FULL, OK
 from peer.replication.promises import AHEAD_US, Promises
+from peer.replication.value import encode_side
 from tests.replication_owner import Owner
 from tests.replication_world import KEY, SPACE, ballot_at
 
@@ -102,7 +103,9 @@ def test_h3_an_accept_that_is_evicted_while_it_waits_is_not_undercut(monkeypatch
         assert (await lower)[0] == CONFLICT
         assert (await again)[0] == OK
         assert owner.stored().ballot == ballot_at(70)
-        assert list(owner.disk.tables["side"].values()) == [b"s2"], "an orphan is left beside the row"
+        assert list(owner.disk.tables["side"].values()) == [encode_side(KEY, b"s2")], (
+            "an orphan is left beside the row"
+        )
 
     owner.run(scenario())
 

@@ -14,6 +14,7 @@ from peer.replication import turns
 from peer.replication.ballot import NONE
 from peer.replication.messages import ACCEPT, BALLOT, CONFLICT, OK, PREPARE, READ
 from peer.replication.register import Current, Keep
+from peer.replication.value import encode_side
 from tests.replication_world import KEY, SPACE, Peer, World, appended, create, error_of, rot, simulate, until
 
 SECOND_US = 1_000_000
@@ -129,7 +130,7 @@ def test_r2_absence_on_one_owner_is_disagreement() -> None:
         assert await c.get() == b"v"
         assert c.counts["identities"] == 1
         assert c.stored() == b.stored()._replace(side_id=c.stored().side_id)
-        assert c.disk.tables["side"][c.stored().side_id] == b"inline"
+        assert c.disk.tables["side"][c.stored().side_id] == encode_side(KEY, b"inline")
 
     simulate(scenario)
 

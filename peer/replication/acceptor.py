@@ -6,7 +6,8 @@ writes were queued. So a check made in the turn that queues a write holds "in co
 A1  Accepts at or above the promise only; what is accepted never gets a lower ballot.
 A2  Answers reveal durable state only: a message about a row whose commit is pending waits for it.
 A3  Promises obey H1 to H4 of promises.py.
-A4  A row that fails its checksum takes no part in prepare and read until an accept replaces it.
+A4  A row that fails its checksum takes no part in prepare and read until an accept replaces it. Nor does one whose
+    inline bytes fail theirs, when they are asked for.
 A5  An accept that a full disk failed is never taken later, should the network repeat it: the promise moves above it.
     The refusal says whether a restart remembers that, which it does if H covers the ballot.
 """
@@ -25,7 +26,7 @@ from .gates import Gates
 from .keys import GATE
 from .messages import ABSTAIN, CONFLICT, IS_FULL, OK
 from .promises import Entry, Promises
-from .value import Accepted, decode_row, encode_row
+from .value import Accepted, decode_row, decode_side, encode_row, encode_side
 
 SIDE_READ_TRIES = 8
 DAMAGED = b"damaged"
@@ -136,7 +137,7 @@ class Acceptor:
         if side is not None:
             side_id = self._next_side
             self._next_side += 1
-            writes.append(("side", side_id, side))
+            writes.append(("side", side_id, encode_side(key, side)))
         if entry.side_id:
             writes.append(("side", entry.side_id, None))
         writes.append(("rows", key, encode_row(key, ballot, side_id, value)))
@@ -196,7 +197,7 @@ class Acceptor:
                 return accepted, None
             side = self._rows.get("side", accepted.side_id)
             if side is not None:
-                return accepted, side
+                return accepted, decode_side(key, side)
         raise Corrupt(f"the inline value of the metadata row {key.hex()} is missing")
 
     def _entry(self, key: bytes) -> Entry:

@@ -3,7 +3,8 @@
 A **value** is `count u8 (bit 7: tombstone) | count x 8-byte operation ids, newest first | payload`. The ids let
 a coordinator whose accept went unanswered learn whether its change is part of history (architecture,
 unknown outcomes). A **stored row** is `crc32 u32 | version u8 | ballot 20 | side id u64 | value`; the crc covers the key
-as well, so that a row found under the wrong key is bad too.
+as well, so that a row found under the wrong key is bad too. A **side row**, the inline bytes, is `crc32 u32 | bytes`,
+likewise: a read repair copies them to the other owners without knowing what they should be.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ NEVER_WRITTEN = bytes((_TOMBSTONE,))
 _VERSION = 1
 _HEADER = struct.Struct(">IB20sQ")
 ROW_HEADER_BYTES = _HEADER.size
+_CRC_BYTES = 4
 BALLOT_SLICE = slice(5, 5 + BALLOT_BYTES)
 
 
@@ -78,6 +80,18 @@ def names_operation(value: bytes, op_id: bytes, since: bytes = b"") -> bool | No
 def encode_row(key: bytes, ballot: bytes, side_id: int, value: bytes) -> bytes:
     body = _HEADER.pack(0, _VERSION, ballot, side_id)[4:] + value
     return zlib.crc32(body, zlib.crc32(key)).to_bytes(4, "big") + body
+
+
+def encode_side(key: bytes, side: bytes) -> bytes:
+    return zlib.crc32(side, zlib.crc32(key)).to_bytes(_CRC_BYTES, "big") + side
+
+
+def decode_side(key: bytes, stored: bytes) -> bytes:
+    """The inline bytes in a stored side row; Corrupt if its checksum disagrees."""
+    side = stored[_CRC_BYTES:]
+    if stored[:_CRC_BYTES] != zlib.crc32(side, zlib.crc32(key)).to_bytes(_CRC_BYTES, "big"):
+        raise Corrupt(f"the inline value of the metadata row {key.hex()} does not match its checksum")
+    return side
 
 
 def decode_row(key: bytes, row: bytes | None) -> Accepted:
