@@ -293,6 +293,23 @@ def test_r3_an_earlier_accept_in_doubt_outlives_a_refusal_by_all() -> None:
     simulate(scenario)
 
 
+def test_full_disks_do_not_keep_a_majority_from_being_read() -> None:
+    """Goal (R2, P2): two owners hold an acknowledged write, the third missed it; no disk has room for its repair. Reads
+    answer all the same, through any peer and whichever two of the three are asked first."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        with world.lost(ACCEPT, to=c):
+            await put_head(a, b"acknowledged")
+            await until(lambda: world.holding(b"acknowledged", HEAD) == 2)
+        fill(a, b, c)
+        for peer in (a, b, c):
+            assert (await peer.replica.registers.read(HEAD, gate=1)).payload == b"acknowledged"
+        assert c.holds(HEAD) is None
+
+    simulate(scenario)
+
+
 def test_full_disks_leave_deletes_and_gates_alone() -> None:
     """Goal: an owner that has just refused a head promises all the same; what gives space back is tried, and works as
     soon as a commit does, while the next head waits for FULL_FOR_S."""

@@ -134,6 +134,16 @@ class Round(Answers):
             self._hedge = None
 
 
+async def agreed_by_most(
+    env: Env, send: Send, owners: Sequence[str], message: tuple[Any, ...], deadline_s: float
+) -> Any | None:
+    """Every owner's answer to a READ is waited for: one of those that a majority gave under one ballot, or None."""
+    everyone = Round(env, send, message, len(owners), deadline_s)
+    await everyone.start(owners)
+    ballots = [reply[1] for _, reply in everyone.oks]
+    return next((one for _, one in everyone.oks if ballots.count(one[1]) > len(owners) // 2), None)
+
+
 class AcceptRound(Round):
     """Accepts at all owners. While all who refused it have a full disk it waits for the rest: when everybody has said so,
     it is certain that nobody holds the value, which two of three cannot know of the third."""

@@ -33,7 +33,7 @@ from .messages import (
     READ,
     STALE,
 )
-from .quorum import HEDGE_S, AcceptRound, ReadRound, Round
+from .quorum import HEDGE_S, AcceptRound, ReadRound, Round, agreed_by_most
 from .turns import Turns
 from .value import NEVER_WRITTEN, names_operation, newest_operation, payload_of, wrap
 
@@ -161,7 +161,16 @@ class Registers:
             return answer
         self.counts["identities"] += 1
         left_s = max(0.2, until_s - self._env.now())
-        return await self.change(key, lambda _: Keep, gate=gate, want_side=want_side, budget_s=left_s)
+        try:
+            return await self.change(key, lambda _: Keep, gate=gate, want_side=want_side, budget_s=left_s)
+        except (
+            Full
+        ):  # a repair needs room, an answer does not: one ballot on any majority is chosen, too (R2)
+            owners, message = self._ring.owners_of_row(key), (READ, self._ring.tag, key, gate, want_side)
+            most = await agreed_by_most(self._env, self._send, owners, message, ROUND_S)
+            if most is None:
+                raise
+            return Current(most[1], payload_of(most[2]), most[3])
 
     async def _read_once(self, key: bytes, gate: int, want_side: bool, until_s: float) -> Current | None:
         """The value if a majority holds it under one ballot; None if they differ."""
