@@ -14,6 +14,7 @@ import uvloop
 
 from peer.api.context import Context, Limits
 from peer.api.server import ApiServer
+from peer.api.unbuilt import UnbuiltS3
 from peer.errors import AtollError, Corrupt, NotFound, Unavailable
 from peer.objects.heads import CHUNKS, Head
 from peer.objects.store import Found
@@ -290,3 +291,21 @@ def test_continue_comes_when_the_body_is_wanted(expect: str) -> None:
         writer.close()
 
     serve(store, act)
+
+
+def test_the_s3_port_lets_go_of_clients_that_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a port that only refuses does not collect connections for as long as strangers like."""
+    monkeypatch.setattr("peer.api.unbuilt.IDLE_S", 0.05)
+
+    async def work() -> None:
+        s3 = UnbuiltS3()
+        await s3.start("127.0.0.1", 0)
+        assert s3._runner is not None
+        port = s3._runner.addresses[0][1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /hal")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await s3.stop()
+
+    asyncio.run(work())

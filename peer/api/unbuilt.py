@@ -11,6 +11,9 @@ _ANSWER = (
     b" in this version of Atoll; use the HTTP API on the next port.</Message></Error>"
 )
 
+IDLE_S = 10.0
+"""A connection that has not sent a request by then is closed; aiohttp itself would keep it for an hour."""
+
 
 class UnbuiltS3:
     """Answers 501 NotImplemented on the S3 port."""
@@ -20,7 +23,7 @@ class UnbuiltS3:
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises StartupError if the port is taken."""
-        self._runner = web.ServerRunner(web.Server(self._refuse, access_log=None))
+        self._runner = web.ServerRunner(web.Server(self._refuse, access_log=None, keepalive_timeout=IDLE_S))
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
