@@ -248,6 +248,29 @@ def test_options_ahead_of_the_command(
     assert not started and not (atoll.home / "d").exists() and set(cluster.buckets) == {"box"}
 
 
+def test_patience(atoll: Atoll, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: how long 503s are put up with can be said by flag and environment; what is no time is a usage error."""
+    atoll.use(cluster)
+    for peer in cluster.peers:
+        peer.plan("busy-forever")
+
+    def requests() -> list[tuple[str, str]]:
+        return [seen for seen in cluster.seen if "/box/" in seen[1]]
+
+    before = len(requests())
+    assert atoll("--patience", "0", "ls", "box").code == 5
+    once = len(requests()) - before
+    assert once <= len(cluster.peers)
+    assert atoll("ls", "box", "--patience", "0.5").code == 5
+    assert len(requests()) - before > 2 * once
+    monkeypatch.setenv("ATOLL_PATIENCE", "0")
+    before = len(requests())
+    assert atoll("ls", "box").code == 5
+    assert len(requests()) - before <= len(cluster.peers)
+    for text in ("-1", "3601", "long", "nan"):
+        assert atoll("ls", "box", "--patience", text).code == 2, text
+
+
 def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     """Goal: status, health, node, ring and cluster show what a peer says, in every form of -o."""
     atoll.use(cluster)

@@ -420,5 +420,8 @@ def test_wrong_use(kind: Any, cluster: FakeCluster) -> None:
     for urls in ([], "ftp://x", "http://u:p@h:1", "http://h/path", "http://h:99999"):
         with pytest.raises(Invalid):
             Client(urls)
+    for patience_s in (-1.0, float("nan")):
+        with pytest.raises(Invalid, match="patience"):
+            Client("http://h:1", patience_s=patience_s)
     with pytest.raises(Invalid, match="together"):
         Client("http://h:1", access_key="only")

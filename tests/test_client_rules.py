@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.client.attempts import AttemptError, Attempts, Fate
+from peer.client.attempts import PATIENCE_S, AttemptError, Attempts, Fate
 from peer.client.bodies import source_of
 from peer.client.core import Core
 from peer.client.model import ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, name_of
@@ -94,6 +94,27 @@ def test_every_peer_is_tried_before_any_pause() -> None:
         asked.add(attempts.pick())
         pauses.append(attempts.failed(AttemptError(Fate.NOT_SENT, OSError("refused"))))
     assert asked == set(URLS) and pauses[:2] == [0.0, 0.0] and pauses[2] > 0
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "least_s", "most_s"), [(0.05, 4.5, 5.2), (3.3, 3.3, 3.3), (4.8, 4.8, 4.8)]
+)
+def test_the_time_a_peer_tried_itself_counts(cost_s: float, least_s: float, most_s: float) -> None:
+    """Goal: one peer lives and finds no majority: the request ends within about 5 s, whether its 503 comes at once or late.
+    It took 10 to 12."""
+    clock = Clock()
+    _, attempts = attempts_at(clock, Repeat.FREELY, patience_s=PATIENCE_S)
+    verdict: AtollError | None = None
+    while verdict is None:
+        busy = attempts.pick() == URLS[1]
+        clock.now += cost_s if busy else 0.0
+        told = AttemptError(Fate.TOLD, Unavailable("no majority"))
+        try:
+            clock.now += attempts.failed(told if busy else AttemptError(Fate.NOT_SENT, OSError("refused")))
+        except AtollError as error:
+            verdict = error
+    assert isinstance(verdict, Unavailable)
+    assert least_s <= clock.now <= most_s
 
 
 def test_a_condition_is_never_judged_twice() -> None:

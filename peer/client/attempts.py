@@ -14,6 +14,8 @@ The rules:
 * Every peer is tried once before any pause.
 * Trouble lasts at most `patience_s` from its first failure; moving bytes ends it, at most
   MAX_RESTARTS times. When nobody listens anywhere, waiting rarely helps: QUIET_PATIENCE_S.
+* A peer that says "try again" has often tried itself, for up to 5 s, before it says so. That time counts, and no
+  repetition begins that would outlast the patience if it takes as long again.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from peer.client.peers import PeerBook
 from peer.client.wire import Repeat, Request
 from peer.errors import AtollError, Unavailable, UnknownOutcome
 
-PATIENCE_S = 10.0
-"""Longer than a peer takes to say 503 (5 s) or to start again; short enough for a person who waits."""
+PATIENCE_S = 5.0
+"""As long as a peer tries before it says 503, and longer than one takes to start again; a person waits no longer for
+"there is no majority" than the API itself needs to say so."""
 QUIET_PATIENCE_S = 1.0
 MAX_RESTARTS = 8
 SHORTEST_PAUSE_S = 0.05
@@ -75,6 +78,8 @@ class Attempts:
         self._patience_s = request.patience_s if request.patience_s is not None else patience_s
         self._preferred = preferred
         self._peer: str | None = None
+        self._began = 0.0  # when the present attempt did
+        self._told_s = 0.0  # how long a peer took to say "try again", the last time
         self._tried: set[str] = set()  # in this round
         self._since: float | None = None  # when the present trouble began
         self._rounds = 0
@@ -92,6 +97,7 @@ class Attempts:
         """The peer for the next attempt."""
         assert self._peer is None, "the last attempt is not over"
         self._peer = self._book.pick(self._preferred, self._tried)
+        self._began = self._clock()
         return self._peer
 
     def answered(self) -> None:
@@ -139,12 +145,14 @@ class Attempts:
             self._restarts += 1
             self._since = now
             return False
+        if failure.fate is Fate.TOLD:
+            self._told_s = now - self._began
         if self._since is None:
-            self._since = now
+            self._since = now - self._told_s
         patience = min(self._patience_s, QUIET_PATIENCE_S) if self._quiet() else self._patience_s
         spent = now - self._since
         # Every known peer gets its chance, unless there are so many silent ones that none is left to wait.
-        return spent >= patience and (
+        return spent + self._told_s >= patience and (
             self._fates.keys() >= set(self._book.urls()) or spent >= 3 * self._patience_s
         )
 
@@ -154,7 +162,9 @@ class Attempts:
         self._tried.clear()
         top = min(SHORTEST_PAUSE_S * 2.0**self._rounds, LONGEST_PAUSE_S)
         self._rounds = min(self._rounds + 1, 10)
-        return max(failure.pause_s, top * (0.5 + self._rng.random() / 2))
+        pause_s = max(failure.pause_s, top * (0.5 + self._rng.random() / 2))
+        left_s = (self._since or 0.0) + self._patience_s - self._clock()
+        return min(pause_s, left_s) if left_s > 0 else pause_s  # one last attempt when patience ends
 
     def _unknown(self, failure: AttemptError) -> AtollError:
         return UnknownOutcome(

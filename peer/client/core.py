@@ -44,6 +44,8 @@ class Core:
         rng: random.Random | None = None,
     ) -> None:
         urls = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+        if not patience_s >= 0:  # nan is refused, too: it would never end
+            raise Invalid(f"patience_s is {patience_s}; give seconds, 0 or more")
         if bool(access_key) != bool(secret_key):
             raise Invalid("an access key and its secret key belong together; give both or neither")
         self._authorization = f"Bearer {access_key}:{secret_key}" if access_key else None

@@ -21,7 +21,7 @@ from tools.cli.exits import UnsafeRefusal
 from tools.cli.settings import Settings, current
 
 
-def connect(settings: Settings | None = None, *, patience_s: float | None = None) -> Client:
+def connect(settings: Settings | None = None) -> Client:
     """A client for the cluster the options name.
 
     `--endpoint` pins it to one peer; otherwise a profile says where the cluster is. Keys come from
@@ -36,7 +36,7 @@ def connect(settings: Settings | None = None, *, patience_s: float | None = None
         secret_key=profile.secret_key,
         pin=settings.endpoint is not None,
         tls=profile.tls_context(),
-        patience_s=PATIENCE_S if patience_s is None else patience_s,
+        patience_s=PATIENCE_S if settings.patience is None else settings.patience,
     )
 
 

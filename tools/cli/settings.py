@@ -30,6 +30,16 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Seconds(click.FloatRange):
+    """A time in seconds within bounds; `nan` is within none, though no comparison says so."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return number
+
+
 @dataclass(slots=True)
 class Settings:
     """What was said about the options all commands share."""
@@ -40,6 +50,8 @@ class Settings:
     access_key: str | None = None
     secret_key_file: str | None = None
     credentials_file: Path | None = None
+    patience: float | None = None
+    """Seconds; None: the client's default."""
     output: str = "table"
     yes: bool = False
     no_input: bool = False
@@ -89,6 +101,12 @@ def connects(command: F) -> F:
                 metavar="FILE",
                 type=click.Path(path_type=Path),
                 help="Holds both keys as JSON, like a peer's root.json.",
+            ),
+            _shared(
+                "--patience",
+                metavar="SECONDS",
+                type=Seconds(0, 3600),
+                help="How long to go on while peers say 503.  [5]",
             ),
         )
     ):
