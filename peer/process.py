@@ -27,6 +27,7 @@ from peer.bulkservice import BulkService
 from peer.config import PeerConfig
 from peer.entry import FORMAT_LEVEL, admit, check_seeds, enter, member_of
 from peer.errors import AtollError, Full, StartupError, Unavailable
+from peer.healing import Healing
 from peer.membership import Membership, MemberView
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
@@ -145,6 +146,7 @@ class Peer:
         )  # fmt: skip
         self.replica.serve(ADD_REF, self.chunks.holder.on_add_ref)
         self.replica.serve(STORE_CHUNK, self.chunks.holder.on_store)
+        self.healing = Healing(self.env, self.rows, self.replica, self.chunks, self.disk, self.is_alive)
         service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
         self.bulk_server = BulkServer(service.handle, self.replica_pool, stats=self.stats)
         self.exchange = Exchange(self._hello, self._key, self._on_exchange, stats=self.stats)
@@ -267,6 +269,7 @@ class Peer:
         try:
             await self.replica.confirm()
             log.info("identity confirmed: start %d", self.replica.identity.boot)
+            self.healing.begin()
         except Amnesia as error:
             self._die(error)
 
@@ -382,6 +385,7 @@ class Peer:
     def _on_change(self, view: MemberView) -> None:
         if view.state == "alive":
             self.peers.heard_of(view.id)
+            self.healing.reachable(view.id)
         tag = view.epoch[0] << 40 | view.epoch[1]
         if tag > self.replica.tag:
             self.env.spawn(self.replica.epochs.catch_up(tag, view.id), "catch up")
@@ -405,7 +409,7 @@ class Peer:
                 **replica.registers.counts, **replica.scans.counts, **self.chunks.counts, **self.chunks.holder.counts,
                 "damaged_rows": replica.acceptor.damaged, "epoch_tag": tag_of(replica.epoch),
             },
-            "owed": self.chunks.counts["owed"],
+            "healing": self.healing.info(),
             "used_bytes": files.get("live_bytes", 0),
             "full": self.files.full is not None,
         }  # fmt: skip

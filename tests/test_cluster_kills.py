@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -171,6 +172,41 @@ def counted(world: ClusterWorld, peer: int, name: str) -> int:
     """One of the peer's own counters since its start."""
     node = world.call("GET", "/v1/cluster/nodes/self", peer=peer).json
     return int(node["replication"][name])
+
+
+def test_a_peer_that_was_away_fetches_what_it_missed(world: ClusterWorld) -> None:
+    """Goal (P7): nobody reads, nobody is told: after its return a peer's own files hold every row and every chunk that was
+    written, overwritten and deleted while it was dead; `status` says healthy only then."""
+    assert world.call("PUT", "/v1/buckets/missed").status == 201
+    for number in range(20):
+        assert world.call("PUT", f"/v1/buckets/missed/objects/{number}", content(number, 500)).status == 200
+    world.kill(1)
+    for number in range(10, 40):
+        size = SIZES[number % len(SIZES)]
+        answer = world.call(
+            "PUT", f"/v1/buckets/missed/objects/{number}", content(number + 1000, size), peer=2
+        )
+        assert answer.status == 200
+    for number in range(5):
+        assert world.call("DELETE", f"/v1/buckets/missed/objects/{number}").status == 204
+    world.start(1)
+    world.wait_ready(1)
+    wait_until(
+        lambda: world.call("GET", "/v1/cluster", peer=1).json["verdict"] == "healthy", "all is well again"
+    )
+    rows, chunks = rows_and_chunks(world, 1)
+    for peer in (0, 2):
+        theirs, names = rows_and_chunks(world, peer)
+        behind = [key for key, ballot in theirs.items() if rows.get(key, b"") < ballot]
+        assert not behind and set(names) <= set(chunks), f"peer 1 lacks what peer {peer} holds"
+
+
+def rows_and_chunks(world: ClusterWorld, peer: int) -> tuple[dict[bytes, bytes], list[bytes]]:
+    """Each register's accepted ballot, and the names of chunks, as they are in a peer's database."""
+    path = world.place(peer).directory / "rows" / "atoll.db"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        rows = {key: row[5:25] for key, row in database.execute("select k, v from rows")}
+        return rows, sorted(key for (key,) in database.execute("select k from chunks"))
 
 
 def test_racing_creators(world: ClusterWorld) -> None:

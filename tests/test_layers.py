@@ -33,6 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "peer.storage.records",
     ),
     "peer.objects": ("peer.objects", "peer.replication", "peer.errors", "peer.etag", "peer.buffers"),
+    "peer.healing": ("peer.replication",),
     "peer.realenv": ("peer.storage", "peer.errors", "peer.buffers"),
     "peer.bulkservice": ("peer.replication", "peer.storage", "peer.errors", "peer.buffers"),
     "peer.api": (

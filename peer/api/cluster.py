@@ -18,8 +18,8 @@ from ring.members import Member
 
 from .http import iso_time
 
-INFO_EVERY_S = 1.0
-INFO_DEADLINE_S = 0.5
+INFO_EVERY_S = 0.25
+INFO_DEADLINE_S = 1.0
 
 
 class Members(Protocol):
@@ -50,6 +50,7 @@ class ClusterView:
         self._own_info = info
         self._version = version
         self._infos: dict[str, dict[str, Any]] = {}
+        self._silent: frozenset[str] = frozenset()
         self._asked_s = -1e9
         self._started_s = time.monotonic()
         replica.serve(INFO, lambda _, reply: reply((OK, info())), votes=False)
@@ -66,21 +67,24 @@ class ClusterView:
     def _count(self, gone: frozenset[str] = frozenset()) -> dict[str, int]:
         """Partitions by how many of their owners live, and failures tolerated now."""
         epoch = self._replica.epoch
-        dead = {m.id for m in epoch.members if self._state(m.id) not in ("alive", "suspect")} | gone
+        dead = {m.id for m in epoch.members if not self._lives(m.id)} | gone
+        lacking = dead | self._behind()
         full = degraded = unavailable = 0
         tolerates = len(epoch.members)
-        cache: dict[tuple[str, ...], tuple[int, int]] = {}
+        cache: dict[tuple[str, ...], tuple[int, int, int]] = {}
         for partition in range(1 << epoch.partition_power):
             owners = epoch.table.owners(partition)
             counted = cache.get(owners)
             if counted is None:
+                need = len(owners) // 2 + 1
+                whole = sum(owner not in lacking for owner in owners)
                 live = sum(owner not in dead for owner in owners)
-                counted = cache[owners] = (live, live - (len(owners) // 2 + 1))
-            live, spare = counted
+                counted = cache[owners] = (whole, whole - need, live - need)
+            whole, spare, votes = counted
             tolerates = min(tolerates, spare)
-            if live == len(owners):
+            if whole == len(owners):
                 full += 1
-            elif spare >= 0:
+            elif votes >= 0:
                 degraded += 1
             else:
                 unavailable += 1
@@ -101,6 +105,10 @@ class ClusterView:
         if self._own_info().get("full"):
             reasons.append("the disk is below its free-space floor")
         return not reasons, reasons
+
+    async def looked(self) -> None:
+        """Return when what is known of the others is fresh."""
+        await self._refresh()
 
     def verdict(self) -> dict[str, Any]:
         """{"verdict", "reasons", "tolerates", "partitions"}."""
@@ -126,14 +134,7 @@ class ClusterView:
             reasons.append(
                 {"code": "too_few_peers", "message": f"{missing} more peers are needed for full replication"}
             )
-        owed = sum(info.get("owed", 0) for info in (*self._infos.values(), self._own_info()))
-        if owed:
-            reasons.append(
-                {
-                    "code": "copies_owed",
-                    "message": f"{owed} copies missed an owner; they are served by the other owners",
-                }
-            )
+        reasons += self._unhealed()
         ready, why = self.ready()
         if not ready:
             reasons += [
@@ -150,6 +151,49 @@ class ClusterView:
     def safe_without(self, name: str) -> bool:
         """Whether every partition keeps its majority when this node is taken down, too. Raises NotFound."""
         return self._count(frozenset({self._find(name).id}))["unavailable"] == 0
+
+    def _info_of(self, member: str) -> dict[str, Any]:
+        return self._own_info() if member == self._replica.me else self._infos.get(member, {})
+
+    def _behind(self) -> frozenset[str]:
+        """Members that live, but may lack what was written while they were away, or do not say."""
+        return frozenset(
+            member.id
+            for member in self._replica.epoch.members
+            if self._lives(member.id)
+            and (member.id in self._silent or self._info_of(member.id).get("healing", {}).get("behind"))
+        )
+
+    def _lives(self, member: str) -> bool:
+        return self._state(member) in ("alive", "suspect")
+
+    def _unhealed(self) -> list[dict[str, str]]:
+        """What the living know to be out of order, and heal by themselves."""
+        epoch, behind = self._replica.epoch, self._behind()
+        reasons = [
+            {"code": "silent", "message": f"{member.name} did not answer just now"}
+            if member.id in self._silent
+            else {
+                "code": "catching_up",
+                "message": f"{member.name} fetches what was written while it was away",
+            }
+            for member in epoch.members
+            if member.id in behind
+        ]
+        healing = [self._info_of(m.id).get("healing", {}) for m in epoch.members if self._lives(m.id)]
+        owed = 0
+        for owner, (copies, age_s) in (item for info in healing for item in info.get("owed", {}).items()):
+            compared_s = self._info_of(owner).get("healing", {}).get("compared_s")
+            if compared_s is None or compared_s >= age_s:  # it has not looked since
+                owed += copies
+        if owed:
+            message = f"{owed} copies have missed an owner, which will fetch them from the others"
+            reasons.append({"code": "copies_owed", "message": message})
+        missing = sum(info.get("missing", 0) for info in healing)
+        if missing:
+            message = f"{missing} chunks could not be fetched from any owner when last tried"
+            reasons.append({"code": "chunks_missing", "message": message})
+        return reasons
 
     # --- views
 
@@ -290,7 +334,7 @@ class ClusterView:
         }
 
     async def _refresh(self) -> None:
-        """Ask the living for their figures, at most once a second."""
+        """Ask the living for their figures, if that was not done a moment ago; who does not answer is `_silent`."""
         replica = self._replica
         now = replica.env.now()
         others = [m.id for m in replica.epoch.members if m.id != replica.me and self._state(m.id) == "alive"]
@@ -300,6 +344,7 @@ class ClusterView:
         one = Poll(replica.env, replica.send, (INFO, 0), others, INFO_DEADLINE_S)
         await one.run()
         self._infos = {**self._infos, **{member: reply[1] for member, reply in one.oks}}
+        self._silent = frozenset(others) - {member for member, _ in one.oks}
 
 
 def process_info(started_s: float) -> dict[str, Any]:

@@ -22,6 +22,7 @@ async def ready(call: Call) -> web.StreamResponse:
 
 async def health_cluster(call: Call) -> web.StreamResponse:
     call.only("maintenance")
+    await call.context.cluster.looked()
     verdict = call.context.cluster.verdict()
     if "maintenance" in call.query:
         safe = call.context.cluster.safe_without(call.query["maintenance"])

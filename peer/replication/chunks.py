@@ -54,6 +54,9 @@ class Chunks:
         self._pool = pool
         self._me = me
         self.holder = Holder(env, rows, disk, ring, replica_pool)
+        self.owed: dict[
+            str, tuple[int, float]
+        ] = {}  # copies an owner missed: how many, and when the last one
         self.counts = {"puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "owed": 0, "remote_gets": 0}
 
     def owners_of(self, name: bytes) -> tuple[str, ...]:
@@ -99,6 +102,10 @@ class Chunks:
         """
         self.counts["gets"] += 1
         return await _Get(self, name).run()
+
+    def give(self, buffer: Buffer) -> None:
+        """Return the buffer of a `get`."""
+        self._pool.give(buffer)
 
     # --- used by _Put and _Get
 
@@ -228,6 +235,7 @@ class _Put:
             return
         self.failures.append((owner, error))
         self.c.counts["owed"] += 1
+        self.c.owed[owner] = self.c.owed.get(owner, (0, 0.0))[0] + 1, self.c._env.now()
         if self.ok + self.left < self.need and not self.future.done():
             self.future.set_result(False)
 

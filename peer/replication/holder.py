@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
-from peer.errors import AtollError, Corrupt, Full
+from peer.errors import AtollError, Corrupt, Full, NotFound
 from peer.storage.records import Extent
 from ring.epoch import Epoch
 from ring.hashing import partition_of
@@ -103,6 +103,11 @@ class Holder:
         self._ring = ring
         self._pool = pool
         self._naming: dict[bytes, list[Callable[[], None]]] = {}
+        self._referring: set[bytes] = set()  # reference rows whose first commit is queued
+        self.on_reference: Callable[[bytes], None] = lambda key: None
+        """Told of each new reference row (chunk key, attempt), once it is durable."""
+        self.on_change: Callable[[bytes], None] = lambda key: None
+        """Told when all references of a chunk (its key) gain or lose their bytes."""
         self.counts = {"stored": 0, "referenced": 0, "quarantined": 0, "duplicates": 0, "lost": 0}
 
     def find(self, name: bytes) -> Extent | None:
@@ -122,15 +127,52 @@ class Holder:
     def on_add_ref(self, message: Any, reply: Reply) -> None:
         """(ADD_REF, tag, name, attempt, back): OK once the reference is durable, MISSING without the bytes."""
         _, _, name, attempt, back = message
+
+        def done(error: AtollError | None) -> None:
+            reply((OK,) if error is None else (MISSING,) if isinstance(error, NotFound) else (IS_FULL,))
+
+        self.refer(name, attempt, back, done)
+
+    def refer(
+        self, name: bytes, attempt: bytes, back: bytes, done: Callable[[AtollError | None], None]
+    ) -> None:
+        """Commit a reference to a chunk that lies here; `done` when durable, or with NotFound or Full."""
         if name in self._naming:
-            self._naming[name].append(lambda: self.on_add_ref(message, reply))
+            self._naming[name].append(lambda: self.refer(name, attempt, back, done))
             return
         if self.find(name) is None:
-            return reply((MISSING,))
+            return done(NotFound("it does not hold the chunk"))
         self.counts["referenced"] += 1
         key = chunk_key(name, self._ring.epoch.partition_power) + attempt
-        self._rows.commit([("refs", key, back)], lambda error: reply((OK,) if error is None else (IS_FULL,)))
-        return None
+        return self._refer(key, back, [], done)
+
+    def _refer(
+        self, key: bytes, back: bytes, writes: list[Any], done: Callable[[AtollError | None], None]
+    ) -> None:
+        """Commit a reference row with other writes; tell of it if it is new."""
+        new = key not in self._referring and self._rows.get("refs", key) is None
+        if new:
+            self._referring.add(key)
+
+        def committed(error: AtollError | None) -> None:
+            if new:
+                self._referring.discard(key)
+                if error is None:
+                    self.on_reference(key)
+            done(error)
+
+        self._rows.commit([("refs", key, back), *writes], committed)
+
+    def references(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bool]]:
+        """(key of a reference row, whether it counts): not one whose commit was not told of yet, or without bytes here."""
+        live: dict[bytes, bool] = {}
+        found = []
+        for key, _ in self._rows.scan("refs", start, end, limit):
+            name = key[2:34]
+            if name not in live:
+                live = {name: self.find(name) is not None}
+            found.append((key, live[name] and key not in self._referring))
+        return found
 
     def on_store(self, message: Any, reply: Reply) -> None:
         """(STORE_CHUNK, tag, name, attempt, back, bytes): OK once bytes and reference are durable."""
@@ -182,7 +224,7 @@ class Holder:
             self._naming[name].append(lambda: self.name(name, extent, attempt, back, done))
             return
         key = chunk_key(name, self._ring.epoch.partition_power)
-        writes: list[Any] = [("refs", key + attempt, back)]
+        writes: list[Any] = []
         state, old = self._row(name)
         duplicate = state == LIVE
         if duplicate:  # C2
@@ -197,6 +239,8 @@ class Holder:
             if not duplicate:
                 if error is None:
                     self._disk.named(extent)
+                    if state:
+                        self.on_change(key)
                     if state == QUARANTINED and old is not None:
                         self._disk.unnamed(old)  # C5
                 else:
@@ -205,7 +249,7 @@ class Holder:
                     resume()
             done(error)
 
-        self._rows.commit(writes, committed)
+        self._refer(key + attempt, back, writes, committed)
 
     def quarantine(self, name: bytes, extent: Extent) -> None:
         """A read found the bytes damaged: forget them here, unless the row moved on meanwhile (C3)."""
@@ -216,6 +260,7 @@ class Holder:
         key = chunk_key(name, self._ring.epoch.partition_power)
 
         def committed(_: AtollError | None) -> None:
+            self.on_change(key)
             for resume in self._naming.pop(name):
                 resume()
 

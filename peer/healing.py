@@ -1,0 +1,60 @@
+"""What a peer does by itself to come back to full health: its background workers, put together (architecture §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from peer.replication.antientropy import AntiEntropy
+from peer.replication.chunks import Chunks
+from peer.replication.chunksync import CHUNKS, ChunkSide
+from peer.replication.env import Env, RowStore
+from peer.replication.holder import Disk
+from peer.replication.node import Replica
+from peer.replication.workers import Workers
+
+OWED_KEPT_S = 600.0
+
+
+class Healing:
+    """One peer's workers, and what is known to be out of order."""
+
+    def __init__(
+        self, env: Env, rows: RowStore, replica: Replica, chunks: Chunks, disk: Disk, alive: Callable[[str], bool]
+    ) -> None:  # fmt: skip
+        self._env = env
+        self._chunks = chunks
+        self.workers = Workers(env, rows)
+        self.side = ChunkSide(env, rows, chunks.holder, disk, chunks, self.workers.throttle.spend)
+        replica.copies.add(CHUNKS, self.side)
+        self.anti_entropy = AntiEntropy(
+            env, replica.me, replica.copies, lambda: replica.epochs.current, alive
+        )
+
+    def begin(self) -> None:
+        """Run the workers. Called once the peer's identity is confirmed."""
+        self.workers.add(self.anti_entropy)
+
+    def reachable(self, member: str) -> None:
+        """Gossip says that a member is alive (again)."""
+        self.anti_entropy.returned(member)
+
+    def info(self) -> dict[str, Any]:
+        """For the cluster's view: whether this peer is `behind`, how old its last comparison with everybody alive is, what
+        chunk copies the puts it coordinated still `owed` to whom, chunks `missing` everywhere, and the workers."""
+        return {
+            "behind": self.anti_entropy.behind,
+            "compared_s": self.anti_entropy.compared_s,
+            "owed": self._owed(),
+            "missing": self.side.missing,
+            "workers": [asdict(status) for status in self.workers.statuses()],
+        }
+
+    def _owed(self) -> dict[str, tuple[int, float]]:
+        """Owner -> (copies it missed, seconds since the last one). Old ones are forgotten: they were made up long ago."""
+        now = self._env.now()
+        owed = self._chunks.owed
+        for member in [member for member, (_, at_s) in owed.items() if now - at_s > OWED_KEPT_S]:
+            del owed[member]
+        return {member: (count, round(now - at_s, 3)) for member, (count, at_s) in owed.items()}

@@ -1,0 +1,167 @@
+"""Anti-entropy: each owner pulls what it lacks from the others, partition by partition, for ever (architecture §8).
+
+A pass goes over all partitions this peer shares with each other owner. One begins at the start, when a peer comes back,
+and every PASS_EVERY_S; whoever is or was away is first. Reading, hedging and hints only shorten what this guarantees:
+after a fault ends, all owners come to hold the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peer.errors import AtollError
+from ring.epoch import Epoch
+
+from .env import Env
+from .sync import Copies, Pulled
+from .workers import Worker
+
+BATCH = 128
+PASS_EVERY_S = 60.0
+RETRY_S, RETRY_MOST_S = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class _Task:
+    member: str
+    side: int
+    partitions: list[int]
+    since_s: float
+
+
+class AntiEntropy(Worker):
+    """One peer's pulls. `alive(member)` says whom it makes sense to ask."""
+
+    name = "anti-entropy"
+    every_s = 1.0
+
+    def __init__(
+        self, env: Env, me: str, copies: Copies, epoch: Callable[[], Epoch | None], alive: Callable[[str], bool]
+    ) -> None:  # fmt: skip
+        super().__init__(env)
+        self._me = me
+        self._copies = copies
+        self._epoch = epoch
+        self._alive = alive
+        self._tasks: deque[_Task] = deque()
+        self._began_s = float("-inf")
+        self._asked_not_before_s: dict[str, float] = {}
+        self._failures: dict[str, int] = {}  # in a row
+        self._compared: dict[str, float] = {}  # when the last comparison that was completed began
+        self._unsure: dict[
+            str, float
+        ] = {}  # members not wholly compared with since they, or we, were away; since when
+        self.detail = {"compared": 0, "differed": 0, "settled": 0, "passes": 0}
+
+    # --- what happened
+
+    def returned(self, member: str) -> None:
+        """A member can be reached again, or has started anew: compare with it first."""
+        if member == self._me:
+            return
+        self._unsure.setdefault(member, self.env.now())
+        self._asked_not_before_s.pop(member, None)
+        self._failures.pop(member, None)
+        self._tasks = deque(task for task in self._tasks if task.member != member)
+        self._tasks.extendleft(reversed(self._of(member)))
+        self.wake()
+
+    @property
+    def behind(self) -> bool:
+        """Whether this peer may lack what was written while it was away: it has not compared with most of the others
+        since. (One that stayed with a majority lacks nothing, whoever comes back to it.)"""
+        epoch = self._epoch()
+        others = {member.id for member in epoch.members} - {self._me} if epoch is not None else set()
+        return 2 * len(others & self._unsure.keys()) > len(others)
+
+    @property
+    def compared_s(self) -> float | None:
+        """Seconds since the beginning of the last comparison with everybody who is alive; None before the first."""
+        epoch = self._epoch()
+        if epoch is None:
+            return None
+        others = [m.id for m in epoch.members if m.id != self._me and self._alive(m.id)]
+        began = [self._compared.get(member) for member in others]
+        known = [at_s for at_s in began if at_s is not None]
+        return self.env.now() - min(known, default=self.env.now()) if len(known) == len(others) else None
+
+    # --- Worker
+
+    def queue(self) -> int:
+        return sum(len(task.partitions) for task in self._tasks)
+
+    def oldest_s(self) -> float | None:
+        since = [task.since_s for task in self._tasks]
+        return self.env.now() - min(since) if since else None
+
+    async def step(self) -> bool:
+        epoch = self._epoch()
+        if epoch is None:
+            return False
+        now = self.env.now()
+        if not self._tasks and now - self._began_s >= PASS_EVERY_S:
+            self._begin(epoch)
+        task = self._next(now)
+        if task is None:
+            return False
+        try:
+            pulled = await self._copies.pull(task.side, task.member, task.partitions)
+        except AtollError as error:
+            self.last_error = str(error)
+            failed = self._failures.get(task.member, 0)
+            self._failures[task.member] = failed + 1
+            self._asked_not_before_s[task.member] = self.env.now() + min(
+                RETRY_MOST_S, RETRY_S * 2 ** min(failed, 9)
+            )
+            self._tasks.append(task)
+            return True
+        self.last_error = ""
+        self._failures.pop(task.member, None)
+        self._count(pulled)
+        if not any(other.member == task.member for other in self._tasks):
+            self._unsure.pop(task.member, None)
+            self._compared[task.member] = task.since_s
+        return True
+
+    def _begin(self, epoch: Epoch) -> None:
+        self._began_s = self.env.now()
+        first = self.detail["passes"] == 0
+        self.detail["passes"] += 1
+        for member in epoch.members:
+            if member.id != self._me:
+                if first:
+                    self._unsure.setdefault(member.id, self._began_s)
+                self._tasks.extend(self._of(member.id))
+
+    def _of(self, member: str) -> list[_Task]:
+        """Everything to compare with a member, in batches."""
+        epoch = self._epoch()
+        if epoch is None:
+            return []
+        shared = [
+            partition
+            for partition in range(1 << epoch.partition_power)
+            if self._me in (owners := epoch.table.owners(partition)) and member in owners
+        ]
+        now = self.env.now()
+        return [
+            _Task(member, side, shared[at : at + BATCH], now)
+            for side in self._copies.numbers
+            for at in range(0, len(shared), BATCH)
+        ]
+
+    def _next(self, now: float) -> _Task | None:
+        """The first task whose member can be asked; the others keep their places."""
+        for at, task in enumerate(self._tasks):
+            if self._alive(task.member) and now >= self._asked_not_before_s.get(task.member, 0.0):
+                del self._tasks[at]
+                return task
+        return None
+
+    def _count(self, pulled: Pulled) -> None:
+        self.did(pulled.partitions, pulled.bytes)
+        self.detail["compared"] += pulled.partitions
+        self.detail["differed"] += pulled.rows + pulled.settled
+        self.detail["settled"] += pulled.settled

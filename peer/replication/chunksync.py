@@ -1,0 +1,135 @@
+"""Chunks as a side of copying: what travels are reference rows; the bytes follow where they are missing (§7, §8).
+
+A reference counts here only with the bytes behind it: one whose chunk is quarantined or lost is as good as absent, so
+that a pull brings the bytes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from peer.buffers import Buffer
+from peer.errors import AtollError, Unavailable
+from peer.storage.records import Extent
+
+from .digests import Digests
+from .env import Env, RowStore
+from .holder import Disk, Holder
+from .sync import Pulled
+
+CHUNKS = 1
+NAME_END = 34
+"""A reference row's key: partition u16, chunk name 32 bytes, attempt."""
+_PRESENT = b""
+
+
+class Chunks(Protocol):
+    """Where bytes come from, verified."""
+
+    async def get(self, name: bytes) -> tuple[Buffer, int]: ...
+    def give(self, buffer: Buffer) -> None: ...
+
+
+def _partition(key: bytes) -> int:
+    return (key[0] << 8) | key[1]
+
+
+class ChunkSide:
+    """The chunks one peer holds, to be copied. `spend(bytes)` waits until so much may be moved."""
+
+    def __init__(
+        self, env: Env, rows: RowStore, holder: Holder, disk: Disk, chunks: Chunks,
+        spend: Callable[[int], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self._env = env
+        self._rows = rows
+        self._holder = holder
+        self._disk = disk
+        self._chunks = chunks
+        self._spend = spend
+        self.digests = Digests(self._scan, self.ranges, _partition)
+        self.missing = 0  # chunks that no owner could give when last asked
+        holder.on_reference = lambda key: self.digests.fold(key, None, _PRESENT)
+        holder.on_change = lambda key: self.digests.drop(_partition(key))
+
+    def _scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes | None]]:
+        found = self._holder.references(start, end, limit)
+        return [(key, _PRESENT if counts else None) for key, counts in found]
+
+    def ranges(self, partition: int) -> list[tuple[bytes, bytes]]:
+        after = (partition + 1).to_bytes(3, "big")
+        return [(partition.to_bytes(2, "big"), after[1:] if after[0] == 0 else b"\xff" * 80)]
+
+    def listed(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes | None]]:
+        """All reference rows in the range; those without bytes here under a version that nobody lacks."""
+        found = self._holder.references(start, end, limit)
+        return [(key, _PRESENT if counts else _ABSENT) for key, counts in found]
+
+    def lacks(self, key: bytes, version: bytes) -> bool:
+        if version == _ABSENT:
+            return False
+        return self._rows.get("refs", key) is None or self._holder.find(key[2:NAME_END]) is None
+
+    def fetch(self, keys: Sequence[bytes]) -> list[Any]:
+        """[key, back pointer | None if the row is gone]"""
+        return [(key, self._rows.get("refs", key)) for key in keys]
+
+    async def apply(self, found: Sequence[Any], pulled: Pulled) -> list[bytes]:
+        """Store the bytes that are missing here and the references; a chunk that nobody has now is counted and left."""
+        for key, back in found:
+            if back is None:
+                continue
+            name, attempt = key[2:NAME_END], key[NAME_END:]
+            pulled.bytes += len(key) + len(back)
+            try:
+                if self._holder.find(name) is None:
+                    await self._bring(name, attempt, back, pulled)
+                else:
+                    await self._refer(name, attempt, back)
+            except AtollError as error:
+                if error.code == "Full":
+                    raise
+                self.missing += 1
+                continue
+            pulled.rows += 1
+        return []
+
+    async def _bring(self, name: bytes, attempt: bytes, back: bytes, pulled: Pulled) -> None:
+        """Read the chunk from another owner and store it here with this reference."""
+        buffer, length = await self._chunks.get(name)
+        try:
+            await self._spend(length)
+        except BaseException:
+            self._chunks.give(buffer)
+            raise
+        pulled.bytes += length
+        stored = self._env.future()
+
+        def appended(result: Extent | AtollError) -> None:
+            self._chunks.give(buffer)  # only now is the disk done with it, whoever still waits
+            if not stored.done():
+                stored.set_result(result)
+            elif isinstance(result, Extent):
+                self._disk.abandon(result)
+
+        self._disk.append(buffer, length, name, appended)
+        extent: Extent | AtollError = await stored
+        if isinstance(extent, AtollError):
+            raise extent
+        named = self._env.future()
+        self._holder.name(name, extent, attempt, back, named.set_result)
+        if error := await named:
+            raise error
+
+    async def _refer(self, name: bytes, attempt: bytes, back: bytes) -> None:
+        done = self._env.future()
+        self._holder.refer(name, attempt, back, done.set_result)
+        if error := await done:
+            raise error
+
+    async def settle(self, key: bytes, pulled: Pulled) -> None:
+        raise Unavailable("a reference to a chunk cannot be read; scrub finds it")
+
+
+_ABSENT = b"absent"

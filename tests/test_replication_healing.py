@@ -1,0 +1,193 @@
+"""Owners come to hold the same by themselves: chunks and registers missed are pulled, whoever was away is first."""
+
+from __future__ import annotations
+
+import asyncio
+
+from peer.replication.antientropy import PASS_EVERY_S, AntiEntropy
+from peer.replication.chunksync import CHUNKS, ChunkSide
+from peer.replication.holder import chunk_key
+from peer.replication.register import Put
+from peer.replication.workers import Throttle, Workers
+from tests.replication_chunks import LARGE, SMALL, Store, simulate_stores
+from tests.replication_world import KEY, POWER, Peer, World, simulate, until
+
+
+def side_of(store: Store) -> ChunkSide:
+    """Copy the chunks of this store, too."""
+    peer = store.peer
+    throttle = Throttle(peer.env)
+    side = ChunkSide(peer.env, store.rows, store.chunks.holder, store.files, store.chunks, throttle.spend)
+    peer.replica.copies.add(CHUNKS, side)
+    return side
+
+
+def partition_of(name: bytes) -> int:
+    return int.from_bytes(chunk_key(name, POWER)[:2], "big")
+
+
+def watch(peer: Peer, alive: set[str]) -> tuple[Workers, AntiEntropy]:
+    workers = Workers(peer.env, peer.rows)
+    worker = AntiEntropy(
+        peer.env, peer.id, peer.replica.copies, lambda: peer.replica.epochs.current, alive.__contains__
+    )
+    workers.add(worker)
+    return workers, worker
+
+
+# --- chunks
+
+
+def test_a_pull_brings_missed_chunks_with_all_their_references() -> None:
+    """Goal: bytes and references an owner missed are there after one pull; what it holds is not sent again."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        for store in (a, b, c):
+            side_of(store)
+        shared = await a.put(SMALL, b"attempt0")
+        await until(lambda: c.holds(shared))
+        world.isolate(c.peer)
+        missed = await a.put(LARGE, b"attempt1")
+        await a.put(LARGE, b"attempt2")
+        await a.put(SMALL, b"attempt3")
+        world.join_up()
+        places = sorted({partition_of(missed), partition_of(shared)})
+        pulled = await c.peer.replica.copies.pull(CHUNKS, a.peer.id, places)
+        assert c.holds(missed) and sorted(c.references(missed)) == [b"attempt1", b"attempt2"]
+        assert sorted(c.references(shared)) == [b"attempt0", b"attempt3"]
+        assert len(LARGE) < pulled.bytes < len(LARGE) + 2000, "the bytes came once"
+        for store in (a, b, c):
+            await store.peer.replica.copies.build(store.peer.replica.copies.side(CHUNKS), places)
+        roots = {tuple(s.peer.replica.copies.side(CHUNKS).digests.root(p) for p in places) for s in (a, b, c)}
+        assert len(roots) == 1
+
+    simulate_stores(scenario)
+
+
+def test_a_quarantined_chunk_is_fetched_again() -> None:
+    """Goal (P5, P7): a damaged copy is put aside when read, and made good by the next pull."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        for store in (a, b, c):
+            side_of(store)
+        name = await a.put(LARGE)
+        await until(lambda: a.holds(name) and b.holds(name) and c.holds(name))
+        place = [partition_of(name)]
+        assert (await a.peer.replica.copies.pull(CHUNKS, b.peer.id, place)).rows == 0
+        a.files.rot(name)
+        assert await a.get(name) == LARGE
+        await until(lambda: a.chunks.holder.find(name) is None)
+        pulled = await a.peer.replica.copies.pull(CHUNKS, b.peer.id, place)
+        assert pulled.rows == 1 and a.holds(name)
+        assert await a.get(name) == LARGE
+
+    simulate_stores(scenario)
+
+
+def test_a_chunk_that_nobody_has_stops_nothing() -> None:
+    """Goal: references to bytes that no owner can give are counted, and the rest is brought."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        sides = {store: side_of(store) for store in (a, b, c)}
+        world.isolate(c.peer)
+        lost, kept = await a.put(SMALL), await a.put(LARGE)
+        world.join_up()
+        for store in (a, b):
+            store.files.rot(lost)
+        places = sorted({partition_of(lost), partition_of(kept)})
+        await c.peer.replica.copies.pull(CHUNKS, a.peer.id, places)
+        assert sides[c].missing == 1 and c.holds(kept) and not c.holds(lost)
+
+    simulate_stores(scenario)
+
+
+# --- the worker
+
+
+def test_who_was_away_pulls_first_and_is_behind_until_then() -> None:
+    """Goal (P7): a peer knows that it may lack something from the moment it can reach the others again until it has
+    compared with most of them; then it holds what it missed, with nobody reading anything."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        alive = {a.id, b.id, c.id}
+        watched = {peer: watch(peer, alive)[1] for peer in (a, b, c)}
+        await until(lambda: not any(worker.behind for worker in watched.values()), 60)
+        world.isolate(c)
+        await a.replica.registers.change(KEY, lambda _: Put(b"missed"))
+        await asyncio.sleep(1)
+        assert c.holds() is None
+        world.join_up()
+        for other in (a, b):
+            watched[c].returned(other.id)
+            watched[other].returned(c.id)
+        assert watched[c].behind and not watched[a].behind and not watched[b].behind
+        await until(lambda: not watched[c].behind, 30)
+        assert c.holds() == b"missed"
+        assert watched[c].detail["differed"] == 1
+
+    simulate(scenario)
+
+
+def test_everything_is_compared_again_and_again() -> None:
+    """Goal: a difference that nobody told of is found within two passes."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        alive = {a.id, b.id, c.id}
+        workers = [watch(peer, alive)[1] for peer in (a, b, c)]
+        await until(lambda: all(worker.compared_s is not None for worker in workers), 60)
+        with world.lost(sender=a, to=c):
+            await a.replica.registers.change(KEY, lambda _: Put(b"missed"))
+        assert c.holds() is None
+        await until(lambda: c.holds() == b"missed", 2 * PASS_EVERY_S)
+
+    simulate(scenario)
+
+
+def test_a_dead_member_holds_nobody_up() -> None:
+    """Goal: comparisons with those who live go on; the dead one's wait, and are made when it is back."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        world.isolate(c)
+        alive = {a.id, b.id}
+        workers, worker = watch(a, alive)
+        await until(lambda: worker.compared_s is not None, 60)
+        assert worker.queue() > 0 and worker.oldest_s() is not None
+        assert next(status for status in workers.statuses() if status.name == "anti-entropy").last_error == ""
+        world.join_up()
+        alive.add(c.id)
+        worker.returned(c.id)
+        await until(lambda: worker.queue() == 0, 60)
+
+    simulate(scenario)
+
+
+# --- workers in general
+
+
+def test_a_paused_worker_rests_also_after_a_restart() -> None:
+    """Goal (W3): paused is durable; resumed, it goes on at once."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        workers, worker = watch(a, {a.id, b.id, c.id})
+        await until(lambda: worker.compared_s is not None, 60)
+        await workers.pause(["anti-entropy"])
+        again, other = watch(a, {a.id, b.id, c.id})
+        await asyncio.sleep(PASS_EVERY_S * 2)
+        assert other.done == 0 and again.statuses()[0].state == "paused"
+        await again.resume(["anti-entropy"])
+        await until(lambda: other.compared_s is not None, 60)
+
+    simulate(scenario)
+
+
+def test_the_throttle_bounds_bytes_over_time() -> None:
+    """Goal (W4): so many bytes take so long, however they are cut."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        throttle = Throttle(a.env, bytes_per_s=1_000_000)
+        began_s = a.env.now()
+        for _ in range(100):
+            await throttle.spend(50_000)
+        assert 4.5 < a.env.now() - began_s < 5.5
+
+    simulate(scenario)
