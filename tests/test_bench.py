@@ -265,10 +265,10 @@ def test_wrong_bytes_and_refusals_are_errors(cluster: FakeCluster) -> None:
 
     async def story() -> Round:
         await aim.make_bucket()  # takes no fault: the faults below are planned afterwards
-        await Load(10).run([Put(aim.heads, bodies, iter(["x"]), 100)], [[aim.endpoints[1]]], None)
+        await Load(10).run([Put(aim.heads, bodies, iter(["x"]), 100)], [[aim.under_load[1]]], None)
         cluster.peers[0].plan("flip", "503", "drop")
         source = Get(aim.heads, bodies, ["x"], 100, verify=True)
-        return await Load(10).run([source], [[aim.endpoints[0]]], 0.6)
+        return await Load(10).run([source], [[aim.under_load[0]]], 0.6)
 
     cluster.peers[0].faults.clear()
     one = asyncio.run(story())
@@ -319,7 +319,7 @@ def test_large_bodies_on_threads(cluster: FakeCluster) -> None:
     """Goal: a body of many pieces is stored and read back whole, and a wrong byte is found."""
     aim, bodies, size = target(cluster), Bodies("seed", 64 << 10), (1 << 20) + 777
     asyncio.run(aim.make_bucket())
-    load = LargeLoad([LargeClient(end, aim.heads, bodies, 10) for end in aim.endpoints[:2]])
+    load = LargeLoad([LargeClient(end, aim.heads, bodies, 10) for end in aim.under_load[:2]])
     puts = load.run(lambda client, name: client.put(name, size), [["a"], ["b"]], size)
     assert puts.ops == 2 and puts.moved_bytes == 2 * size and not puts.errors
     assert bodies.matches("a", size, cluster.buckets["bench"]["a"].data)
@@ -474,3 +474,12 @@ def test_forgetting_needs_files(tmp_path: Path) -> None:
         assert forget_files([os.getpid()]) >= 1
     with pytest.raises(BenchError):
         forget_files([None])
+
+
+def test_a_deadline_below_a_second_is_one() -> None:
+    """Goal: `--deadline 0.2` bounds a large request; rounded to whole seconds it was none at all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = Endpoint("127.0.0.1", silent.getsockname()[1])
+        client = LargeClient(endpoint, Heads("b", "a", "s"), Bodies("seed"), 0.2)
+        with pytest.raises(BlockingIOError):
+            client.get("x", 1)

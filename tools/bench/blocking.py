@@ -83,7 +83,8 @@ class LargeClient:
             link = socket.create_connection((self._endpoint.host, self._endpoint.port), CONNECT_S)
             link.settimeout(None)
             # Deadlines in the kernel: a timeout of Python's would make every call a poll and a call.
-            limit = struct.pack("ll", int(self._deadline_s), 0)
+            # One microsecond more, as zero would mean none.
+            limit = struct.pack("ll", int(self._deadline_s), int(self._deadline_s % 1 * 1e6) + 1)
             link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -53,9 +53,9 @@ async def run(wish: Wish, access: Access | None, progress: Progress) -> Report:
         floors = await _floor(wish, directory, progress) if wish.floor else []
         if wish.start:
             async with own_cluster(directory, wish.start, progress) as own:
-                report = await _measure(wish, own, progress, throw_away=True)
+                report = await _measure(wish, own, progress, leave=True)
         elif access is not None:
-            report = await _measure(wish, access, progress, throw_away=wish.keep)
+            report = await _measure(wish, access, progress, leave=wish.keep)
         else:
             report = Report({}, asdict(wish.plan))
     report.floor = floors
@@ -64,7 +64,8 @@ async def run(wish: Wish, access: Access | None, progress: Progress) -> Report:
     return report
 
 
-async def _measure(wish: Wish, access: Access, progress: Progress, *, throw_away: bool) -> Report:
+async def _measure(wish: Wish, access: Access, progress: Progress, *, leave: bool) -> Report:
+    """All workloads in a bucket of their own, which is deleted at the end unless it is to be left."""
     bucket = f"bench-{secrets.token_hex(4)}"
     target = await find_target(
         access.endpoints, access.access_key, access.secret_key, bucket, pinned=access.pinned
@@ -82,11 +83,11 @@ async def _measure(wish: Wish, access: Access, progress: Progress, *, throw_away
             except BenchError as error:
                 if len(wish.workloads) == 1:
                     raise
-                report.notes.append(f"{error}")  # the others are worth having
+                report.notes.append(str(error))  # the others are worth having
                 continue
             report.results.append(summarise(name, runner.clients_of(workload), workload.size, rounds))
     finally:
-        if not throw_away:
+        if not leave:
             await _clean_up(target, progress)
     return report
 

@@ -44,10 +44,6 @@ class Target:
     chunk_bytes: int
     version: str
 
-    @property
-    def endpoints(self) -> list[Endpoint]:
-        return self.under_load
-
     async def request(self, method: str, path: str, body: bytes = b"", at: int = 0) -> tuple[int, Any]:
         """One request outside the measurement: status and JSON (None if there is none). Raises BenchError."""
         endpoint = self.under_load[at % len(self.under_load)]
@@ -60,9 +56,9 @@ class Target:
 
     async def remove_bucket(self, clients: int, deadline_s: float) -> int:
         """Delete every object of the bucket, then the bucket; returns how many objects went."""
-        total, after = 0, ""
+        total = 0
         while True:
-            status, page = await self.request("GET", f"{self.heads.base}/objects?limit=1000{after}", at=total)
+            status, page = await self.request("GET", f"{self.heads.base}/objects?limit=1000", at=total)
             if status == 404:
                 return total
             if status != 200:

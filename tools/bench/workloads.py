@@ -26,7 +26,6 @@ LARGE_CLIENTS = 4
 LIST_PAGE = 1000
 LIST_CLIENTS = 8
 MAX_PREPARED = 1 << 29  # bytes stored for reads
-WARM_PASS_LIMIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
