@@ -55,7 +55,7 @@ def measure(
     """Let a cluster run for `seconds`, counting traffic and false deaths; then crash one and watch."""
     began = time.perf_counter()
     collecting = gc.isenabled()
-    gc.disable()  # a million members in one process: a collection finds nothing and takes seconds
+    gc.disable()  # millions of objects in one process: a collection finds nothing and takes seconds
     try:
         world = World(size, loss, seed, config, encrypted=encrypted)
         world.run(seconds)

@@ -53,7 +53,7 @@ class SimFiles:
         self._later = later
         self._files: dict[str, _File] = {}
         self.alive = True
-        self.writes = self.syncs = 0
+        self.writes = 0
 
     # Operations; `done` is called once, later, with an OSError or None
 
@@ -99,7 +99,6 @@ class SimFiles:
         length = file.length
 
         def act() -> None:
-            self.syncs += 1
             for number, version in covered.items():
                 if version.order > file.durable.get(number, NEVER_WRITTEN).order:
                     file.durable[number] = version

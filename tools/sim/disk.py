@@ -10,20 +10,17 @@ perhaps the one in flight: durable, but acknowledged to nobody.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sortedcontainers import SortedDict
 
-from peer.errors import AtollError, Full
+from peer.errors import Full
+from peer.storage.rows import TABLES, Done, Key, Write
 from tools.sim.env import SimEnv
 from tools.sim.story import Story
 
-TABLES = ("rows", "side", "chunks", "refs", "hints", "meta")
-Key = bytes | int
-Write = tuple[str, Key, bytes | None]
-Done = Callable[[AtollError | None], None]
 Undo = list[tuple[str, Key, bytes | None]]
 Group = list[tuple[tuple[Write, ...], Done]]
 
@@ -109,7 +106,6 @@ class SimRows:
         self.traits = traits or DiskTraits()
         self.sequence = disk.sequence
         self.commits = 0
-        self.largest_group = 0
         self._queue: Group = []
         self._writing: Group = []
         self._busy = False
@@ -176,7 +172,6 @@ class SimRows:
         if self._gone:
             return
         self._writing, self._queue = self._queue, []
-        self.largest_group = max(self.largest_group, len(self._writing))
         duration_s = self.traits.commit_s * (0.4 + 1.2 * self.rng.random())
         if self.rng.random() < self.traits.stall:
             self.story.fault("slow disk", self.env.name, "", quiet=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from peer.errors import AtollError
 from tools.sim.cluster import Cluster, SimPeer, grown, member
@@ -69,7 +70,7 @@ class Nemesis:
         alone = len(self.cluster.peers) == 1
         drawn = {k: w for k, w in self.climate.weights.items() if not (alone and k in BETWEEN_PEERS)}
         kinds, weights = list(drawn), list(drawn.values())
-        actions: dict[str, Callable[[], Awaitable[None]]] = {
+        actions: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "bad weather": self.bad_weather,
             "stragglers": self.stragglers,
             "partition": self.partition,
@@ -94,7 +95,7 @@ class Nemesis:
             if not self.running:
                 return
             kind = self.rng.choices(kinds, weights)[0]
-            task = self.cluster.loop.create_task(_strike(actions[kind]), name=f"fault {kind}")
+            task = self.cluster.loop.create_task(actions[kind](), name=f"fault {kind}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -352,7 +353,3 @@ class Nemesis:
         until = self.cluster.loop.time() + most_s
         while not condition() and self.cluster.loop.time() < until:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.05)
-
-
-async def _strike(action: Callable[[], Awaitable[None]]) -> None:
-    await action()
