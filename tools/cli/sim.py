@@ -18,7 +18,7 @@ _SIMULATORS = {
 
 
 class SimGroup(LazyGroup):
-    """The two above, and whatever tools.sim_command brings: its commands, and its options for the group itself."""
+    """The two above, and the commands of tools.sim_command, whose own options hold for the group itself."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # `sim ring` has no use for a simulator of replication, but a file may have options for it.
@@ -28,34 +28,16 @@ class SimGroup(LazyGroup):
 
     def _take_options(self) -> None:
         """`atoll sim --seeds 5` means `atoll sim registers --seeds 5`. Idempotent."""
-        more = self._more()
         known = {param.name for param in self.params}
-        if isinstance(more, click.Group):
-            self.params = [*(param for param in more.params if param.name not in known), *self.params]
-
-    def _more(self) -> click.Command | None:
-        try:
-            registers = import_module("tools.sim_command").sim
-        except ModuleNotFoundError as problem:
-            if problem.name != "tools.sim_command":
-                raise
-            return None
-        assert isinstance(registers, click.Command)
-        return adopt(registers)
+        self.params = [*(param for param in _replication().params if param.name not in known), *self.params]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        more = self._more()
-        if isinstance(more, click.Group):
-            return [*super().list_commands(ctx), *more.list_commands(ctx)]
-        return [*super().list_commands(ctx), *(["registers"] if more is not None else [])]
+        return [*super().list_commands(ctx), *_replication().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.lazy:
             return super().get_command(ctx, cmd_name)
-        more = self._more()
-        if isinstance(more, click.Group):
-            return more.get_command(ctx, cmd_name)
-        return more if cmd_name == "registers" else None
+        return _replication().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = []
@@ -66,6 +48,13 @@ class SimGroup(LazyGroup):
             formatter.write_dl(rows)
 
 
+def _replication() -> click.Group:
+    """The simulator of replication, imported when it is needed."""
+    group = adopt(import_module("tools.sim_command").sim)
+    assert isinstance(group, click.Group)
+    return group
+
+
 @click.group(cls=SimGroup, lazy=_SIMULATORS, invoke_without_command=True)
 @click.pass_context
 def sim(ctx: click.Context, /, **options: Any) -> None:
@@ -74,8 +63,7 @@ def sim(ctx: click.Context, /, **options: Any) -> None:
     Without a command it is `registers` that runs.
     """
     if ctx.invoked_subcommand is None:
-        group = import_module("tools.sim_command").sim
-        ctx.invoke(group.commands["registers"], **options)
+        ctx.invoke(_replication().commands["registers"], **options)
         return
     for name in options:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
