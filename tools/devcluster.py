@@ -73,9 +73,8 @@ class DevCluster:
         self.peers = [Peer(place) for place in layout.places]
         self._on_change = on_change
         self._session: aiohttp.ClientSession | None = None
-        self._started = (
-            False  # until then a peer may be unready and ready again at every join, which is no news
-        )
+        # Until then a peer may be unready and ready again at every join, which is no news.
+        self._started = False
         self._told: set[str] = set()
 
     async def start(self, deadline_s: float = 60.0) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import select
+import socket
 import ssl
 import threading
 import time
@@ -220,7 +221,7 @@ def _shut(connection: http.client.HTTPConnection) -> None:
     sock = connection.sock
     if sock is not None:
         try:
-            sock.shutdown(2)
+            sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # closed meanwhile, which is what was wanted
 

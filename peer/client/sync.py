@@ -17,7 +17,7 @@ from peer.client.connections import Connections
 from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core, Metered
 from peer.client.download import Download
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
-from peer.client.profile import Profile, load_profile
+from peer.client.profile import load_profile
 from peer.client.transfer import Incoming, check_put
 from peer.errors import AtollError
 
@@ -63,7 +63,7 @@ class Client:
     @classmethod
     def from_profile(cls, name: str | None = None, **options: Any) -> Self:
         """A client for a profile of ~/.config/atoll/config.toml, by default the default one."""
-        profile: Profile = load_profile(name)
+        profile = load_profile(name)
         return cls(
             profile.endpoints,
             access_key=profile.access_key,

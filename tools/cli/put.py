@@ -106,7 +106,6 @@ class _Plan:
     def __init__(self, sources: tuple[str, ...], key: str, recursive: bool) -> None:
         self._folder = f"{key}/" if key and not key.endswith("/") else key
         self._key = key
-        self._recursive = recursive
         self._sources = sources
         # One plain file goes to KEY itself; all else keeps its name below it.
         self._into_folder = recursive or len(sources) > 1 or not key or key.endswith("/")
