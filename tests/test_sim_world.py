@@ -144,3 +144,9 @@ def test_the_command_hunts_without_a_safeguard() -> None:
     wrong = CliRunner().invoke(sim, ["--unsafe", "seatbelt"])
     assert wrong.exit_code == 2
     assert "h_not_durable" in wrong.output
+
+
+def test_few_operations_are_enough_when_few_are_asked_for() -> None:
+    """Goal: `--operations 100` makes short runs, not bad ones."""
+    result = run_seed(3, Options(operations=100))
+    assert result.ok and 100 <= result.operations < 500, result.problems

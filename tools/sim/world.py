@@ -156,7 +156,7 @@ class World:
         self.problems += [f"{fault.kind} broken at {fault.key or 'a page'}: {fault.text}" for fault in faults]
         if self.options.schedule is not None:
             return
-        if work.completed < LEAST_OPERATIONS:
+        if work.completed < min(LEAST_OPERATIONS, self.options.operations):
             self.problems.append(f"only {work.completed} operations completed in {self.loop.time():.0f} s")
         if self._faults() < LEAST_FAULTS:
             self.problems.append(f"only {self._faults()} kinds of faults struck")
