@@ -31,6 +31,17 @@ MAX_CAPACITY_BYTES = 2**63 - 1
 """What gossip's records and the ring's members can carry (gossip/record.py, ring/members.py)."""
 
 
+LIMITS: dict[str, tuple[str, float, float, str]] = {
+    "idle_body_s": ("--idle-body", 1, 3600, "s"),
+    "pressed_body_s": ("--idle-body-pressed", 0.1, 3600, "s"),
+    "idle_connection_s": ("--idle-connection", 1, 3600, "s"),
+    "drain_s": ("--drain", 0, 600, "s"),
+    "json_bytes": ("--json-limit", 1024, 16 << 20, " bytes"),
+    "form_fields": ("--form-fields", 1, 100_000, ""),
+}
+"""The limits of the API that are options: field -> option, least, most, unit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConfig:
     """One peer's options, all decided. Sizes in bytes; paths as given; addresses as (host, port)."""
@@ -80,6 +91,14 @@ class PeerConfig:
     """Serve /metrics without credentials."""
     log_level: str = "info"
 
+    # Limits of the API (peer.api.context.Limits says what each does).
+    idle_body_s: float = 60.0
+    pressed_body_s: float = 5.0
+    idle_connection_s: float = 75.0
+    drain_s: float = 10.0
+    json_bytes: int = 1 << 20
+    form_fields: int = 1000
+
     def __post_init__(self) -> None:
         for problem in _problems(self):
             raise Invalid(problem, code="InvalidArgument")
@@ -93,6 +112,11 @@ class PeerConfig:
     def ports(self) -> tuple[int, int, int]:
         """(S3, API, peers)."""
         return self.s3_port, self.api_port, self.peer_port
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits of the API, by name."""
+        return {name: getattr(self, name) for name in LIMITS}
 
     def to_json(self) -> dict[str, Any]:
         """What a restart needs, for DIR/peer.json: no secrets, nothing only founding or joining reads."""
@@ -179,6 +203,7 @@ def _problems(config: PeerConfig) -> list[str]:
     found += _label_problems("--name", config.name, NAME_BYTES)
     found += _label_problems("--zone", config.zone, ZONE_BYTES)
     found += _size_problems(config)
+    found += _limit_problems(config)
     above = [base + 2 for base in config.ports[:1] if config.ports == (base, base + 1, base + 2)]
     check(
         not above or above[0] <= 65535,
@@ -226,6 +251,16 @@ def _size_problems(config: PeerConfig) -> list[str]:
         ),
     }
     return [problem for problem, holds in wrong.items() if holds]
+
+
+def _limit_problems(config: PeerConfig) -> list[str]:
+    """What is wrong with the limits of the API. `nan` is within no bounds."""
+    found = []
+    for name, (option, least, most, unit) in LIMITS.items():
+        value = getattr(config, name)
+        if not (isinstance(value, int | float) and least <= value <= most):
+            found.append(f"{option} {value}{unit}: between {least:g} and {most:.10g}{unit}")
+    return found
 
 
 def _label_problems(option: str, text: str, limit: int) -> list[str]:
@@ -290,6 +325,18 @@ def parse_size(text: str | int, what: str = "the size") -> int:
     if unit not in _UNITS or not digits.isdigit() or not digits.isascii() or len(part) > 6 or len(whole) > 30:
         raise Invalid(f"{what} {text!r}: give bytes, or a number with a unit, as in 500GB or 4MiB")
     return int(int(digits) * _UNITS[unit] // 10 ** len(part))
+
+
+_TIME_UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_TIME = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|)")
+
+
+def parse_time(text: str | float, what: str = "the time") -> float:
+    """Seconds of `90`, `1.5s`, `500ms`, `2m` or `1h`. Invalid otherwise."""
+    match = _TIME.fullmatch(str(text).strip().lower())
+    if match is None:
+        raise Invalid(f"{what} {text!r}: give seconds, or a number with a unit, as in 90s, 500ms or 2m")
+    return float(match[1]) * _TIME_UNITS[match[2]]
 
 
 def merged(told: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gossip.record import Record
 from peer import __version__
 from peer.api.cluster import ClusterView, process_info
 from peer.api.context import Context
+from peer.api.context import Limits as ApiLimits
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
 from peer.buffers import BufferPool, release_heap
@@ -96,7 +97,7 @@ async def _serve(config: PeerConfig) -> int:
         await stop.wait()
         if peer.fatal is not None:
             raise peer.fatal
-        log.info("stopping: requests in flight get ten seconds")
+        log.info("stopping: requests in flight get %g s", config.drain_s)
         return 0
     finally:
         if peer is not None:
@@ -160,7 +161,7 @@ class Peer:
         view = ClusterView(
             self.replica, self.objects.buckets, lambda: self.membership, self._info, __version__
         )
-        self.context = Context(self.replica, self.objects, view)
+        self.context = Context(self.replica, self.objects, view, ApiLimits(**config.limits))
         self.api = ApiServer(self.context)
         self.s3 = UnbuiltS3()
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import socket
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from gossip.record import Record
-from peer.config import PeerConfig, parse_address, parse_size
+from peer.api.context import Limits
+from peer.config import LIMITS, PeerConfig, parse_address, parse_size
 from peer.errors import Invalid, StartupError
 from peer.startup import try_ports
 from ring.members import Member
 from tests.cli_runner import Atoll, started_peers
+from tools.cli import peer_command
 from tools.devlayout import free_port
 
 
@@ -65,6 +70,67 @@ def test_peer_options(atoll: Atoll, monkeypatch: pytest.MonkeyPatch, started: li
     key = ("--cluster-key-file", str(atoll.home / "k"))
     assert atoll("peer", *data, "--join", "h1:7402", "h2:7402", "--join", "h3:1,h4:2", *key).code == 0
     assert started[1].join == (("h1", 7402), ("h3", 1), ("h4", 2), ("h2", 7402))
+
+
+def test_the_limits_of_the_api(
+    atoll: Atoll, monkeypatch: pytest.MonkeyPatch, started: list[PeerConfig]
+) -> None:
+    """Goal: each limit is an option with its unit and bounds, from flag, environment, file directory; the API gets it."""
+    data = atoll.home / "d"
+    defaults = {name: config_of(atoll, "--data", str(data))[name] for name in LIMITS}
+    assert defaults == {name: (value, "default") for name, value in asdict(Limits()).items()}
+    file = atoll.home / "peer.toml"
+    file.write_text('[peer]\nidle-body = 90.5\njson-limit = "64KiB"\n')
+    monkeypatch.setenv("ATOLL_DRAIN", "2m")
+    line = (
+        "--config",
+        str(file),
+        "--idle-connection",
+        "500ms",
+        "--idle-connection",
+        "1h",
+        "--form-fields",
+        "7",
+    )
+    assert atoll("peer", "--data", str(data), "--found", *line, "--idle-body-pressed", "1500ms").code == 0
+    wanted = Limits(90.5, 1.5, 3600.0, 120.0, 65536, 7)
+    assert Limits(**started[0].limits) == wanted
+    monkeypatch.delenv("ATOLL_DRAIN")
+    data.mkdir()
+    (data / "peer.json").write_text(json.dumps(started[0].to_json()))
+    assert atoll("peer", "--data", str(data), "--idle-body", "2").code == 0
+    assert Limits(**started[1].limits) == replace(wanted, idle_body_s=2.0)
+    for option, values in {
+        "--idle-body": ("0", "0.9s", "2h", "-1", "nan", "inf", "1d", "", "5 s s"),
+        "--idle-body-pressed": ("99ms", "3601", "soon"),
+        "--idle-connection": ("0", "61m"),
+        "--drain": ("601", "1e2", "-0.1s"),
+        "--json-limit": ("1023", "17MiB", "-1", "1XB"),
+        "--form-fields": ("0", "100001", "1.5", "x"),
+    }.items():
+        for value in values:
+            refused = atoll("peer", "--data", str(data), option, value)
+            assert refused.code == 2 and option in refused.err, (option, value, refused.err)
+    assert len(started) == 2
+
+
+def test_help_stands_in_sections(atoll: Atoll) -> None:
+    """Goal: the options of `atoll peer` are told in groups, each once."""
+    told = atoll("peer", "--help").out
+    titles = [
+        "Options:",
+        "This peer in the ring:",
+        "Founding only:",
+        "Protection:",
+        "Limits of the API",
+        "Other options:",
+    ]
+    places = [told.index(title) for title in titles]
+    assert places == sorted(places)
+    command = peer_command.peer
+    for param in command.params:
+        if isinstance(param, click.Option):
+            assert len(re.findall(rf"^  (?:-\w, )?{param.opts[-1]}\s", told, re.MULTILINE)) == 1, param.opts
 
 
 def test_peer_restarts_on_its_directory(atoll: Atoll, started: list[PeerConfig]) -> None:

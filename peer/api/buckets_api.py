@@ -53,7 +53,8 @@ async def read_json(call: Call) -> dict[str, Any]:
         while piece := await body.read():
             data += piece
             if len(data) > call.context.limits.json_bytes:
-                raise Invalid("the JSON body is too large", code="EntityTooLarge", status=413)
+                most = call.context.limits.json_bytes
+                raise Invalid(f"a JSON body may have {most} bytes here", code="EntityTooLarge", status=413)
     finally:
         body.done()
     if not data.strip():

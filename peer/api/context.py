@@ -45,10 +45,17 @@ class Cluster(Protocol):
 
 @dataclass(slots=True)
 class Limits:
-    """Every limit of the HTTP surface, an option each."""
+    """Every limit of the HTTP surface, an option each (peer.config.LIMITS has their bounds).
+
+    A body that makes no progress is cut after `idle_body_s`; after `pressed_body_s` if it keeps a buffer that others wait
+    for. A connection without a request is closed after `idle_connection_s`. A stopping peer gives requests `drain_s`.
+    A JSON body may have `json_bytes`, a form `form_fields`.
+    """
 
     idle_body_s: float = 60.0
     pressed_body_s: float = 5.0
+    idle_connection_s: float = 75.0
+    drain_s: float = 10.0
     json_bytes: int = 1 << 20
     form_fields: int = 1000
 

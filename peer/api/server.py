@@ -99,9 +99,9 @@ class ApiServer:
             self._refuse,
             access_log=None,
             read_bufsize=READ_BUFFER_BYTES,
-            keepalive_timeout=75.0,
+            keepalive_timeout=self._context.limits.idle_connection_s,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=10.0)
+        self._runner = web.ServerRunner(server, shutdown_timeout=self._context.limits.drain_s)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port, backlog=1024).start()
@@ -114,7 +114,7 @@ class ApiServer:
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
-        """Let requests in flight end (10 s at most), then close."""
+        """Let requests in flight end (`drain_s` at most), then close."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._runner is not None:

@@ -22,8 +22,19 @@ from tools.cli.settings import Folder, current, lists
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # option name -> field of PeerConfig, where they differ
-_FIELD_OF = {"capacity": "capacity_bytes", "chunk_size": "chunk_bytes"}
-_SIZES = ("capacity", "chunk_size")
+_FIELD_OF = {"capacity": "capacity_bytes", "chunk_size": "chunk_bytes"} | {
+    option.removeprefix("--").replace("-", "_"): name for name, (option, *_) in config.LIMITS.items()
+}
+_SIZES = ("capacity", "chunk_size", "json_limit")
+_TIMES = ("idle_body", "idle_body_pressed", "idle_connection", "drain")
+_SECTIONS = {
+    "name": "This peer in the ring",
+    "replicas": "Founding only",
+    "tls_cert": "Protection",
+    "idle_body": "Limits of the API (times as in 90s, 500ms, 2m)",
+    "log_level": "Other options",
+}
+"""Of --help: the first option of each section, in the order in which they are declared, after plain "Options"."""
 
 
 def _options(*rows: tuple[str, dict[str, Any]]) -> Callable[[F], F]:
@@ -42,7 +53,23 @@ def _text(metavar: str, says: str, **more: Any) -> dict[str, Any]:
 _PORT = click.IntRange(1, 65535)
 
 
-@click.command()
+class Sectioned(click.Command):
+    """Its many options stand in sections of --help."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        title = "Options"
+        for param in self.get_params(ctx):
+            title = _SECTIONS.get(str(param.name), title)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                sections.setdefault(title, []).append(record)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.command(cls=Sectioned)
 @_options(
     ("--data", _text("DIR", "The peer's directory.", type=Folder())),
     ("--found", {"is_flag": True, "default": None, "help": "Found a new cluster here, if DIR is empty."}),
@@ -53,18 +80,18 @@ _PORT = click.IntRange(1, 65535)
     ("--s3-port", _text("PORT", "The S3 port by itself.", type=_PORT)),
     ("--api-port", _text("PORT", "The API port by itself.", type=_PORT)),
     ("--peer-port", _text("PORT", "The port for other peers by itself.", type=_PORT)),
+    ("--cluster-key-file", _text("FILE", "The founder's cluster.key, to join with.", type=_FILE)),
     ("--name", _text("NAME", "A label for people.")),
     ("--zone", _text("ZONE", "The failure domain.  [the host name]")),
     (
         "--capacity",
         _text("SIZE", "Weight on the ring, and most bytes of chunks, as in 500GB.  [the file system]"),
     ),
-    ("--cluster-key-file", _text("FILE", "The founder's cluster.key, to join with.", type=_FILE)),
-    ("--replicas", _text("N", "Founding: copies of everything.  [3]", type=int)),
-    ("--partition-power", _text("N", "Founding: 2^N partitions, 8 to 16.  [12]", type=int)),
-    ("--chunk-size", _text("SIZE", "Founding: pieces that objects are cut into.  [4MiB]")),
-    ("--root-access-key", _text("KEY", "Founding: instead of a random one.")),
-    ("--root-secret-key-file", _text("FILE", "Founding: holds the secret; `-` is stdin.")),
+    ("--replicas", _text("N", "Copies of everything.  [3]", type=int)),
+    ("--partition-power", _text("N", "2^N partitions, 8 to 16.  [12]", type=int)),
+    ("--chunk-size", _text("SIZE", "Pieces that objects are cut into.  [4MiB]")),
+    ("--root-access-key", _text("KEY", "The root's access key, instead of a random one.")),
+    ("--root-secret-key-file", _text("FILE", "Holds its secret; `-` is stdin.")),
     ("--tls-cert", _text("FILE", "Serve S3 and API over TLS; with --tls-key.", type=_FILE)),
     ("--tls-key", _text("FILE", "The certificate's key.", type=_FILE)),
     ("--tls", _text("auto", "Make a certificate.", type=click.Choice(["auto"]))),
@@ -73,6 +100,12 @@ _PORT = click.IntRange(1, 65535)
     ("--encryption-key-file", _text("FILE", "Encrypt what is stored.", type=_FILE)),
     ("--insecure/--secure", {"default": None, "help": "Serve beyond loopback without TLS."}),
     ("--metrics-public/--metrics-private", {"default": None, "help": "/metrics without keys.  [private]"}),
+    ("--idle-body", _text("TIME", "Cut a body, sent or received, that does not move.  [60s]")),
+    ("--idle-body-pressed", _text("TIME", "The same, if it keeps a buffer others wait for.  [5s]")),
+    ("--idle-connection", _text("TIME", "Close a connection without a request.  [75s]")),
+    ("--drain", _text("TIME", "When stopping, for requests in flight.  [10s]")),
+    ("--json-limit", _text("SIZE", "The largest JSON body.  [1MiB]")),
+    ("--form-fields", _text("N", "The most fields of an uploaded form.  [1000]", type=int)),
     ("--log-level", {"type": click.Choice(config.LOG_LEVELS), "help": "[info]"}),
 )
 @click.option("--print-config", is_flag=True, help="Show every value and where it came from; run nothing.")
@@ -162,7 +195,11 @@ class Choice:
             flag = "--" + name.replace("_", "-")
             if value == "":
                 raise click.UsageError(f"{flag} is empty; give a value, or leave it out")
-            given[field] = config.parse_size(value, flag) if name in _SIZES else value
+            if name in _SIZES:
+                value = config.parse_size(value, flag)
+            elif name in _TIMES:
+                value = config.parse_time(value, flag)
+            given[field] = value
             self.sources[field] = _source(name)
         secret = read_secret(secret_file) if secret_file else os.environ.get("ATOLL_ROOT_SECRET_KEY")
         if secret:
