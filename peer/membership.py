@@ -2,8 +2,9 @@
 
 The state machine decides everything; what is here moves bytes and calls it. Two orders matter: the socket
 is emptied before a timer is looked at, and what the state machine wants sent goes out before `on_change`
-is told (architecture.md, section 4). A peer that sees nobody tries the addresses it remembers, then the
-seeds, whose names it resolves anew each time, with growing pauses, for as long as it runs.
+is told (architecture.md, section 4). A peer that sees nobody tries the addresses it remembers (where members
+were last, and where the epoch says they are), then the seeds, with growing pauses, for as long as it runs. Names
+are resolved anew each time.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ALONE_LAST_S: Final = 15.0
 RESEED_S: Final = 300.0
 # One name may stand for many peers (a headless service); addresses tried at one time.
 ADDRESSES_MOST: Final = 16
+# Addresses kept in mind; of more, some at random.
+REMEMBERED_MOST: Final = 1024
 # The log may remember so many members more than are known before they are forgotten.
 SAID_SPARE: Final = 64
 # How long a leaving peer waits until its farewell has been passed on as often as news are.
@@ -113,6 +116,7 @@ class Membership:
         self._swim = self._new_swim(me)
         self._datagrams = Datagrams(Keyring(keyring, cluster_id, os.urandom), self._received)
         self._seeds: tuple[Address, ...] = ()
+        self._addresses: tuple[Address, ...] = ()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,13 +162,15 @@ class Membership:
         await self._datagrams.close()
 
     async def join(self, seeds: Sequence[Address], remembered: Sequence[Address] = ()) -> int:
-        """Meet the cluster through remembered addresses, or else through the seeds; keeps both in mind.
+        """Meet the cluster through remembered addresses, or else through the seeds; keeps both in mind, instead of
+        those of an earlier call.
 
         Returns how many other peers answered. Names are resolved anew. Finding nobody is no error: the
         attempts go on in the background.
         """
-        self._seeds = tuple(seeds)
-        return await self._contact(remembered) or await self._contact(self._seeds)
+        self._seeds = tuple(self._some(seeds, REMEMBERED_MOST))
+        self._addresses = tuple(self._some(remembered, REMEMBERED_MOST))
+        return await self._contact(self._some(self._addresses)) or await self._contact(self._seeds)
 
     def update(self, *, epoch: tuple[int, int] | None = None, flags: frozenset[str] | None = None) -> None:
         """Tell the others something new about this peer."""
@@ -320,14 +326,13 @@ class Membership:
     # Company
 
     async def _keep_company(self) -> None:
-        """While alone, ask everyone who may be there; in company, now and then a seed."""
+        """While alone, ask everyone who may be there; in company, now and then one of them."""
         while True:
             try:
                 async with asyncio.timeout(RESEED_S * (0.5 + self._rng.random())):
                     await self._alone.wait()
             except TimeoutError:
-                if self._seeds:
-                    await self._contact([self._seeds[int(self._rng.random() * len(self._seeds))]])
+                await self._contact(self._some((*self._addresses, *self._seeds), 1))
                 continue
             pause_s = ALONE_FIRST_S
             while self._alone.is_set():
@@ -337,13 +342,19 @@ class Membership:
                     await self._contact(self._remembered()) or await self._contact(self._seeds)
 
     def _remembered(self) -> list[Address]:
-        """Where dead members were last."""
+        """Where dead members were last, and some of the addresses that `join` was given."""
         members = self._swim.members
-        return [
+        dead = [
             member.address
             for roster in (members.recent, members.gone)
-            for member in roster.sample(ADDRESSES_MOST // 2, lambda member: member.state == DEAD)
+            for member in roster.sample(ADDRESSES_MOST // 4, lambda member: member.state == DEAD)
         ]
+        return dead + self._some(self._addresses, ADDRESSES_MOST - len(dead))
+
+    def _some(self, addresses: Sequence[Address], most: int = ADDRESSES_MOST) -> list[Address]:
+        """So many of them in a row, from anywhere: who is left out has its turn another time."""
+        first = int(self._rng.random() * len(addresses)) if len(addresses) > most else 0
+        return [*addresses[first:], *addresses[:first]][:most]
 
     async def _contact(self, addresses: Iterable[Address]) -> int:
         """Exchange memberships with whoever answers; how many others did.
@@ -399,18 +410,7 @@ class Membership:
 
 def _view_of(record: Record, state: str, boot: int, incarnation: int, last_heard_s: float) -> MemberView:
     return MemberView(
-        id=record.id,
-        name=record.name,
-        host=record.host,
-        peer_port=record.peer_port,
-        s3_port=record.s3_port,
-        api_port=record.api_port,
-        state=state,
-        incarnation=incarnation,
-        version=record.version,
-        format_level=record.format_level,
-        epoch=record.epoch,
-        flags=record.flags,
-        last_heard_s=last_heard_s,
-        boot=boot,
-    )
+        id=record.id, name=record.name, host=record.host, peer_port=record.peer_port, s3_port=record.s3_port,
+        api_port=record.api_port, state=state, incarnation=incarnation, version=record.version,
+        format_level=record.format_level, epoch=record.epoch, flags=record.flags, last_heard_s=last_heard_s, boot=boot,
+    )  # fmt: skip

@@ -263,8 +263,12 @@ class Peer:
             exchange=self.exchange, on_change=self._on_change, rng=self.env.rng, on_superseded=self._superseded,
         )  # fmt: skip
         await self.membership.start()
-        remembered = [(m.host, m.peer_port) for m in epoch.members if m.id != self.me]
-        self.env.spawn(self.membership.join(config.join, remembered), "gossip join")
+        self._meet(self.membership, epoch)
+
+    def _meet(self, membership: Membership, epoch: Epoch) -> None:
+        """Look for the epoch's members, or else the seeds, until some are found; whenever alone, look again."""
+        addresses = [(member.host, member.peer_port) for member in epoch.members if member.id != self.me]
+        self.env.spawn(membership.join(self.config.join, addresses), "gossip join")
 
     async def _confirm(self) -> None:
         try:
@@ -395,8 +399,7 @@ class Peer:
         log.info("epoch %d.%d: %d members", epoch.generation, epoch.number, len(epoch.members))
         if self.membership is not None:
             self.membership.update(epoch=epoch.order)
-            addresses = [(m.host, m.peer_port) for m in epoch.members if m.id != self.me]
-            self.env.spawn(self.membership.join((), addresses), "gossip join")
+            self._meet(self.membership, epoch)
 
     def _info(self) -> dict[str, Any]:
         files = self.files.stats

@@ -25,7 +25,7 @@ from gossip.messages import Ack, Packet, Ping
 from gossip.record import Record, encode_record
 from peer.datagrams import Datagrams
 from peer.errors import ProtocolError, Refused, StartupError, Unavailable
-from peer.membership import Membership, MemberView
+from peer.membership import ADDRESSES_MOST, Membership, MemberView
 
 CLUSTER = "c1" * 16
 KEY = bytes(range(32))
@@ -327,6 +327,45 @@ def test_remembered_addresses_come_before_the_seeds() -> None:
         town.cut.add(address_of(first))
         fourth = await town.add(4)
         assert await fourth.join([address_of(third)], [address_of(first)]) == 1
+
+    run(story)
+
+
+def test_members_that_all_start_alone_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: remembered addresses and seeds that answered nobody at first are tried until they do."""
+    monkeypatch.setattr("peer.membership.ALONE_FIRST_S", 0.02)
+    monkeypatch.setattr("peer.membership.ALONE_LAST_S", 0.1)
+
+    async def story(town: Town) -> None:
+        everyone = [await town.add(1), await town.add(2), await town.add(3)]
+        addresses = [address_of(member) for member in everyone]
+        town.cut.update(addresses)
+        for member in everyone[:2]:
+            others = [address for address in addresses if address != address_of(member)]
+            assert await member.join((), others) == 0
+        assert await everyone[2].join([addresses[0]]) == 0
+        tried = len(town.asked)
+        await until(lambda: len(town.asked) > tried + 12)
+        assert all(len(member.members()) == 1 for member in everyone)
+        town.cut.clear()
+        await until(lambda: all(state(m, n) == "alive" for m in everyone for n in (1, 2, 3)))
+
+    run(story)
+
+
+def test_of_many_remembered_addresses_each_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the one of 100 remembered addresses where somebody answers is found, a few at a time."""
+    monkeypatch.setattr("peer.membership.ALONE_FIRST_S", 0.01)
+    monkeypatch.setattr("peer.membership.ALONE_LAST_S", 0.02)
+
+    async def story(town: Town) -> None:
+        first, second = await town.add(1), await town.add(2)
+        nobody = [("127.0.0.2", port) for port in range(10_000, 10_099)]
+        town.cut.add(address_of(second))
+        assert await first.join((), [*nobody, address_of(second)]) == 0
+        assert len(town.asked) == ADDRESSES_MOST
+        town.cut.clear()
+        await until(lambda: state(first, 2) == "alive")
 
     run(story)
 
