@@ -126,7 +126,7 @@ class Peer:
         unsafe = unsafe_switches()
         synchronous = "OFF" if "no_row_sync" in unsafe else "FULL"
         self.rows = SqliteRows(
-            directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), on_full=directory.ballast.release
+            directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), space=directory.ballast
         )  # fmt: skip
         self.me = self._member_id()
         options = ChunkOptions(
@@ -309,11 +309,11 @@ class Peer:
 
     def _mind_space(self) -> None:
         """Take the ballast while there is room for it (it is given up when a commit finds the disk full)."""
-        directory = self._directory
         try:
-            directory.ballast.take(directory.free_bytes(), directory.floor_bytes)
+            self._directory.ballast.take()
         except OSError as error:
-            log.warning("cannot take the ballast of %s: %s", directory.path, error)
+            log.warning("cannot take the ballast of %s: %s", self._directory.path, error)
+        self.rows.tidy()
 
     def _die(self, error: AtollError) -> None:
         if isinstance(error, Amnesia) and self.membership is not None and self.membership.superseded:

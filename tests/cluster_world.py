@@ -276,6 +276,10 @@ class ClusterWorld:
         connection = http.client.HTTPConnection("127.0.0.1", place.api_port, timeout=timeout_s)
         return self._exchange(connection, peer, method, path, body, sent)
 
+    def json_of(self, path: str, *, peer: int = 0) -> Any:
+        """What GET answers, whatever its status."""
+        return self.call("GET", path, peer=peer).json
+
     def _exchange(
         self,
         connection: http.client.HTTPConnection,

@@ -126,6 +126,10 @@ class WatchedRows:
     def sequence(self) -> int:
         return self._rows.sequence
 
+    @property
+    def roomy(self) -> bool:
+        return self._rows.roomy
+
     def commit(self, writes: Sequence[Write], done: Callable[[AtollError | None], None]) -> None:
         for table, key, row in writes:
             if table == "chunks" and row is not None:

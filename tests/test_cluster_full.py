@@ -67,6 +67,19 @@ def put(world: ClusterWorld, key: str, body: bytes, peer: int = 0) -> Answer:
     return world.call("PUT", f"/v1/buckets/disk/objects/{key}", body, peer=peer, timeout_s=60.0)
 
 
+def delete(world: ClusterWorld, key: str) -> Answer:
+    return world.call("DELETE", f"/v1/buckets/disk/objects/{key}", timeout_s=60.0)
+
+
+def wait_for_refusal(world: ClusterWorld) -> Answer:
+    """Put one small object again and again until it is refused, a few of them at most: a peer notices at a commit."""
+    for number in range(20):
+        answer = put(world, "in-doubt", content(number, 16_000))
+        if answer.status != 200:
+            return answer
+    raise AssertionError("a full disk takes what it likes")
+
+
 def refusal(answer: Answer) -> tuple[str, int]:
     return ("" if answer.status == 200 else answer.code, answer.status)
 
@@ -118,16 +131,26 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert_reads(world, stored)
         wait_for_flags(world, disk, ["full"])
 
+        for number in range(200):
+            assert put(world, f"to-go-{number:03}", content(number, 1000)).status == 200
         fill(disk / "filler")
-        number = 0
-        while (answer := put(world, "in-doubt", content(number, 16_000))).status == 200:
-            number += 1
-            assert number < 20_000, "a full disk took 300 MB"
-        fill(disk / "filler-of-the-ballast")
-        assert_refused(answer)
+        refused = wait_for_refusal(world)
+        assert (refused.status, refused.code) == (507, "InsufficientStorage")
         assert_refused(put(world, "in-doubt", content(10_001, 4 * MIB)))
-        answer = put(world, "in-doubt", b"small")  # the log may have room within its file
-        assert answer.status == 200 or refusal(answer) in REFUSALS
+        for number in range(150):  # refusals in between eat nothing of what deletions live on
+            assert delete(world, f"to-go-{number:03}").status == 204
+            assert refusal(put(world, "in-doubt", content(number, 16_000))) == ("InsufficientStorage", 507)
+        assert world.json_of("/health/cluster")["verdict"] == "degraded"
+
+        world.kill(0)  # with the ballast, a disk that is full is no reason to stay down
+        world.start(0)
+        wait_until(lambda: reads(world, "small"), "it serves what it has")
+        assert delete(world, "to-go-150").status == 204
+        assert refusal(put(world, "in-doubt", b"small")) == ("InsufficientStorage", 507)
+        assert not (world.place(0).directory / "ballast").exists()
+        fill(disk / "filler-of-the-ballast")
+        for number in range(151, 200):
+            stored[f"to-go-{number:03}"] = content(number, 1000)
         assert_reads(world, stored)
         assert world.running(0)
 

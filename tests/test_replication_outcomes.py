@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from peer.errors import Conflict, Full, NotFound, Unavailable, UnknownOutcome
 from peer.replication.acceptor import FULL_FOR_S
-from peer.replication.ballot import NONE
+from peer.replication.ballot import NONE, after
 from peer.replication.gates import OPEN, gate_payload
 from peer.replication.keys import OBJECT, Space, gate_key_of
-from peer.replication.messages import ACCEPT
+from peer.replication.messages import ACCEPT, IS_FULL
 from peer.replication.register import Current, Put
 from tests.replication_world import KEY, POWER, Peer, World, appended, create, error_of, simulate, until
 
@@ -306,6 +307,38 @@ def test_full_disks_do_not_keep_a_majority_from_being_read() -> None:
         for peer in (a, b, c):
             assert (await peer.replica.registers.read(HEAD, gate=1)).payload == b"acknowledged"
         assert c.holds(HEAD) is None
+
+    simulate(scenario)
+
+
+def test_what_the_ballast_keeps_free_is_for_deletes() -> None:
+    """Goal: with room for nothing but deletions, heads are refused without doubt and leave no row, at the owners and in
+    copies between them; tombstones and gates go on; with room again so do heads."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        await put_head(a, b"big")
+        for peer in (a, b, c):
+            peer.disk.low = True
+        await until(lambda: world.holding(b"big", HEAD) == 3)
+        before = [(dict(peer.disk.tables["rows"]), dict(peer.disk.tables["side"])) for peer in (a, b, c)]
+        for peer in (a, b, c):
+            assert type(await error_of(put_head(peer, b"bigger"))) is Full
+        assert before == [
+            (dict(peer.disk.tables["rows"]), dict(peer.disk.tables["side"])) for peer in (a, b, c)
+        ]
+        told: list[Any] = []
+        accepted = a.replica.acceptor.stored(HEAD)[0]
+        newer = after(a.replica.acceptor.promised(HEAD))
+        a.replica.acceptor.merge(HEAD, newer, accepted.value, b"copied", told.append)
+        assert told == [(IS_FULL, False)]
+        await put_head(b, None)
+        await c.put(gate_payload(OPEN, 1), gate_key_of(HEAD))
+        for peer in (a, b, c):
+            assert (await peer.replica.registers.read(HEAD, gate=1)).payload is None
+            peer.disk.low = False
+        await asyncio.sleep(FULL_FOR_S)
+        await put_head(b, b"bigger")
 
     simulate(scenario)
 

@@ -271,6 +271,25 @@ def test_the_floor(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     store(files, 1000)
 
 
+def test_segments_do_not_outrun_the_measure_of_space(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free space is measured anew after each segment: a fast disk took the floor's 64 MiB between two looks a second."""
+    limits = Limits(floor=8 * MIB, smallest=MIB, largest=MIB, least=512 * KIB)
+    files = opened(space_every_s=1e9, limits=limits)
+    free = limits.floor + 5 * limits.least
+
+    def free_bytes() -> int:
+        segments = sum(entry.stat().st_size for entry in files._files.path.iterdir())
+        return free - segments
+
+    monkeypatch.setattr(files._files, "free_bytes", free_bytes)
+    stored = 0
+    with pytest.raises(Full):
+        while stored < 100:
+            store(files, 250_000)
+            stored += 1
+    assert free_bytes() >= limits.floor - limits.least
+
+
 def test_a_segment_that_cannot_be_created_is_full(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """When preallocation fails the append says Full, leaves no file behind, and ids are not used again."""
     files = opened(space_every_s=0)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -161,16 +163,30 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
     assert [p.name for p in tmp_path.iterdir()] == ["peer.json"]
 
 
-def test_ballast(tmp_path: Path) -> None:
+def test_ballast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is taken when there is plenty, given up once, and taken again when space is back."""
     ballast = Ballast(tmp_path / "ballast", MIB)
-    assert not ballast.take(free_bytes=2 * MIB, floor=MIB) and not ballast.release()
-    assert ballast.take(free_bytes=3 * MIB, floor=MIB)
+    free_mib = 1
+
+    def space(_: object) -> Any:
+        return SimpleNamespace(f_bavail=free_mib * 256, f_frsize=4096)
+
+    monkeypatch.setattr(os, "statvfs", space)
+    assert not ballast.take() and not ballast.release() and not ballast.roomy
+    free_mib = 2
+    assert ballast.take() and ballast.roomy
     assert (tmp_path / "ballast").stat().st_blocks * 512 >= MIB
     assert Ballast(tmp_path / "ballast", MIB).held, "a restart finds it"
     assert ballast.release() and not ballast.release()
     assert not (tmp_path / "ballast").exists()
-    assert ballast.take(free_bytes=30 * MIB, floor=MIB)
+    free_mib = 1  # what it gave up is free now, and nothing else: for deletions only
+    ballast.measure()
+    assert not ballast.roomy and not ballast.take()
+    free_mib = 30
+    assert ballast.take() and ballast.roomy
+    free_mib = 0
+    ballast.measure()
+    assert not ballast.roomy, "what is kept free beside the ballast is used up"
 
 
 @pytest.mark.parametrize(("total_gib", "floor_mib"), [(1, 64), (10, 204), (100, 2048), (10_000, 4096)])

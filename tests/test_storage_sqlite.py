@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
+from peer.storage.ballast import Plenty
 from peer.storage.durable import EXIT_IO_ERROR
 from peer.storage.rows import BYTES_TABLES, INT_TABLES
 from peer.storage.sqlite import SqliteRows
@@ -211,7 +212,7 @@ def test_a_full_disk_fails_what_is_queued_and_then_goes_on(tmp_path: Path) -> No
 
 
 def test_ballast_is_given_up_before_anyone_hears_full(tmp_path: Path) -> None:
-    """`on_full` may make room: then the group is tried again and nobody notices."""
+    """What watches the space may make room: then the group is tried again and nobody notices."""
 
     async def body(rows: SqliteRows) -> None:
         nonlocal make_room
@@ -222,11 +223,12 @@ def test_ballast_is_given_up_before_anyone_hears_full(tmp_path: Path) -> None:
 
     make_room: Callable[[], None] = lambda: None  # noqa: E731
 
-    def on_full() -> bool:
-        make_room()
-        return True
+    class Held(Plenty):
+        def release(self) -> bool:
+            make_room()
+            return True
 
-    run(tmp_path, body, on_full=on_full)
+    run(tmp_path, body, space=Held())
 
 
 def test_a_really_full_file_system(tmp_path: Path) -> None:

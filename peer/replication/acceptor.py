@@ -8,8 +8,8 @@ A2  Answers reveal durable state only: a message about a row whose commit is pen
 A3  Promises obey H1 to H4 of promises.py.
 A4  A row that fails its checksum takes no part in prepare and read until an accept replaces it. Nor does one whose
     inline bytes fail theirs, when they are asked for.
-A5  An accept that a full disk failed is never taken later, should the network repeat it: the promise moves above it.
-    The refusal says whether a restart remembers that, which it does if H covers the ballot.
+A5  An accept that a full disk failed, or would have, is never taken later, should the network repeat it: the promise
+    moves above it. The refusal says whether a restart remembers that, which it does if H covers the ballot.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from peer.errors import AtollError, Corrupt
 from .ballot import NONE, after
 from .env import Reply, RowStore, Write
 from .gates import Gates
-from .keys import GATE
+from .keys import GATE, OBJECT
 from .messages import ABSTAIN, CONFLICT, IS_FULL, OK
 from .promises import Entry, Promises
-from .value import Accepted, decode_row, decode_side, encode_row, encode_side
+from .value import Accepted, decode_row, decode_side, encode_row, encode_side, payload_of
 
 SIDE_READ_TRIES = 8
 DAMAGED = b"damaged"
@@ -101,7 +101,8 @@ class Acceptor:
             entry.promised = ballot
         else:
             self.promises.remember(key, Entry(ballot, accepted.ballot, accepted.side_id))
-        reply((OK, accepted.ballot, accepted.value, side, self._now() < self._full_until_s))
+        full = self._now() < self._full_until_s or not self._rows.roomy
+        reply((OK, accepted.ballot, accepted.value, side, full))
 
     def accept(self, message: Any, reply: Reply) -> None:
         """Store (ballot, value) durably and answer OK, or CONFLICT; a repeated accept answers as the first."""
@@ -117,17 +118,29 @@ class Acceptor:
         if ballot < entry.promised or ballot <= entry.ballot:
             self.conflicts += 1
             return reply((CONFLICT, max(entry.promised, entry.ballot)))
+        if not self._may_grow(key, value):
+            self._undo(key, ballot)
+            return reply((IS_FULL, self.promises.covers(ballot)))
         return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
 
     def merge(self, key: bytes, ballot: bytes, value: bytes, side: bytes | None, reply: Reply) -> None:
-        """Apply what another owner has accepted, as a delayed accept (§6, copying): OK once it is durable, or CONFLICT.
+        """Apply what another owner has accepted, as a delayed accept (§6, copying).
+
+        OK once it is durable, CONFLICT, or IS_FULL.
 
         No gate is asked: a gate decides what is accepted first, not where it is copied to.
         """
         entry = self._entry(key)
         if ballot < entry.promised or ballot <= entry.ballot:
             return reply((CONFLICT, max(entry.promised, entry.ballot)))
+        if not self._may_grow(key, value):
+            return reply((IS_FULL, False))
         return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
+
+    def _may_grow(self, key: bytes, value: bytes) -> bool:
+        """Whether there is room for this value. On a disk that is all but full only heads of objects are refused (A5):
+        tombstones, gates and records of buckets are how space is given back, and have what the ballast keeps free."""
+        return self._rows.roomy or key[0] != OBJECT or payload_of(value) is None
 
     def _store(self, key: bytes, entry: Entry, new: Accepted, side: bytes | None, reply: Reply) -> None:
         """Queue the commit of an accept that was judged good."""

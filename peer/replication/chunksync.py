@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from peer.buffers import Buffer
-from peer.errors import AtollError, Unavailable
+from peer.errors import AtollError, Full, Unavailable
 from peer.storage.records import Extent
 
 from .digests import Digests
@@ -88,7 +88,7 @@ class ChunkSide:
                 else:
                     await self._refer(name, attempt, back)
             except AtollError as error:
-                if error.code == "Full":
+                if isinstance(error, Full):
                     raise
                 self.missing += 1
                 continue

@@ -29,6 +29,7 @@ SMALL_BYTES = 256 * 1024
 """Chunks up to this size travel in a call: a thread at each end would cost more than the bytes."""
 LIVE, QUARANTINED, LOST = 1, 2, 3
 ROWS_A_PAGE = 2000
+NO_ROOM = "its disk is full but for what is kept back for deletions"
 _ROW_VERSION = 1
 
 
@@ -142,6 +143,8 @@ class Holder:
             return
         if self.find(name) is None:
             return done(NotFound("it does not hold the chunk"))
+        if not self._rows.roomy:
+            return done(Full(NO_ROOM))
         self.counts["referenced"] += 1
         key = chunk_key(name, self._ring.epoch.partition_power) + attempt
         return self._refer(key, back, [], done)
@@ -224,6 +227,9 @@ class Holder:
             self._naming[name].append(lambda: self.name(name, extent, attempt, back, done))
             return
         key = chunk_key(name, self._ring.epoch.partition_power)
+        if not self._rows.roomy:
+            self._disk.abandon(extent)
+            return done(Full(NO_ROOM))
         writes: list[Any] = []
         state, old = self._row(name)
         duplicate = state == LIVE

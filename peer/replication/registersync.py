@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from peer.errors import Corrupt, Unavailable
+from peer.errors import Corrupt, Full, Unavailable
 
 from .acceptor import Acceptor
 from .digests import Digests
 from .env import Env, RowStore
 from .keys import GATE, OBJECT, SYSTEM, partition_in
-from .messages import OK
+from .messages import IS_FULL, OK
 from .sync import Pulled
 from .value import decode_row
 
@@ -76,14 +76,18 @@ class RegisterSide:
         return found
 
     async def apply(self, found: Sequence[Any], pulled: Pulled) -> list[bytes]:
-        """Merge fetched rows, in one commit more or less; those refused or damaged are to be settled."""
+        """Merge fetched rows, in one commit more or less; those refused or damaged are to be settled.
+
+        Raises Full when there is no room for some of them: settling them would find none either."""
         refused: list[bytes] = []
         waiting = len(found)
+        full = False
         merged_all = self._env.future()
 
         def merged(key: bytes, answer: tuple[Any, ...]) -> None:
-            nonlocal waiting
+            nonlocal waiting, full
             waiting -= 1
+            full = full or answer[0] == IS_FULL
             if answer[0] == OK:
                 pulled.rows += 1
             elif answer[0] != _SKIPPED:
@@ -102,6 +106,8 @@ class RegisterSide:
                 self._acceptor.merge(key, ballot, value, side, partial(merged, key))
         if found:
             await merged_all
+        if full:
+            raise Full("its disk is full: what it missed has to wait")
         return refused
 
     async def settle(self, key: bytes, pulled: Pulled) -> None:

@@ -357,6 +357,8 @@ class ChunkFiles:
             return
         with self._lock:
             ended()
+            if isinstance(operation, Create):  # it took more than a second's worth of appends may
+                self._space_known_at = float("-inf")
             self._changed.notify_all()
 
     def _create(self, segment: int, size: int) -> Callable[[], None]:

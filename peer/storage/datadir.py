@@ -29,6 +29,8 @@ _HARMLESS = {"lost+found"}
 
 MIN_FREE_BYTES = 192 * MIB
 """A new directory needs so much: a segment, the log of the database, and some rows."""
+START_BYTES = 4 * MIB
+"""A start writes a little: its pid, the boot counter, the database's shared memory. Below this the ballast goes first."""
 MIN_FREE_INODES = 64
 MIN_OPEN_FILES = 512
 WANTED_OPEN_FILES = 65536
@@ -73,6 +75,8 @@ class DataDir:
                 (path / name).mkdir(mode=0o700, exist_ok=True)
             os.fsync(lock)
             directory = DataDir(path, lock, warnings)
+            if directory.free_bytes() < START_BYTES:
+                directory.ballast.release()
             write_file(path / PID_FILE, f"{os.getpid()}\n".encode())
             return directory
         except OSError as error:

@@ -53,6 +53,14 @@ class Rows(Protocol):
         """True while so much is queued that new requests should be turned away (SlowDown)."""
         ...
 
+    @property
+    def roomy(self) -> bool:
+        """False: the disk is so full that only what gives space back, or keeps the peer going, should be queued.
+
+        Nothing is refused here for that: callers know which of their writes make the peer hold more.
+        """
+        ...
+
     def get(self, table: str, key: Key) -> bytes | None:
         """The committed value, or None. Raises `Corrupt` if the store cannot read it."""
         ...

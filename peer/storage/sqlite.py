@@ -25,11 +25,15 @@ from typing import Any
 
 from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
 from peer.storage import sqlite_files as files
+from peer.storage.ballast import Plenty, Space
 from peer.storage.durable import end_process
 from peer.storage.rows import BYTES_TABLES, INT_TABLES, Done, Key, Write
 from peer.storage.sqlite_files import SqliteOptions
 
 log = logging.getLogger(__name__)
+
+COPY_MARGIN_BYTES = 1 << 20
+"""Left free by a copy of the log, for the log itself to go on in."""
 
 _KEY_TYPE: dict[str, type] = {**dict.fromkeys(BYTES_TABLES, bytes), **dict.fromkeys(INT_TABLES, int)}
 
@@ -51,12 +55,12 @@ class SqliteRows:
         *,
         options: SqliteOptions | None = None,
         fatal: Callable[[str], object] = end_process,
-        on_full: Callable[[], bool] = lambda: False,
+        space: Space | None = None,
     ) -> None:
         """Open or create the database at `path`, on the loop's thread. Blocks for milliseconds: no scan.
 
-        `on_full` is called in the writer thread when the disk is full; True means that it made room
-        (gave up the ballast) and the group is tried once more. `fatal` does not return in a real peer.
+        `space` is measured after every group, and asked to make room (to give up the ballast) when one finds none.
+        `fatal` does not return in a real peer.
         Raises `Corrupt` when the file is not a database of a peer, `StartupError` when it cannot be opened.
         """
         self._path = path
@@ -64,7 +68,7 @@ class SqliteRows:
         self._loop_thread = threading.get_ident()
         self._options = options or SqliteOptions()
         self._fatal = fatal
-        self._on_full = on_full
+        self._space = space or Plenty()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # the writer thread waits on it
         self._room = threading.Condition(self._lock)  # commit_wait waits on it
@@ -73,6 +77,7 @@ class SqliteRows:
         self._last_group = 0  # batches
         self._stalled = False  # a failure is on its way to the loop; nothing commits before it is told (R5)
         self._finish_checkpoint = False
+        self._tidy = False  # somebody asked to look at the log
         self._closing = False
         self._dead = False
         self._completed: deque[tuple[list[_Batch], int, AtollError | None]] = deque()
@@ -134,6 +139,10 @@ class SqliteRows:
         return self._sequence
 
     @property
+    def roomy(self) -> bool:
+        return self._space.roomy
+
+    @property
     def congested(self) -> bool:
         options = self._options
         return self._queued_bytes > options.queue_soft_bytes or len(self._queue) > options.queue_soft_batches
@@ -180,6 +189,12 @@ class SqliteRows:
         ready.wait()
         if result[0] is not None:
             raise result[0]
+
+    def tidy(self) -> None:
+        """Look at the log as after a commit: while the disk fills up a quiet peer should copy its log in time."""
+        with self._lock:
+            self._tidy = True
+            self._work.notify()
 
     def close(self) -> None:
         with self._lock:
@@ -250,10 +265,13 @@ class SqliteRows:
             self._die(f"the writer of {self._path} failed: {error!r}")
 
     def _take(self) -> list[_Batch] | None:
-        """Everything queued; nothing when only a checkpoint waits; None when closed and drained."""
+        """Everything queued; nothing when only the log waits to be looked at; None when closed and drained."""
         with self._lock:
-            while self._stalled or not (self._queue or self._finish_checkpoint or self._closing):
+            while self._stalled or not (
+                self._queue or self._finish_checkpoint or self._tidy or self._closing
+            ):
                 self._work.wait()
+            self._tidy = False
             if not self._queue:
                 return None if self._closing else []
             gather = self._options.gather_from <= self._last_group and len(self._queue) < self._last_group
@@ -266,7 +284,9 @@ class SqliteRows:
 
     def _commit(self, group: list[_Batch]) -> None:
         error = self._attempt(group)
-        if error is not None and self._on_full():
+        if error is not None and self._space.release():
+            error = self._attempt(group)
+        if error is not None and self._restart_log():
             error = self._attempt(group)
         if self._dead:
             return
@@ -300,20 +320,42 @@ class SqliteRows:
             return Full(f"the disk of {self._path.parent} is full: nothing was changed")
         return None
 
+    def _restart_log(self) -> bool:
+        """Copy all of the log, so that it begins anew and the next commits lie within its file; False if that fails."""
+        self._checkpointer.wait_idle()
+        if self._writer.wal_bytes and self._can_copy_log(self._space.measure()):
+            self._finish()
+        return self._writer.wal_bytes == 0
+
+    def _can_copy_log(self, free_bytes: int) -> bool:
+        """Whether the database has room to grow by what the log adds: half a copy would cost room and gain none."""
+        growth = self._writer.growth_bytes()
+        return growth == 0 or growth + COPY_MARGIN_BYTES <= free_bytes
+
+    def _finish(self) -> None:
+        try:
+            self._writer.finish_checkpoint()
+        except sqlite3.Error as error:
+            self._checkpoint_failed(error)
+        self._counts["checkpoints"] += 1
+
     def _mind_the_log(self) -> None:
-        """Start a checkpoint of a long log, finish one that is nearly done, wait when it is too long."""
-        wal_bytes = self._writer.wal_bytes
+        """Start a checkpoint of a long log, finish one that is nearly done, wait when it is too long.
+
+        The less room there is the shorter the log: once it is copied, deletions need no more of it on a full disk.
+        """
+        wal_bytes, free_bytes = self._writer.wal_bytes, self._space.measure()
+        soft_bytes = min(self._options.wal_soft_bytes, max(free_bytes // 4, self._options.wal_least_bytes))
+        if wal_bytes > min(soft_bytes, self._options.wal_hard_bytes) and not self._can_copy_log(free_bytes):
+            self._finish_checkpoint = False
+            return
         if wal_bytes > self._options.wal_hard_bytes:
             self._checkpointer.wait_idle()
             self._finish_checkpoint = True
         if self._finish_checkpoint:
             self._finish_checkpoint = False
-            try:
-                self._writer.finish_checkpoint()
-            except sqlite3.Error as error:
-                self._checkpoint_failed(error)
-            self._counts["checkpoints"] += 1
-        elif wal_bytes > self._options.wal_soft_bytes:
+            self._finish()
+        elif wal_bytes > soft_bytes:
             self._checkpointer.start()
 
     # --- on the checkpointer's thread ---

@@ -37,6 +37,7 @@ class SqliteOptions:
     gather_s: float = 0.001  # how long a busy writer waits for as many batches as its last group had:
     gather_from: int = 4  # so many or more. They share a transaction's own cost; a lone client never waits
     wal_soft_bytes: int = 64 << 20  # a checkpoint begins
+    wal_least_bytes: int = 1 << 20  # ... or earlier, down to this, as free space becomes scarce
     wal_rest_bytes: int = 2 << 20  # what the writer itself copies at the end: some milliseconds
     wal_hard_bytes: int = 256 << 20  # the writer waits for the checkpoint: the log's bound
 
@@ -83,6 +84,7 @@ class Writer:
 
     def __init__(self, path: Path, options: SqliteOptions) -> None:
         self.sequence = 0
+        self._path = path
         self.wal_bytes = 0  # estimated size of the log's live part; set right by every checkpoint
         created = not path.exists()
         self._db = connect(path, options.cache_bytes, 2 * MULTI_ROWS * len(TABLES) + 16)
@@ -180,6 +182,10 @@ class Writer:
     def limit_pages(self, pages: int) -> None:
         """Let the database grow to so many pages, then be "full"; 0 lifts the limit. For tests."""
         self._db.execute(f"pragma max_page_count = {pages or 0xFFFFFFFE}")
+
+    def growth_bytes(self) -> int:
+        """How much the database's file will grow when the log is copied."""
+        return max(0, self.pages() * PAGE_BYTES - self._path.stat().st_size)
 
     def pages(self) -> int:
         """Size of the database in pages."""

@@ -44,6 +44,7 @@ class SimDisk:
     tables: dict[str, Any] = field(default_factory=lambda: {name: SortedDict() for name in TABLES})
     sequence: int = 0
     full: bool = False
+    low: bool = False  # room only for what the ballast is kept for
     lying: bool = False
     unsynced: list[Undo] = field(default_factory=list)  # only of a lying disk, oldest first
 
@@ -110,6 +111,10 @@ class SimRows:
         self._writing: Group = []
         self._busy = False
         self._gone = False
+
+    @property
+    def roomy(self) -> bool:
+        return not self.disk.low
 
     @property
     def congested(self) -> bool:
