@@ -17,6 +17,13 @@ from peer.replication.workers import Workers
 OWED_KEPT_S = 600.0
 
 
+def full_disk(why: str | None, roomy: bool) -> str:
+    """What a peer's disk has no room for, in words; "" while it has room. `why`: chunks are refused; not `roomy`: heads."""
+    if not roomy:
+        return f"its disk is full ({why or 'no room for metadata'}), it takes deletions only"
+    return f"it takes no new chunks ({why})" if why else ""
+
+
 class Healing:
     """One peer's workers, and what is known to be out of order."""
 
@@ -42,12 +49,14 @@ class Healing:
 
     def info(self) -> dict[str, Any]:
         """For the cluster's view: whether this peer is `behind`, how old its last comparison with everybody alive is, what
-        chunk copies the puts it coordinated still `owed` to whom, chunks `missing` everywhere, and the workers."""
+        chunk copies the puts it coordinated still `owed` to whom, chunks `missing` everywhere, how many lie here only
+        `damaged`, and the workers."""
         return {
             "behind": self.anti_entropy.behind,
             "compared_s": self.anti_entropy.compared_s,
             "owed": self._owed(),
             "missing": self.side.missing,
+            "damaged": self._chunks.holder.damaged,
             "workers": [asdict(status) for status in self.workers.statuses()],
         }
 

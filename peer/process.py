@@ -28,7 +28,7 @@ from peer.bulkservice import BulkService
 from peer.config import PeerConfig
 from peer.entry import FORMAT_LEVEL, admit, check_seeds, enter, member_of
 from peer.errors import AtollError, Full, StartupError, Unavailable
-from peer.healing import Healing
+from peer.healing import Healing, full_disk
 from peer.membership import Membership, MemberView
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
@@ -209,7 +209,8 @@ class Peer:
                 log.error("the bytes of chunk %s are gone: %s", name.hex(), why)
             lost.append((name, extent))
 
-        report = await asyncio.to_thread(self.files.open, named_extents(self.rows), missing)
+        named = named_extents(self.rows, self.chunks.holder.found_damaged)
+        report = await asyncio.to_thread(self.files.open, named, missing)
         self._closers.append(self.files.close)
         log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
         for at in range(0, len(lost), 1000):
@@ -415,5 +416,5 @@ class Peer:
             },
             "healing": self.healing.info(),
             "used_bytes": files.get("live_bytes", 0),
-            "full": self.files.full is not None,
+            "full": full_disk(self.files.full, self.rows.roomy),
         }  # fmt: skip

@@ -20,7 +20,7 @@ from peer.bulkservice import NAME_CHUNK
 from peer.errors import AtollError, Corrupt, Full, NotFound, Unavailable
 from peer.replication.chunks import Chunks
 from peer.replication.env import Write
-from peer.replication.holder import LIVE, chunk_key, decode_chunk_row
+from peer.replication.holder import LIVE, chunk_key, decode_chunk_row, named_extents
 from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_world import POWER, Peer, Scenario, World, simulate, until
@@ -320,3 +320,10 @@ def simulate_stores(scenario: Scenario, peers: int = 3) -> None:
             assert states <= {"named", "abandoned", "unnamed"}, "an extent was forgotten"
 
     simulate(run, peers)
+
+
+def damaged_at_a_start(store: Store) -> int:
+    """What the next start would count as `Holder.damaged`."""
+    found: list[None] = []
+    list(named_extents(store.rows, lambda: found.append(None)))
+    return len(found)

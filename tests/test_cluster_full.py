@@ -122,6 +122,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert world.call("PUT", "/v1/buckets/disk", b'{"shards": 4}').status == 201
         with (disk / "somebody-elses").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, 128 * MIB)
+        assert verdict(world) == ("healthy", [])
         stored: dict[str, bytes] = {}
         refused = store_until_refused(world, stored)
         assert (refused.status, refused.code) == (507, "InsufficientStorage")
@@ -129,6 +130,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert put(world, "small", b"fits below the floor").status == 200
         stored["small"] = b"fits below the floor"
         assert_reads(world, stored)
+        assert verdict(world) == ("degraded", ["disk_full"])
         wait_for_flags(world, disk, ["full"])
 
         for number in range(200):
@@ -140,6 +142,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
         for number in range(150):  # refusals in between eat nothing of what deletions live on
             assert delete(world, f"to-go-{number:03}").status == 204
             assert refusal(put(world, "in-doubt", content(number, 16_000))) == ("InsufficientStorage", 507)
+        assert verdict(world) == ("degraded", ["disk_full"])
+        assert "takes deletions only" in world.json_of("/v1/cluster")["reasons"][0]["message"]
         assert world.json_of("/health/cluster")["verdict"] == "degraded"
 
         world.kill(0)  # with the ballast, a disk that is full is no reason to stay down
@@ -183,6 +187,12 @@ def wait_for_flags(world: ClusterWorld, disk: Path, flags: list[str]) -> None:
         storage = world.call("GET", "/v1/cluster/nodes/self").json["storage"]
         log = (disk / "peer-1.log").read_text()[-4000:]
         raise AssertionError(f"{failure}\n{storage}\n{os.statvfs(disk)}\n{log}") from failure
+
+
+def verdict(world: ClusterWorld) -> tuple[str, list[str]]:
+    """What status says, and the codes of its reasons."""
+    told = world.json_of("/v1/cluster")
+    return told["verdict"], [reason["code"] for reason in told["reasons"]]
 
 
 def flags_of(world: ClusterWorld) -> list[str]:

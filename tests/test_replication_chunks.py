@@ -17,6 +17,7 @@ from tests.replication_chunks import (
     LARGE,
     SMALL,
     Store,
+    damaged_at_a_start,
     holding,
     name_of,
     owners_first,
@@ -221,12 +222,14 @@ def test_a_damaged_copy_is_never_served_and_is_quarantined(data: bytes) -> None:
         a.files.rot(name)
         assert await a.get(name) == data
         await until(lambda: a.chunks.holder.find(name) is None)
-        assert a.chunks.holder.counts["quarantined"] == 1
+        assert (a.chunks.holder.counts["quarantined"], a.chunks.holder.damaged) == (1, 1)
+        assert damaged_at_a_start(a) == 1
         assert await a.peer.ask(ADD_REF, name, b"attempt2", b"back") == (MISSING,)
         await a.put(data, b"attempt3")
         await until(lambda: a.holds(name))
         assert await a.get(name) == data
         assert sorted(a.files.states(name)) == ["named", "unnamed"], "C5: the damaged extent is given back"
+        assert a.chunks.holder.damaged == damaged_at_a_start(a) == 0
 
     simulate_stores(scenario)
 
@@ -241,6 +244,7 @@ def test_a_chunk_whose_bytes_are_gone_is_stored_anew() -> None:
         assert extent is not None
         gone = asyncio.get_running_loop().create_future()
         a.chunks.holder.lost([(name, extent)], gone.set_result)
+        assert a.chunks.holder.damaged == 1
         assert await gone is None
         assert await a.peer.ask(ADD_REF, name, b"attempt2", b"back") == (MISSING,)
         assert await a.get(name) == SMALL

@@ -68,7 +68,7 @@ class ClusterView:
         """Partitions by how many of their owners live, and failures tolerated now."""
         epoch = self._replica.epoch
         dead = {m.id for m in epoch.members if not self._lives(m.id)} | gone
-        lacking = dead | self._behind()
+        lacking = dead | self._behind() | self._damaged()
         full = degraded = unavailable = 0
         tolerates = len(epoch.members)
         cache: dict[tuple[str, ...], tuple[int, int, int]] = {}
@@ -95,6 +95,13 @@ class ClusterView:
         }  # fmt: skip
 
     def ready(self) -> tuple[bool, list[str]]:
+        reasons = self._not_ready()
+        if self._own_info().get("full"):
+            reasons.append("the disk is below its free-space floor")
+        return not reasons, reasons
+
+    def _not_ready(self) -> list[str]:
+        """What keeps this peer from its part, but for its disk, of which the verdict tells for every peer."""
         reasons = []
         if self._replica.epochs.current is None:
             reasons.append("not joined yet")
@@ -102,9 +109,7 @@ class ClusterView:
             reasons.append("waiting for the other peers to confirm this peer's identity")
         elif self._replica.epochs.fenced:
             reasons.append("waiting for the next epoch")
-        if self._own_info().get("full"):
-            reasons.append("the disk is below its free-space floor")
-        return not reasons, reasons
+        return reasons
 
     async def looked(self) -> None:
         """Return when what is known of the others is fresh."""
@@ -135,11 +140,10 @@ class ClusterView:
                 {"code": "too_few_peers", "message": f"{missing} more peers are needed for full replication"}
             )
         reasons += self._unhealed()
-        ready, why = self.ready()
-        if not ready:
-            reasons += [
-                {"code": "not_ready", "message": f"this peer is not ready: {reason}"} for reason in why
-            ]
+        reasons += self._full_disks()
+        reasons += [
+            {"code": "not_ready", "message": f"this peer is not ready: {why}"} for why in self._not_ready()
+        ]
         word = "unavailable" if counts["unavailable"] else "degraded" if reasons else "healthy"
         return {
             "verdict": word,
@@ -164,6 +168,27 @@ class ClusterView:
             and (member.id in self._silent or self._info_of(member.id).get("healing", {}).get("behind"))
         )
 
+    def _damaged(self) -> frozenset[str]:
+        """Members that live, but hold some chunks only as damaged or lost bytes."""
+        members = self._replica.epoch.members
+        return frozenset(m.id for m in members if self._lives(m.id) and self._damaged_chunks(m.id))
+
+    def _damaged_chunks(self, member: str) -> int:
+        return int(self._info_of(member).get("healing", {}).get("damaged", 0))
+
+    def _full_disks(self) -> list[dict[str, str]]:
+        """Peers that say that their disk is full: to us, or, should they not answer just now, in gossip."""
+        reasons = []
+        for member in self._replica.epoch.members:
+            if not self._lives(member.id):
+                continue
+            why = self._info_of(member.id).get("full")
+            flags = self._node(member)["flags"] if why is None else ()
+            if why or "full" in flags:
+                message = f"{member.name} is short of space: {why or 'it said so in gossip'}; free some there"
+                reasons.append({"code": "disk_full", "message": message})
+        return reasons
+
     def _lives(self, member: str) -> bool:
         return self._state(member) in ("alive", "suspect")
 
@@ -180,6 +205,11 @@ class ClusterView:
             for member in epoch.members
             if member.id in behind
         ]
+        for member in epoch.members:
+            if self._lives(member.id) and (count := self._damaged_chunks(member.id)):
+                chunks = "1 chunk" if count == 1 else f"{count} chunks"
+                message = f"{member.name} has lost the bytes of {chunks}, and fetches them from the others"
+                reasons.append({"code": "chunks_damaged", "message": message})
         healing = [self._info_of(m.id).get("healing", {}) for m in epoch.members if self._lives(m.id)]
         owed = 0
         for owner, (copies, age_s) in (item for info in healing for item in info.get("owed", {}).items()):

@@ -79,8 +79,13 @@ def decode_chunk_row(key: bytes, row: bytes) -> tuple[int, Extent]:
     return row[5], Extent.decode(row[6:])
 
 
-def named_extents(rows: RowStore) -> Iterator[tuple[bytes, Extent]]:
-    """(chunk name, extent) of every row whose bytes should be there, damaged rows left out; read in pages."""
+def named_extents(
+    rows: RowStore, damaged: Callable[[], None] = lambda: None
+) -> Iterator[tuple[bytes, Extent]]:
+    """(chunk name, extent) of every row whose bytes should be there, damaged rows left out; read in pages.
+
+    `damaged` is called for each row that says that its bytes are lost or quarantined.
+    """
     start = b""
     while True:
         page = rows.scan("chunks", start, b"\xff" * 35, ROWS_A_PAGE)
@@ -88,6 +93,8 @@ def named_extents(rows: RowStore) -> Iterator[tuple[bytes, Extent]]:
             start = key + b"\0"
             with contextlib.suppress(Corrupt):
                 state, extent = decode_chunk_row(key, row)
+                if state != LIVE:
+                    damaged()
                 if state != LOST:
                     yield key[2:], extent
         if len(page) < ROWS_A_PAGE:
@@ -109,6 +116,8 @@ class Holder:
         """Told of each new reference row (chunk key, attempt), once it is durable."""
         self.on_change: Callable[[bytes], None] = lambda key: None
         """Told when all references of a chunk (its key) gain or lose their bytes."""
+        self.damaged = 0
+        """Chunks whose bytes are lost or quarantined here, and have not come anew."""
         self.counts = {"stored": 0, "referenced": 0, "quarantined": 0, "duplicates": 0, "lost": 0}
 
     def find(self, name: bytes) -> Extent | None:
@@ -246,6 +255,7 @@ class Holder:
                 if error is None:
                     self._disk.named(extent)
                     if state:
+                        self.damaged -= 1
                         self.on_change(key)
                     if state == QUARANTINED and old is not None:
                         self._disk.unnamed(old)  # C5
@@ -265,12 +275,17 @@ class Holder:
         self._naming[name] = []  # until it is durable nobody may take the damaged bytes for a copy (C2)
         key = chunk_key(name, self._ring.epoch.partition_power)
 
-        def committed(_: AtollError | None) -> None:
+        def committed(error: AtollError | None) -> None:
+            self.damaged += error is None
             self.on_change(key)
             for resume in self._naming.pop(name):
                 resume()
 
         self._rows.commit([("chunks", key, encode_chunk_row(key, QUARANTINED, extent))], committed)
+
+    def found_damaged(self) -> None:
+        """A start found a row of a chunk that is lost or quarantined."""
+        self.damaged += 1
 
     def lost(
         self, extents: Iterable[tuple[bytes, Extent]], done: Callable[[AtollError | None], None]
@@ -282,6 +297,7 @@ class Holder:
         writes = []
         for name, extent in extents:
             key = chunk_key(name, self._ring.epoch.partition_power)
+            self.damaged += self._row(name)[0] == LIVE
             writes.append(("chunks", key, encode_chunk_row(key, LOST, extent)))
         self.counts["lost"] += len(writes)
         self._rows.commit(writes, done)

@@ -1,0 +1,108 @@
+"""The verdict over what peers say of themselves: it claims no health that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from peer.api.cluster import ClusterView
+from peer.replication.messages import INFO, OK
+
+PORTS = {"peer_port": 3, "s3_port": 1, "api_port": 2}
+NAMES = ("one", "two", "three")
+
+
+class Peers:
+    """Three peers as peer "one" sees them; `infos` is what each says of itself."""
+
+    def __init__(self) -> None:
+        members = tuple(
+            SimpleNamespace(id=name, name=name, host="h", weight=1, zone="z", **PORTS) for name in NAMES
+        )
+        table = SimpleNamespace(owners=lambda partition: NAMES, partitions_of=lambda member: 4)
+        self.infos: dict[str, dict[str, Any]] = {name: {"full": "", "healing": {}} for name in NAMES}
+        self.flags: dict[str, frozenset[str]] = dict.fromkeys(NAMES, frozenset())
+        self.silent: set[str] = set()
+        self.now_s = 0.0
+        epoch = SimpleNamespace(members=members, replicas=3, partition_power=2, table=table, order=(0, 3))
+        epoch.generation, epoch.number = 0, 3
+        replica: Any = SimpleNamespace(
+            me="one", epoch=epoch, epochs=SimpleNamespace(current=epoch, fenced=False),
+            identity=SimpleNamespace(confirmed=True, boot=1), serve=lambda *_, **__: None, send=self._send, env=self,
+        )  # fmt: skip
+        self.view = ClusterView(
+            replica, SimpleNamespace(), lambda: self, lambda: self.infos["one"], "1"  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def _send(self, member: str, message: Any, deadline_s: float, done: Any) -> None:
+        assert message[0] == INFO
+        done((OK, self.infos[member]) if member not in self.silent else TimeoutError())
+
+    def now(self) -> float:
+        self.now_s += 1
+        return self.now_s
+
+    def future(self) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    def members(self) -> list[Any]:
+        return [self.get(name) for name in NAMES]
+
+    def get(self, member: str) -> Any:
+        return SimpleNamespace(
+            id=member, state="alive", host="127.0.0.1", peer_port=3, s3_port=1, api_port=2, incarnation=1, boot=1,
+            last_heard_s=0.0, version="1", epoch=(0, 3), flags=self.flags[member],
+        )  # fmt: skip
+
+    def told(self) -> dict[str, Any]:
+        """The verdict after a look."""
+
+        async def look() -> dict[str, Any]:
+            await self.view.looked()
+            return self.view.verdict()
+
+        return asyncio.run(look())
+
+
+def codes(told: dict[str, Any]) -> list[str]:
+    return [reason["code"] for reason in told["reasons"]]
+
+
+def test_all_is_well() -> None:
+    """Goal: three sound peers are healthy, and one may fail."""
+    told = Peers().told()
+    assert (told["verdict"], codes(told), told["tolerates"]) == ("healthy", [], 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk_is_told_by_whoever_is_asked(name: str) -> None:
+    """Goal: not healthy while a peer's disk is full; the sentence says whose, why, and what to do."""
+    peers = Peers()
+    peers.infos[name]["full"] = "it takes no new chunks (9 MiB free is below the floor of 64 MiB)"
+    told = peers.told()
+    assert (told["verdict"], codes(told)) == ("degraded", ["disk_full"])
+    message = told["reasons"][0]["message"]
+    assert name in message and "below the floor of 64 MiB" in message and "free some there" in message
+    assert peers.view.ready()[0] == (name != "one")
+
+
+def test_a_full_disk_is_known_from_gossip() -> None:
+    """Goal: a peer that has not answered yet has said in gossip that its disk is full."""
+    peers = Peers()
+    del peers.infos["two"]["full"]
+    peers.flags["two"] = frozenset({"full"})
+    assert codes(peers.told()) == ["disk_full"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lost_bytes_are_no_copy(name: str) -> None:
+    """Goal: while a peer has lost or quarantined bytes it counts as no copy, and the verdict says how many."""
+    peers = Peers()
+    peers.infos[name]["healing"]["damaged"] = 7
+    told = peers.told()
+    assert (told["verdict"], codes(told), told["tolerates"]) == ("degraded", ["chunks_damaged"], 0)
+    assert told["partitions"]["full"] == 0 and told["partitions"]["unavailable"] == 0
+    assert f"{name} has lost the bytes of 7 chunks" in told["reasons"][0]["message"]
