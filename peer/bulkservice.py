@@ -15,8 +15,9 @@ from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, NotFound
-from peer.replication.holder import Holder
-from peer.replication.messages import FAILED, IS_FULL, MISSING, OK
+from peer.replication.env import Reply
+from peer.replication.holder import Holder, answer_to
+from peer.replication.messages import BUSY, FAILED, IS_FULL, MISSING, OK
 from peer.replication.node import Replica
 from peer.storage.chunkfiles import ChunkFiles
 
@@ -71,20 +72,22 @@ class BulkService:
             answered.set()
 
         message = (NAME_CHUNK, tag, name, extent, attempt, back)
-        self._loop.call_soon_threadsafe(self._replica.handle, sender, message, reply)
+        self._loop.call_soon_threadsafe(self._hand_over, sender, message, reply)
         if not answered.wait(COMMIT_S):
             return (FAILED, "ServiceUnavailable", "the row of this chunk was not committed in time")
-        if answer[0][0] not in (OK, IS_FULL):
+        if answer[0][0] not in (OK, IS_FULL, BUSY):  # else the holder has seen to it
             self._files.abandon(extent)
         return answer[0]
 
-    def _on_name(self, message: Any, reply: Callable[[tuple[Any, ...]], None]) -> None:
+    def _hand_over(self, sender: str, message: Any, reply: Reply) -> None:
+        try:
+            self._replica.handle(sender, message, reply)
+        except AtollError as error:
+            reply((FAILED, error.code, str(error)))
+
+    def _on_name(self, message: Any, reply: Reply) -> None:
         _, _, name, extent, attempt, back = message
-
-        def done(error: AtollError | None) -> None:
-            reply((OK,) if error is None else (IS_FULL,))
-
-        self._holder.name(name, extent, attempt, back, done)
+        self._holder.name(name, extent, attempt, back, lambda error: reply(answer_to(error)))
 
     def _get(self, name: bytes) -> Answer:
         buffer = self._pool.take_blocking(BUFFER_S)

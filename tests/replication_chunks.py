@@ -20,7 +20,7 @@ from peer.bulkservice import NAME_CHUNK
 from peer.errors import AtollError, Corrupt, Full, NotFound, Unavailable
 from peer.replication.chunks import Chunks
 from peer.replication.env import Write
-from peer.replication.holder import LIVE, chunk_key, decode_chunk_row, named_extents
+from peer.replication.holder import LIVE, answer_to, chunk_key, decode_chunk_row, named_extents
 from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_world import POWER, Peer, Scenario, World, simulate, until
@@ -129,6 +129,14 @@ class WatchedRows:
     @property
     def roomy(self) -> bool:
         return self._rows.roomy
+
+    @property
+    def congested(self) -> bool:
+        return self._rows.congested
+
+    @property
+    def saturated(self) -> bool:
+        return self._rows.saturated
 
     def commit(self, writes: Sequence[Write], done: Callable[[AtollError | None], None]) -> None:
         for table, key, row in writes:
@@ -255,9 +263,7 @@ class Store:
 
     def _on_name(self, message: Any, reply: Callable[[Any], None]) -> None:
         _, _, name, extent, attempt, back = message
-        self.chunks.holder.name(
-            name, extent, attempt, back, lambda error: reply((OK,) if error is None else (IS_FULL,))
-        )
+        self.chunks.holder.name(name, extent, attempt, back, lambda error: reply(answer_to(error)))
 
     async def put(self, data: bytes, attempt: bytes = b"attempt1") -> bytes:
         """Store the bytes as one chunk; its name. The buffer is scribbled over as soon as it is released."""

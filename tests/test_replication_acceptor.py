@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peer.replication.acceptor import FULL_FOR_S
 from peer.replication.ballot import NONE, after
-from peer.replication.messages import ABSTAIN, CONFLICT, IS_FULL, OK
+from peer.replication.messages import ABSTAIN, BUSY, CONFLICT, IS_FULL, OK
 from peer.replication.value import encode_side, payload_of
 from tests.replication_owner import Owner
 from tests.replication_world import KEY, SPACE, ballot_at
@@ -394,5 +394,76 @@ def test_no_schedule_breaks_a_promise(steps: list[tuple[str, int]]) -> None:
                 owner.disk.full = step == "full"
             else:
                 await settle(owner)
+
+    owner.run(scenario())
+
+
+# --- A6: too many writes queued
+
+
+def test_a6_an_accept_beyond_the_queue_s_bound_is_refused_for_good() -> None:
+    """Goal (A5, A6): nothing is stuck or half changed, and the refused accept is not taken when the network repeats it."""
+    owner = Owner()
+
+    async def scenario() -> None:
+        assert await owner.accept(ballot_at(10), b"before") == (OK,)
+        assert (await owner.prepare(ballot_at(20)))[0] == OK
+        owner.rows.traits.queue_hard = 0
+        assert await owner.accept(ballot_at(20), b"refused") == (BUSY, True)
+        owner.rows.traits.queue_hard = 100
+        assert owner.acceptor.idle
+        assert payload_in(await owner.read()) == b"before"
+        assert (await owner.accept(ballot_at(20), b"refused"))[0] == CONFLICT
+        assert await owner.accept(ballot_at(30), b"later") == (OK,)
+        assert payload_in(await owner.read()) == b"later"
+
+    owner.run(scenario())
+
+
+def test_a6_a_damaged_row_s_accept_beyond_the_bound_is_refused_for_good() -> None:
+    """Goal (A4, A5): where no entry may be kept the refusal stands as well."""
+    owner = Owner()
+
+    async def scenario() -> None:
+        assert await owner.accept(ballot_at(10), b"before") == (OK,)
+        owner.crash()
+        owner.rot()
+        owner.rows.traits.queue_hard = 0
+        assert (await owner.accept(ballot_at(HIGH), b"refused"))[0] == BUSY
+        owner.rows.traits.queue_hard = 100
+        assert (await owner.accept(ballot_at(HIGH), b"refused"))[0] == CONFLICT
+        assert (await owner.read())[0] == ABSTAIN
+
+    owner.run(scenario())
+
+
+def test_a6_who_has_many_writes_queued_promises_nothing() -> None:
+    """Goal (A6): beyond the soft bound prepares are refused, reads and accepts are not."""
+    owner = Owner()
+
+    async def scenario() -> None:
+        assert (await owner.prepare(ballot_at(10)))[0] == OK
+        owner.rows.traits.queue_soft = 0
+        accept = owner.accept(ballot_at(10), b"v")
+        assert owner.rows.congested
+        assert await owner.prepare(ballot_at(20), OTHER) == (BUSY,)
+        assert (await owner.read(OTHER))[0] == OK
+        assert await accept == (OK,)
+        assert (await owner.prepare(ballot_at(20), OTHER))[0] == OK
+
+    owner.run(scenario())
+
+
+def test_a_failed_extension_of_the_bound_is_tried_again() -> None:
+    """Goal (H1, H4): a bound that no commit took does not count as requested: the next promise extends it."""
+    owner = Owner()
+
+    async def scenario() -> None:
+        owner.rows.traits.queue_hard = 0
+        assert await owner.prepare(ballot_at(HIGH)) == (BUSY,)
+        owner.rows.traits.queue_hard = 100
+        assert (await owner.prepare(ballot_at(HIGH)))[0] == OK
+        owner.crash()
+        assert (await owner.prepare(ballot_at(HIGH)))[0] == CONFLICT
 
     owner.run(scenario())

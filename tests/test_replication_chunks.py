@@ -209,6 +209,24 @@ def test_c2_who_waited_for_a_naming_that_failed_is_told() -> None:
     simulate_stores(scenario)
 
 
+@BYTES
+def test_an_owner_with_too_many_writes_queued_takes_no_chunk_and_forgets_none(data: bytes) -> None:
+    """Goal (C2, R8): what its queue refuses is let go and nothing stays half named: the same bytes are stored later."""
+
+    async def scenario(world: World, *stores: Store) -> None:
+        for store in stores:
+            store.peer.rows.traits.queue_hard = 0
+        error = await error_of(stores[0].put(data))
+        assert isinstance(error, Unavailable) and "too many writes" in str(error)
+        assert holding(stores, data) == 0
+        for store in stores:
+            store.peer.rows.traits.queue_hard = 100
+        await stores[0].put(data, b"attempt2")
+        await until(lambda: holding(stores, data) == 3)
+
+    simulate_stores(scenario)
+
+
 # --- reading, and damage
 
 

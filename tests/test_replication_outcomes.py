@@ -12,7 +12,7 @@ from peer.replication.acceptor import FULL_FOR_S
 from peer.replication.ballot import NONE, after
 from peer.replication.gates import OPEN, gate_payload
 from peer.replication.keys import OBJECT, Space, gate_key_of
-from peer.replication.messages import ACCEPT, IS_FULL
+from peer.replication.messages import ACCEPT, IS_FULL, PREPARE
 from peer.replication.register import Current, Put
 from tests.replication_world import KEY, POWER, Peer, World, appended, create, error_of, simulate, until
 
@@ -361,5 +361,40 @@ def test_full_disks_leave_deletes_and_gates_alone() -> None:
             await c.replica.registers.change(HEAD, lambda _: NotFound("it is not there"), gate=1)
         await asyncio.sleep(FULL_FOR_S)
         await put_head(b, b"bigger")
+
+    simulate(scenario)
+
+
+def test_r3_a_local_owner_that_fails_is_one_answer_of_its_round() -> None:
+    """Goal (R3): an error raised while this peer handles its own accept is not the change's: the others have accepted."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        def fail(message: object, reply: object) -> None:
+            raise Unavailable("the local owner failed")
+
+        a.replica._row_handlers[ACCEPT] = fail
+        assert (await a.put(b"v")).payload == b"v"
+        assert b.holds() == c.holds() == b"v"
+
+    simulate(scenario)
+
+
+def test_r3_accepts_that_every_owner_s_queue_refuses_change_nothing() -> None:
+    """Goal (R3): all were too busy and said so for good: a definite 503, and no trace of the value."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        def saturate() -> None:
+            for peer in peers:
+                peer.rows.traits.queue_hard = 0
+
+        await peers[0].put(b"before")
+        with world.when(saturate, PREPARE):
+            error = await error_of(peers[0].put(b"v"))
+        assert type(error) is Unavailable and "too many writes" in str(error)
+        for peer in peers:
+            peer.rows.traits.queue_hard = 100
+        assert await peers[1].get() == b"before"
+        await peers[0].put(b"after")
+        assert await peers[2].get() == b"after"
 
     simulate(scenario)

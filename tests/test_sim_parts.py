@@ -341,6 +341,29 @@ def test_a_crash_keeps_what_was_acknowledged(seed: int) -> None:
     store.loop.run(main())
 
 
+def test_the_simulated_queue_is_bounded() -> None:
+    """Goal (R8): beyond the bound commits fail, after those before them were told and with those that came meanwhile."""
+    store = Store()
+    told: list[tuple[int, bool]] = []
+
+    async def main() -> None:
+        store.rows.traits.queue_soft, store.rows.traits.queue_hard = 1, 3
+        for number in range(5):
+            store.rows.commit(
+                [("rows", b"%d" % number, b"v")],
+                lambda error, n=number: told.append((n, error is None)),  # type: ignore[misc]
+            )
+        assert store.rows.congested and store.rows.saturated
+        assert told == []
+        await asyncio.sleep(1)
+        assert told == [(0, True), (1, True), (2, True), (3, False), (4, False)]
+        assert not store.rows.congested and not store.rows.saturated
+        assert len(store.rows.scan("rows", b"", b"z", 9)) == 3
+        assert await store.commit(("rows", b"later", b"v")) is None
+
+    store.loop.run(main())
+
+
 def test_a_lying_disk_loses_acknowledged_commits() -> None:
     """Goal: the negative control does what it is for."""
     lost = 0

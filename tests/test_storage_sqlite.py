@@ -123,22 +123,31 @@ def test_the_log_stays_bounded_and_can_be_lost_after_a_close(tmp_path: Path) -> 
 
 
 def test_pressure_is_visible_and_the_queue_bounded(tmp_path: Path) -> None:
-    """P8: beyond the soft limit `congested`, beyond the hard one SlowDown at once with nothing queued."""
+    """P8, R8: beyond the soft limit `congested`, beyond the hard one commits fail: in their turn, and with all that may
+    have been computed from them."""
     options = SqliteOptions(queue_soft_batches=5, queue_hard_batches=10)
 
     async def body(rows: SqliteRows) -> None:
         rows._stalled = True  # the writer takes nothing meanwhile
         futures = [committed(rows, [("rows", b"%d" % n, b"v")]) for n in range(10)]
         assert rows.congested
-        with pytest.raises(Unavailable) as caught:
-            rows.commit([("rows", b"one too many", b"v")], lambda _: None)
-        assert caught.value.code == "SlowDown" and caught.value.state_changed is False
+        assert rows.saturated
+        told: list[int] = []
+        for n, future in enumerate(futures):
+            future.add_done_callback(lambda _, n=n: told.append(n))
+        too_many = [committed(rows, [("rows", b"one too many", b"v")]) for _ in range(3)]
+        too_many[0].add_done_callback(lambda _: told.append(99))
         with rows._lock:
             rows._stalled = False
             rows._work.notify()
-        await asyncio.gather(*futures)
-        assert not rows.congested
+        assert await asyncio.gather(*futures) == [None] * 10
+        errors = await asyncio.gather(*too_many)
+        assert all(type(error) is Unavailable for error in errors)
+        assert told == [*range(10), 99]
+        assert not rows.congested and not rows.saturated
         assert rows.get("rows", b"one too many") is None
+        assert rows.stats["refused"] == 3
+        assert await committed(rows, [("rows", b"later", b"v")]) is None
 
     run(tmp_path, body, options=options)
 

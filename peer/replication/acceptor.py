@@ -8,8 +8,11 @@ A2  Answers reveal durable state only: a message about a row whose commit is pen
 A3  Promises obey H1 to H4 of promises.py.
 A4  A row that fails its checksum takes no part in prepare and read until an accept replaces it. Nor does one whose
     inline bytes fail theirs, when they are asked for.
-A5  An accept that a full disk failed, or would have, is never taken later, should the network repeat it: the promise
-    moves above it. The refusal says whether a restart remembers that, which it does if H covers the ballot.
+A5  An accept that a full disk failed, or would have, or that met too long a queue of writes, is never taken later, should
+    the network repeat it: the promise moves above it. The refusal says whether a restart remembers that, which it does if
+    H covers the ballot.
+A6  Who has too many writes queued promises nothing new, so that they become fewer. Accepts it takes while it can: others
+    have promised by then.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from peer.errors import AtollError, Corrupt
+from peer.errors import AtollError, Corrupt, Full
 
 from .ballot import NONE, after
 from .env import Reply, RowStore, Write
 from .gates import Gates
 from .keys import GATE, OBJECT
-from .messages import ABSTAIN, CONFLICT, IS_FULL, OK
+from .messages import ABSTAIN, BUSY, CONFLICT, IS_FULL, OK, status_of
 from .promises import Entry, Promises
 from .value import Accepted, decode_row, decode_side, encode_row, encode_side, payload_of
 
@@ -82,9 +85,11 @@ class Acceptor:
             return reply(refusal)
         if key in self._pending and not self._read_uncommitted:
             return self._after_commit(key, lambda: self.prepare(message, reply))
+        if self._rows.congested:  # A6
+            return reply((BUSY,))
 
         def resume(error: AtollError | None) -> None:
-            reply((IS_FULL,)) if error is not None else self.prepare(message, reply)
+            reply((status_of(error),)) if error is not None else self.prepare(message, reply)
 
         if not self.promises.may_promise(ballot, resume):
             return None
@@ -118,29 +123,35 @@ class Acceptor:
         if ballot < entry.promised or ballot <= entry.ballot:
             self.conflicts += 1
             return reply((CONFLICT, max(entry.promised, entry.ballot)))
-        if not self._may_grow(key, value):
+        room = self._room_for(key, value)
+        if room != OK:
             self._undo(key, ballot)
-            return reply((IS_FULL, self.promises.covers(ballot)))
+            return reply((room, self.promises.covers(ballot)))
         return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
 
     def merge(self, key: bytes, ballot: bytes, value: bytes, side: bytes | None, reply: Reply) -> None:
         """Apply what another owner has accepted, as a delayed accept (§6, copying).
 
-        OK once it is durable, CONFLICT, or IS_FULL.
+        OK once it is durable, CONFLICT, IS_FULL or BUSY.
 
         No gate is asked: a gate decides what is accepted first, not where it is copied to.
         """
         entry = self._entry(key)
         if ballot < entry.promised or ballot <= entry.ballot:
             return reply((CONFLICT, max(entry.promised, entry.ballot)))
-        if not self._may_grow(key, value):
-            return reply((IS_FULL, False))
+        room = self._room_for(key, value)
+        if room != OK:
+            return reply((room, False))
         return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
 
-    def _may_grow(self, key: bytes, value: bytes) -> bool:
-        """Whether there is room for this value. On a disk that is all but full only heads of objects are refused (A5):
+    def _room_for(self, key: bytes, value: bytes) -> int:
+        """OK, or why there is no room for this value. On a disk that is all but full only heads of objects are refused:
         tombstones, gates and records of buckets are how space is given back, and have what the ballast keeps free."""
-        return self._rows.roomy or key[0] != OBJECT or payload_of(value) is None
+        if self._rows.saturated:
+            return BUSY
+        if self._rows.roomy or key[0] != OBJECT or payload_of(value) is None:
+            return OK
+        return IS_FULL
 
     def _store(self, key: bytes, entry: Entry, new: Accepted, side: bytes | None, reply: Reply) -> None:
         """Queue the commit of an accept that was judged good."""
@@ -240,9 +251,10 @@ class Acceptor:
         elif pending is not None and error is None:
             pending.base = ballot
         if error is not None:
-            self._full_until_s = self._now() + FULL_FOR_S
+            if isinstance(error, Full):
+                self._full_until_s = self._now() + FULL_FOR_S
             self._undo(key, ballot)
-            reply((IS_FULL, self.promises.covers(ballot)))
+            reply((status_of(error), self.promises.covers(ballot)))
         else:
             self.on_commit(key, old, ballot)
             reply((OK,))
@@ -250,7 +262,7 @@ class Acceptor:
             resume()
 
     def _undo(self, key: bytes, ballot: bytes) -> None:
-        """The disk was full and the row is as before; the promise stands, and moves above this ballot (A5)."""
+        """The commit failed, or was not tried: the row is as before, and the promise moves above this ballot (A5)."""
         entry = self.promises.get(key)
         promised = max(entry.promised if entry else self.promises.floor, after(ballot))
         if entry is not None and entry.ballot != ballot:

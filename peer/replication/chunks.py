@@ -21,7 +21,7 @@ from ring.hashing import partition_of
 
 from .env import Cancellable, Done, Env, RowStore
 from .holder import SMALL_BYTES, ChunkRing, Disk, Holder
-from .messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
+from .messages import ADD_REF, BUSY, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 
 SEND_S = 10.0
 READ_S = 10.0
@@ -370,6 +370,8 @@ def _error_of(reply: Any) -> AtollError | None:
         return None
     if reply[0] == IS_FULL:
         return Full("its disk is full")
+    if reply[0] == BUSY:
+        return Unavailable("too many writes wait for its disk")
     if reply[0] == MISSING:
         return NotFound("it does not hold the chunk")
     if reply[0] == FAILED:

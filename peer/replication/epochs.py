@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-from peer.errors import AtollError, Conflict, Full, Unavailable, UnknownOutcome
+from peer.errors import AtollError, Conflict, Unavailable, UnknownOutcome
 from ring.epoch import Epoch
 
 from .ballot import NONE, BallotClock
@@ -32,9 +32,9 @@ from .messages import (
     EPOCH_GET,
     EPOCH_PREPARE,
     EPOCH_RELEASE,
-    IS_FULL,
     OK,
     STALE,
+    status_of,
 )
 from .quorum import Round
 
@@ -137,7 +137,7 @@ class Epochs:
 
         def done(error: AtollError | None) -> None:
             if error is not None:
-                reply((IS_FULL,))
+                reply((status_of(error),))
             else:
                 durable()
 
@@ -146,7 +146,7 @@ class Epochs:
     # --- learner
 
     def on_decided(self, message: Any, reply: Reply) -> None:
-        self.install(Epoch.decode(message[2]), lambda error: reply((IS_FULL,) if error else (OK,)))
+        self.install(Epoch.decode(message[2]), lambda error: reply((status_of(error),) if error else (OK,)))
 
     def on_get(self, message: Any, reply: Reply) -> None:
         assert self.current is not None
@@ -184,7 +184,7 @@ class Epochs:
         return None
 
     async def installed(self, epoch: Epoch) -> None:
-        """Install and wait until it is durable. Raises Full when the disk has no room for it: nothing changed here."""
+        """Install and wait until it is durable. Raises Full or Unavailable if the disk cannot keep it: nothing changed."""
         future = self._env.future()
         self.install(epoch, future.set_result)
         error = await future
@@ -200,7 +200,7 @@ class Epochs:
     async def catch_up(self, tag: int, first: str = "") -> None:
         """Fetch a newer epoch, from `first` or any member; returns after one round of asking, newer or not.
 
-        Nor does a disk too full to keep it raise: whoever waits here may have sent accepts, and an error of ours would
+        Nor does a disk that cannot keep it now raise: whoever waits here may have sent accepts, and an error of ours would
         say of them that nothing changed (R3).
         """
         if self.tag >= tag or self.current is None:
@@ -215,7 +215,7 @@ class Epochs:
             for member in [first, *others] if first else others:
                 one = Round(self._env, self._send, (EPOCH_GET, 0), 1, ROUND_S)
                 if await one.start([member]):
-                    with contextlib.suppress(Full):
+                    with contextlib.suppress(AtollError):
                         await self.installed(Epoch.decode(one.oks[0][1][1]))
                 if self.tag >= tag:
                     return
@@ -293,18 +293,18 @@ class Epochs:
         await release.start(members)
 
     async def _announce(self, epoch: Epoch) -> None:
-        """Use it here and tell the others. A proposer whose disk is full tells them all the same, then says so."""
-        full = None
+        """Use it here and tell the others. A proposer whose disk has no room tells them all the same, then says so."""
+        failed = None
         try:
             await self.installed(epoch)
-        except Full as error:
-            full = error
+        except AtollError as error:
+            failed = error
         others = [member.id for member in epoch.members if member.id != self._me]
         told = Round(self._env, self._send, (EPOCH_DECIDED, 0, epoch.encode()), len(others), 0.5)
         await told.start(others)
-        if full is not None:
+        if failed is not None:
             raise UnknownOutcome(
-                f"a ring change was decided, but this peer cannot keep it ({full}); free space there, or ask another peer"
+                f"a ring change was decided, but this peer cannot keep it ({failed}); free space there, or ask another peer"
             )
 
     async def lift_fence(self) -> None:

@@ -22,7 +22,7 @@ from ring.epoch import Epoch
 from ring.hashing import partition_of
 
 from .env import Done, Env, Reply, RowStore
-from .messages import FAILED, IS_FULL, MISSING, OK, STALE
+from .messages import BUSY, FAILED, IS_FULL, MISSING, OK, STALE, status_of
 
 TAKE_S = 5.0
 SMALL_BYTES = 256 * 1024
@@ -77,6 +77,11 @@ def decode_chunk_row(key: bytes, row: bytes) -> tuple[int, Extent]:
     ):
         raise Corrupt(f"the row of chunk {key[2:].hex()} does not match its checksum")
     return row[5], Extent.decode(row[6:])
+
+
+def answer_to(error: AtollError | None) -> tuple[int]:
+    """The reply that tells how a commit ended."""
+    return (OK if error is None else status_of(error),)
 
 
 def named_extents(
@@ -137,16 +142,18 @@ class Holder:
     def on_add_ref(self, message: Any, reply: Reply) -> None:
         """(ADD_REF, tag, name, attempt, back): OK once the reference is durable, MISSING without the bytes."""
         _, _, name, attempt, back = message
+        if self._rows.congested:
+            return reply((BUSY,))
 
         def done(error: AtollError | None) -> None:
-            reply((OK,) if error is None else (MISSING,) if isinstance(error, NotFound) else (IS_FULL,))
+            reply((MISSING,) if isinstance(error, NotFound) else answer_to(error))
 
-        self.refer(name, attempt, back, done)
+        return self.refer(name, attempt, back, done)
 
     def refer(
         self, name: bytes, attempt: bytes, back: bytes, done: Callable[[AtollError | None], None]
     ) -> None:
-        """Commit a reference to a chunk that lies here; `done` when durable, or with NotFound or Full."""
+        """Commit a reference to a chunk that lies here; `done` when durable, or with NotFound, Full or Unavailable."""
         if name in self._naming:
             self._naming[name].append(lambda: self.refer(name, attempt, back, done))
             return
@@ -189,6 +196,8 @@ class Holder:
     def on_store(self, message: Any, reply: Reply) -> None:
         """(STORE_CHUNK, tag, name, attempt, back, bytes): OK once bytes and reference are durable."""
         data = message[5]
+        if self._rows.congested:
+            return reply((BUSY,))
         if len(data) > SMALL_BYTES or blake3(data).digest() != message[2]:
             return reply((FAILED, "Corrupt", "the bytes that arrived are not the chunk that was announced"))
         buffer = self._pool.try_take()
@@ -217,9 +226,7 @@ class Holder:
             if message[1] != self._ring.tag:  # checked once more, in commit order with the row
                 self._disk.abandon(result)
                 return reply((STALE, self._ring.tag))
-            return self.name(
-                name, result, attempt, back, lambda error: reply((OK,) if error is None else (IS_FULL,))
-            )
+            return self.name(name, result, attempt, back, lambda error: reply(answer_to(error)))
 
         self._disk.append(buffer, len(data), name, appended)
 
@@ -231,7 +238,8 @@ class Holder:
         back: bytes,
         done: Callable[[AtollError | None], None],
     ) -> None:
-        """Commit row and reference for bytes that are synced (C1); `done` when durable, or Full and then unchanged."""
+        """Commit row and reference for bytes that are synced (C1); `done` when durable, or with Full or
+        Unavailable: then nothing changed, and the extent was let go."""
         if name in self._naming:
             self._naming[name].append(lambda: self.name(name, extent, attempt, back, done))
             return

@@ -29,7 +29,7 @@ from peer.errors import AtollError
 from ring.epoch import Epoch
 
 from .env import Done, Env, Reply, RowStore
-from .messages import BOOTS, IS_FULL, OK
+from .messages import BOOTS, OK, status_of
 from .quorum import Poll
 
 GRACE_S = 1.0
@@ -169,7 +169,7 @@ class Identity:
             return reply((OK, before))
 
         def done(error: AtollError | None) -> None:
-            reply((IS_FULL,) if error is not None else (OK, before))
+            reply((status_of(error),) if error is not None else (OK, before))
 
         self._persist(done)
         return None

@@ -28,6 +28,8 @@ The gate is the bucket configuration's generation the sender acts under, -1 for 
 
 from __future__ import annotations
 
+from peer.errors import AtollError, Full
+
 PREPARE, ACCEPT, READ, BALLOT, SCAN = 1, 2, 3, 4, 5
 EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10, 11, 12, 13, 14, 15
 BOOTS = 20
@@ -45,5 +47,11 @@ ABSTAIN = 6  # reason: the replier may not vote on this (row damaged, identity n
 FENCED = 7  # the replier promised a new epoch and takes no more rows of this one
 MISSING = 8
 FAILED = 9  # error code, message
+BUSY = 10  # too many writes wait for the replier's disk; to ACCEPT: as IS_FULL
 
 NO_GATE = -1
+
+
+def status_of(error: AtollError) -> int:
+    """The status that tells of a commit which failed."""
+    return IS_FULL if isinstance(error, Full) else BUSY

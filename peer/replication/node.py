@@ -182,9 +182,13 @@ class Replica:
     # --- messages
 
     def send(self, member: str, message: tuple[Any, ...], deadline_s: float, done: Done) -> None:
-        """Call a peer, or this one without a detour over the network."""
+        """Call a peer, or this one without a detour over the network. Never raises: what goes wrong is this owner's answer,
+        not that of a round which may have asked others before."""
         if member == self.me:
-            self.handle(self.me, message, done)
+            try:
+                self.handle(self.me, message, done)
+            except AtollError as error:
+                done(error)
         else:
             self._net.call(member, message, deadline_s, done)
 

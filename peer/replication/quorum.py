@@ -13,7 +13,7 @@ from typing import Any
 from peer.errors import AtollError
 
 from .env import Cancellable, Done, Env
-from .messages import ABSTAIN, CONFLICT, FAILED, FENCED, GATE_REFUSED, IS_FULL, NOT_OWNER, OK, STALE
+from .messages import ABSTAIN, BUSY, CONFLICT, FAILED, FENCED, GATE_REFUSED, IS_FULL, NOT_OWNER, OK, STALE
 
 HEDGE_S = 0.12
 
@@ -27,7 +27,10 @@ _WORDS = {
     IS_FULL: "its disk is full",
     ABSTAIN: "it abstains",
     FENCED: "it waits for a new epoch",
+    BUSY: "too many writes wait for its disk",
 }
+
+_NO_ROOM = (IS_FULL, BUSY)
 
 
 class Answers:
@@ -145,23 +148,24 @@ async def agreed_by_most(
 
 
 class AcceptRound(Round):
-    """Accepts at all owners. While all who refused it have a full disk it waits for the rest: when everybody has said so,
-    it is certain that nobody holds the value, which two of three cannot know of the third."""
+    """Accepts at all owners. While all who refused it have no room for it, on the disk or in the queue, it waits for the
+    rest: when everybody has said so, it is certain that nobody holds the value, which two of three cannot know of the
+    third."""
 
     def _got(self, member: str, reply: Any) -> None:
         super()._got(member, reply)
         self._settle()
 
     def _settle(self) -> None:
-        full = self.refusals and all(reply[0] == IS_FULL for _, reply in self.refusals)
-        if self._left and full and not self.oks and not self.silent:
+        no_room = self.refusals and all(reply[0] in _NO_ROOM for _, reply in self.refusals)
+        if self._left and no_room and not self.oks and not self.silent:
             return
         super()._settle()
 
     def shut_out(self) -> bool:
         """Every owner refused for want of room, and none can take it later, not even after a restart (A5)."""
         asked = len(self.oks) + len(self.silent) + len(self.refusals) + self._left
-        return asked == sum(1 for _, reply in self.refusals if reply[0] == IS_FULL and reply[1])
+        return asked == sum(1 for _, reply in self.refusals if reply[0] in _NO_ROOM and reply[1])
 
 
 class Poll(Round):

@@ -12,7 +12,7 @@ from .acceptor import Acceptor
 from .digests import Digests
 from .env import Env, RowStore
 from .keys import GATE, OBJECT, SYSTEM, partition_in
-from .messages import IS_FULL, OK
+from .messages import BUSY, IS_FULL, OK
 from .sync import Pulled
 from .value import decode_row
 
@@ -78,18 +78,19 @@ class RegisterSide:
     async def apply(self, found: Sequence[Any], pulled: Pulled) -> list[bytes]:
         """Merge fetched rows, in one commit more or less; those refused or damaged are to be settled.
 
-        Raises Full when there is no room for some of them: settling them would find none either."""
+        Raises Full or Unavailable when there is no room for some of them: settling them would find none either."""
         refused: list[bytes] = []
         waiting = len(found)
-        full = False
+        no_room: set[int] = set()
         merged_all = self._env.future()
 
         def merged(key: bytes, answer: tuple[Any, ...]) -> None:
-            nonlocal waiting, full
+            nonlocal waiting
             waiting -= 1
-            full = full or answer[0] == IS_FULL
             if answer[0] == OK:
                 pulled.rows += 1
+            elif answer[0] in (IS_FULL, BUSY):
+                no_room.add(answer[0])
             elif answer[0] != _SKIPPED:
                 refused.append(key)
             if waiting == 0 and not merged_all.done():
@@ -106,7 +107,9 @@ class RegisterSide:
                 self._acceptor.merge(key, ballot, value, side, partial(merged, key))
         if found:
             await merged_all
-        if full:
+        if BUSY in no_room:
+            raise Unavailable("too many writes wait for this peer's disk: what it missed has to wait, too")
+        if no_room:
             raise Full("its disk is full: what it missed has to wait")
         return refused
 

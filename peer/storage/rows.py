@@ -10,12 +10,14 @@ What a caller may rely on:
  R3  After `done(None)` the batch survives power loss.
  R4  `get`, `scan` and `last` show committed state only: never a batch whose `done(None)` could still
      turn into an error.
- R5  No batch commits on top of one that failed: `done(Full)` also reaches every batch that was queued
+ R5  No batch commits on top of one that failed: its error also reaches every batch that was queued
      when the failure is reported, so whatever was computed from a pending batch never outlives it.
  R6  `sequence` grows with every commit and never falls back, restarts included, unless the database was
      replaced by an older one: that is how amnesia is noticed (§5).
  R7  Any other I/O error ends the process. It is never retried: after a failed fsync nobody knows what
      the disk holds (§6).
+ R8  What is queued has a bound. A batch beyond it fails like one that met a full disk, with `Unavailable`,
+     through `done` and in its turn (R2, R5): callers change their memory before they commit.
 """
 
 from __future__ import annotations
@@ -50,7 +52,12 @@ class Rows(Protocol):
 
     @property
     def congested(self) -> bool:
-        """True while so much is queued that new requests should be turned away (SlowDown)."""
+        """True while so much is queued that new requests should be turned away."""
+        ...
+
+    @property
+    def saturated(self) -> bool:
+        """True while the bound is reached: `commit` would fail (R8)."""
         ...
 
     @property
@@ -81,10 +88,9 @@ class Rows(Protocol):
     def commit(self, writes: Sequence[Write], done: Done) -> None:
         """Queue an atomic batch; from any thread.
 
-        `done(None)` once it is durable, `done(Full)` if the disk had no room (nothing changed); on the
-        loop thread, never from within this call. Of several writes of one key in a batch the last wins.
-        Raises `Unavailable` at once, with nothing queued, when the queue's bound is reached: callers that
-        heed `congested` never see it.
+        `done(None)` once it is durable, `done(Full)` if the disk had no room, `done(Unavailable)` if too much
+        is queued (nothing changed then); on the loop thread, never from within this call. Of several writes of
+        one key in a batch the last wins. Raises only after `close`.
         """
         ...
 

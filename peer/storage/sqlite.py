@@ -74,6 +74,9 @@ class SqliteRows:
         self._room = threading.Condition(self._lock)  # commit_wait waits on it
         self._queue: list[_Batch] = []
         self._queued_bytes = 0
+        self._refused: list[
+            _Batch
+        ] = []  # came beyond the bound: they fail once all before them were told (R8)
         self._last_group = 0  # batches
         self._stalled = False  # a failure is on its way to the loop; nothing commits before it is told (R5)
         self._finish_checkpoint = False
@@ -82,7 +85,7 @@ class SqliteRows:
         self._dead = False
         self._completed: deque[tuple[list[_Batch], int, AtollError | None]] = deque()
         self._readers: deque[sqlite3.Connection] = deque()
-        self._counts = {"groups": 0, "batches": 0, "rows": 0, "full": 0, "checkpoints": 0}
+        self._counts = {"groups": 0, "batches": 0, "rows": 0, "full": 0, "refused": 0, "checkpoints": 0}
         try:
             self._writer = files.Writer(path, self._options)
         except sqlite3.DatabaseError as error:
@@ -148,6 +151,15 @@ class SqliteRows:
         return self._queued_bytes > options.queue_soft_bytes or len(self._queue) > options.queue_soft_batches
 
     @property
+    def saturated(self) -> bool:
+        options = self._options
+        return (
+            self._queued_bytes > options.queue_hard_bytes
+            or len(self._queue) >= options.queue_hard_batches
+            or bool(self._refused)
+        )
+
+    @property
     def stats(self) -> dict[str, int]:
         """Counters since the start, and what is queued now."""
         return {
@@ -159,14 +171,12 @@ class SqliteRows:
 
     def commit(self, writes: Sequence[Write], done: Done) -> None:
         size = _size(writes)
-        options = self._options
         with self._lock:
-            if (
-                len(self._queue) >= options.queue_hard_batches
-                or self._queued_bytes > options.queue_hard_bytes
-            ):
-                raise Unavailable("too many writes wait for this peer's disk; retry later", code="SlowDown")
-            self._enqueue(_Batch(writes, done, False), size)
+            if self.saturated and not self._closing:  # the writer comes by, as much is queued
+                self._refused.append(_Batch((), done, False))
+                self._counts["refused"] += 1
+            else:
+                self._enqueue(_Batch(writes, done, False), size)
 
     def commit_wait(self, writes: Sequence[Write]) -> None:
         """Commit and block until durable; for threads other than the loop's. Raises `Full`.
@@ -231,6 +241,11 @@ class SqliteRows:
         self._room.notify_all()
         return group
 
+    def _empty_refused(self) -> list[_Batch]:
+        """The lock is held."""
+        refused, self._refused = self._refused, []
+        return refused
+
     # --- on the loop thread ---
 
     def _deliver(self) -> None:
@@ -241,7 +256,7 @@ class SqliteRows:
                 self._sequence = sequence
             else:
                 with self._lock:  # R5: what was queued meanwhile may have been computed from what failed
-                    group = group + self._empty_queue()
+                    group = group + self._empty_queue() + self._empty_refused()
                     self._stalled = False
                     self._work.notify()
             for batch in group:
@@ -268,10 +283,13 @@ class SqliteRows:
         """Everything queued; nothing when only the log waits to be looked at; None when closed and drained."""
         with self._lock:
             while self._stalled or not (
-                self._queue or self._finish_checkpoint or self._tidy or self._closing
+                self._queue or self._refused or self._finish_checkpoint or self._tidy or self._closing
             ):
                 self._work.wait()
             self._tidy = False
+            if self._refused and not self._queue:
+                self._ended(self._empty_refused(), Unavailable("too many writes wait for this peer's disk"))
+                return []
             if not self._queue:
                 return None if self._closing else []
             gather = self._options.gather_from <= self._last_group and len(self._queue) < self._last_group
@@ -295,17 +313,21 @@ class SqliteRows:
             self._counts["batches"] += len(group)
         else:
             self._counts["full"] += 1
-            self._stalled = True
+        self._ended(group, error)
+        if error is None:
+            for batch in group:
+                if batch.direct:
+                    batch.done(None)
+
+    def _ended(self, group: list[_Batch], error: AtollError | None) -> None:
+        """Have the callers told on the loop; after a failure nothing commits before that (R5)."""
+        self._stalled = error is not None
         self._completed.append((group, self._writer.sequence, error))
         try:
             self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # the loop is closed: nobody listens, and close() comes next
             log.warning("%d commits ended after their event loop was closed", len(group))
             self._stalled = False
-        if error is None:
-            for batch in group:
-                if batch.direct:
-                    batch.done(None)
 
     def _attempt(self, group: list[_Batch]) -> Full | None:
         """Commit the group, or roll it back and say why."""

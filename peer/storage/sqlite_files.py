@@ -32,7 +32,7 @@ class SqliteOptions:
     reader_cache_bytes: int = 4 << 20  # of each reader; the kernel's cache is behind it
     queue_soft_bytes: int = 8 << 20  # above either of these two: congested
     queue_soft_batches: int = 4096
-    queue_hard_bytes: int = 64 << 20  # above either of these two: commit raises Unavailable
+    queue_hard_bytes: int = 64 << 20  # above either of these two: saturated, commits fail (R8)
     queue_hard_batches: int = 65536
     gather_s: float = 0.001  # how long a busy writer waits for as many batches as its last group had:
     gather_from: int = 4  # so many or more. They share a transaction's own cost; a lone client never waits

@@ -25,6 +25,7 @@ EXPECTED_FAULTS = (
     "message cut off",
     "slow disk",
     "disk full",
+    "queue full",
     "unsynced writes lost",
     "unacknowledged commit survived",
 )
@@ -38,6 +39,7 @@ EXPECTED_SAFEGUARDS = {
     "amnesia detected": "a peer on an old copy of its disk was refused",
     "join refused": "a stranger was not admitted to a ring that holds rows",
     "full disk refused": "a full disk said so and changed nothing",
+    "overload refused": "an owner with too many writes queued took no more",
     "doubtful_shards": "a listing asked a majority for rows because digests differed",
     "damaged rows met": "a row that fails its checksum took no part",
     "stale epoch refused": "an older epoch's request was refused",

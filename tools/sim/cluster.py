@@ -142,7 +142,7 @@ class SimPeer:
                 if founding is not None:
                     await replica.epochs.installed(founding)
                 break
-            except Full:  # the process would end and be started again
+            except (Full, Unavailable):  # the process would end and be started again
                 await env.sleep(0.5)
         cluster.network.attach(self.id, env, self._watched(replica))
         while replica.epochs.current is None:

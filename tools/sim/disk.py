@@ -3,7 +3,7 @@
 `SimDisk` is the machine's disk and outlives processes; `SimRows` is one process's open database. They
 follow `peer/storage/rows.py`: one writer takes everything queued into one transaction (group commit),
 transactions are atomic and FIFO, readers see committed state only, `done` runs on the loop a little after
-the commit became visible (R1 to R6 there). After a crash exactly the durable transactions remain, and
+the commit became visible (R1 to R6 and R8 there). After a crash exactly the durable transactions remain, and
 perhaps the one in flight: durable, but acknowledged to nobody.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from sortedcontainers import SortedDict
 
-from peer.errors import Full
+from peer.errors import AtollError, Full, Unavailable
 from peer.storage.rows import TABLES, Done, Key, Write
 from tools.sim.env import SimEnv
 from tools.sim.story import Story
@@ -35,6 +35,7 @@ class DiskTraits:
     wake_s: float = 0.00005  # from queueing to the writer's start: what comes meanwhile joins the group
     notice_s: float = 0.0003  # at most, from visible to `done`
     queue_soft: int = 4096  # batches
+    queue_hard: int = 65536
 
 
 @dataclass
@@ -109,6 +110,7 @@ class SimRows:
         self.commits = 0
         self._queue: Group = []
         self._writing: Group = []
+        self._refused: Group = []  # beyond the bound (R8)
         self._busy = False
         self._gone = False
 
@@ -119,6 +121,10 @@ class SimRows:
     @property
     def congested(self) -> bool:
         return len(self._queue) > self.traits.queue_soft
+
+    @property
+    def saturated(self) -> bool:
+        return len(self._queue) >= self.traits.queue_hard or bool(self._refused)
 
     def get(self, table: str, key: Key) -> bytes | None:
         return self.disk.tables[table].get(key)  # type: ignore[no-any-return]
@@ -143,10 +149,10 @@ class SimRows:
             return
         for name, key, _ in writes:
             assert name in self.disk.tables and isinstance(key, int if name == "side" else bytes), (name, key)
-        self._queue.append((tuple(writes), done))
+        (self._refused if self.saturated else self._queue).append((tuple(writes), done))
         if not self._busy:
             self._busy = True
-            self.env.loop.call_later(self.traits.wake_s, self._begin)
+            self.env.loop.call_later(self.traits.wake_s, self._next)
 
     def close(self) -> None:
         """Commit what is queued, call its callbacks. Later commits are ignored, as after a crash."""
@@ -173,9 +179,21 @@ class SimRows:
 
     # The writer
 
-    def _begin(self) -> None:
+    def _next(self) -> None:
         if self._gone:
             return
+        if self._queue:
+            self._begin()
+        elif self._refused:
+            group, self._refused = self._refused, []
+            self.story.fault("queue full", self.env.name, "", quiet=True)
+            self._tell(
+                self.traits.notice_s, group, Unavailable("too many writes wait for the simulated disk")
+            )
+        else:
+            self._busy = False
+
+    def _begin(self) -> None:
         self._writing, self._queue = self._queue, []
         duration_s = self.traits.commit_s * (0.4 + 1.2 * self.rng.random())
         if self.rng.random() < self.traits.stall:
@@ -190,24 +208,24 @@ class SimRows:
         notice_s = self.traits.notice_s * self.rng.random()
         if self.disk.full:  # R5: the writer rests until the failure has reached everyone it concerns
             self.story.fault("disk full", self.env.name, "", quiet=True)
-            self.env.loop.call_later(notice_s, self.env.post, lambda: self._fail(group))
+            self._tell(notice_s, group, Full("the simulated disk is full"))
             return
         self.disk.apply([write for writes, _ in group for write in writes])
         self.commits += 1
         sequence = self.disk.sequence
         self.env.loop.call_later(notice_s, self.env.post, lambda: self._succeed(group, sequence))
-        if self._queue:
-            self._begin()
-        else:
-            self._busy = False
+        self._next()
+
+    def _tell(self, notice_s: float, group: Group, error: AtollError) -> None:
+        self.env.loop.call_later(notice_s, self.env.post, lambda: self._fail(group, error))
 
     def _succeed(self, group: Group, sequence: int) -> None:
         self.sequence = sequence
         for _, done in group:
             done(None)
 
-    def _fail(self, group: Group) -> None:
-        failed, self._queue = [*group, *self._queue], []
+    def _fail(self, group: Group, error: AtollError) -> None:
+        failed, self._queue, self._refused = [*group, *self._queue, *self._refused], [], []
         self._busy = False
         for _, done in failed:
-            done(Full("the simulated disk is full"))
+            done(error)

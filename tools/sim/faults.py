@@ -15,7 +15,7 @@ from typing import Any
 
 from peer.errors import AtollError
 from tools.sim.cluster import Cluster, SimPeer, grown, member
-from tools.sim.disk import SimDisk
+from tools.sim.disk import DiskTraits, SimDisk
 from tools.sim.network import Weather
 
 FAULTS = {
@@ -31,6 +31,7 @@ FAULTS = {
     "clock jump": 6,
     "slow disks": 5,
     "full disk": 4,
+    "short queue": 5,
     "false suspicion": 5,
     "old disk": 4,
     "lost disk": 3,
@@ -83,6 +84,7 @@ class Nemesis:
             "clock jump": self.clock_jump,
             "slow disks": self.slow_disks,
             "full disk": self.full_disk,
+            "short queue": self.short_queue,
             "false suspicion": self.false_suspicion,
             "old disk": self.old_disk,
             "lost disk": self.lost_disk,
@@ -248,6 +250,16 @@ class Nemesis:
         disk.full = True
         await asyncio.sleep(self._short_s(3))
         disk.full = False
+
+    async def short_queue(self) -> None:
+        """Writes come faster than the disk takes them: few may wait, and then perhaps none."""
+        peer = self._peer()
+        soft = self.rng.choice([0, 1, 2, 4])
+        hard = soft + self.rng.choice([0, 1, 2, 8])
+        self._note("short queue", peer, f"{soft} writes may wait, {hard} at most")
+        peer.traits.queue_soft, peer.traits.queue_hard = soft, hard
+        await asyncio.sleep(0.1 + self._short_s(3))
+        peer.traits.queue_soft, peer.traits.queue_hard = DiskTraits.queue_soft, DiskTraits.queue_hard
 
     async def old_disk(self) -> None:
         """Copy a disk, go on for a while, come back on the copy; then find the right disk again.

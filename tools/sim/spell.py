@@ -17,6 +17,7 @@ REFUSALS = {
     m.IS_FULL: "full disk refused",
     m.ABSTAIN: "abstained",
     m.FENCED: "fenced",
+    m.BUSY: "overload refused",
 }
 READS = (m.READ, m.BALLOT, m.PREPARE)
 
