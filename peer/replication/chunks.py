@@ -11,7 +11,7 @@ C4  "Not found" is said only when every owner said so; silence is Unavailable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from peer.buffers import Buffer, BufferPool
@@ -22,6 +22,7 @@ from ring.hashing import partition_of
 from .env import Cancellable, Done, Env, RowStore
 from .holder import SMALL_BYTES, ChunkRing, Disk, Holder
 from .messages import ADD_REF, BUSY, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
+from .patience import PATIENCE_S, Heard, Watch
 
 SEND_S = 10.0
 READ_S = 10.0
@@ -53,6 +54,7 @@ class Chunks:
         self._bulk = bulk
         self._pool = pool
         self._me = me
+        self.heard = Heard(env)
         self.holder = Holder(env, rows, disk, ring, replica_pool)
         self.owed: dict[
             str, tuple[int, float]
@@ -147,6 +149,7 @@ class _Put:
         self.failures: list[tuple[str, AtollError]] = []
         self.future = chunks._env.future()
         self.running: list[Cancellable] = []
+        self.pending = set(self.owners)
         self.asking: set[str] = set()  # owners that have not said yet whether they need the bytes
         self.copy = b""
 
@@ -162,16 +165,23 @@ class _Put:
             else:
                 self._transfer(owner)
         self._done_with_buffer()
+        watch = Watch(self.c.heard, lambda: self.pending, lambda: self.need - self.ok, self._give_up)
         try:
             if await self.future:
                 return
         finally:
+            watch.end()
             if self.left:
                 self.c._env.call_later(STRAGGLE_S, self._cut_stragglers)
         if any(isinstance(error, Full) for _, error in self.failures):
             raise Full("too many owners of this chunk have a full disk; free space or add a peer")
         story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
         raise Unavailable(f"no majority of the owners stored the bytes ({story}); try again")
+
+    def _give_up(self) -> None:
+        if not self.future.done():
+            self.failures += _silent(self.pending)
+            self.future.set_result(False)
 
     def _add_ref(self, owner: str) -> None:
         self.using += 1  # the bytes may have to follow
@@ -228,7 +238,9 @@ class _Put:
 
     def _finished(self, owner: str, error: AtollError | None) -> None:
         self.left -= 1
+        self.pending.discard(owner)
         if error is None:
+            self.c.heard.note(owner)
             self.ok += 1
             if self.ok == self.need and not self.future.done():
                 self.future.set_result(True)
@@ -264,8 +276,10 @@ class _Get:
         self.failures: list[tuple[str, AtollError]] = []
         self.left = 0
         self.timer: Cancellable | None = None
+        self.pending: set[str] = set()
 
     async def run(self) -> tuple[Buffer, int]:
+        watch = Watch(self.c.heard, lambda: self.pending, self._waits_for_owners, self._give_up)
         try:
             await self._next()
             result: tuple[Buffer, int] | None = await self.future
@@ -275,6 +289,7 @@ class _Get:
             self.future.cancel()
             raise
         finally:
+            watch.end()
             if self.timer is not None:
                 self.timer.cancel()
         if result is not None:
@@ -285,6 +300,10 @@ class _Get:
             )
         story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
         raise Unavailable(f"no owner could serve a chunk of this object ({story}); try again")
+
+    def _waits_for_owners(self) -> int:
+        """1 if only owners that were asked can help now; 0 while the next one waits for a buffer of ours."""
+        return int(not self.order and self.left == len(self.pending))
 
     async def _next(self) -> None:
         """Start the next owner, and a timer to overtake it."""
@@ -305,6 +324,7 @@ class _Get:
             self.timer.cancel()
         if self.order:
             self.timer = self.c._env.call_later(HEDGE_READ_S, lambda: self._overtake(owner))
+        self.pending.add(owner)
         if owner == self.c._me:
             self.c.read_local(self.name, buffer, lambda result: self._got(owner, buffer, result))
         else:
@@ -333,7 +353,15 @@ class _Get:
 
         c._bulk.call(owner, ("get", c._ring.tag, self.name), None, buffer, READ_S, received)
 
+    def _give_up(self) -> None:
+        if not self.future.done():
+            self.failures += _silent(self.pending)
+            self.future.set_result(None)
+
     def _got(self, owner: str, buffer: Buffer, result: int | AtollError) -> None:
+        self.pending.discard(owner)
+        if isinstance(result, int):
+            self.c.heard.note(owner)
         if isinstance(result, int) and not self.future.done():
             self.left -= 1
             self.future.set_result((buffer, result))
@@ -360,6 +388,10 @@ class _Get:
             self.c.counts["hedges"] += 1
             self.c._ring.was_late(owner)
             self.c._env.spawn(self._next(), "hedged read of a chunk")
+
+
+def _silent(owners: Iterable[str]) -> list[tuple[str, AtollError]]:
+    return [(owner, Unavailable(f"silent for {PATIENCE_S:g} s")) for owner in sorted(owners)]
 
 
 def _error_of(reply: Any) -> AtollError | None:
