@@ -120,7 +120,7 @@ class WatchedRows:
     def __init__(self, rows: SimRows, files: MemoryFiles) -> None:
         self._rows = rows
         self._files = files
-        self.get, self.scan, self.last = rows.get, rows.scan, rows.last
+        self.get, self.scan, self.heads, self.last = rows.get, rows.scan, rows.heads, rows.last
 
     @property
     def sequence(self) -> int:

@@ -74,7 +74,10 @@ def rows_order(bench: RowsBench) -> None:
     assert rows.scan("refs", b"", b"\xff" * 8, 100) == ordered
     assert rows.scan("refs", b"a", b"b", 100) == [row for row in ordered if b"a" <= row[0] < b"b"]
     assert rows.scan("refs", b"a", b"b", 2) == [row for row in ordered if row[0] >= b"a"][:2]
-    assert rows.scan("refs", b"a", b"a\x00", 5, value_bytes=5) == [(b"a", b"value")]
+    assert rows.heads("refs", b"a", b"b", 1, 5) == [(b"a", b"value", 10)]
+    assert rows.heads("refs", b"a", b"b", 9, 99) == [
+        (*row, len(row[1])) for row in rows.scan("refs", b"a", b"b", 9)
+    ]
     assert rows.scan("refs", b"c", b"b", 5) == []
     assert rows.last("refs") == b"\xff\xff"
     assert rows.last("hints") is None

@@ -425,3 +425,52 @@ def test_a_page_is_bounded_whatever_is_asked(limit: int) -> None:
         assert found.bound == found.entries[-1][0]
 
     simulate(scenario)
+
+
+LONG = b"k" * 1018
+"""With six digits behind it a key of 1,024 bytes."""
+
+
+async def fill(peers: list[Peer], space: Space, keys: list[bytes], value_bytes: int) -> None:
+    """Give each of these owners rows with values of this size, all under one ballot."""
+    rows = [(space.row_key(key), wrap(b"v" * value_bytes, b"", b"op-id-01")) for key in keys]
+    for peer in peers:
+        owned = [(key, value) for key, value in rows if peer.id in peer.replica.owners_of_row(key)]
+        futures = [peer.env.future() for _ in owned]
+        for (key, value), future in zip(owned, futures, strict=True):
+            peer.rows.commit([("rows", key, encode_row(key, ballot_at(1), 0, value))], future.set_result)
+        assert await asyncio.gather(*futures) == [None] * len(owned)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 50, 64, 300])
+@pytest.mark.parametrize("value_bytes", [200, 8_000])
+def test_l5_answers_of_long_keys_and_much_metadata_fit_into_messages(shards: int, value_bytes: int) -> None:
+    """Goal (L5): pages of a thousand of the longest keys with large heads are listed whole, and digests agree with rows:
+    both are cut at the same key. The network takes no message that a peer would refuse."""
+    space = Space(SYSTEM, b"scanning", shards, POWER)
+    keys = [LONG + b"%06d" % number for number in range(1500)]
+
+    async def scenario(world: World, a: Peer, *others: Peer) -> None:
+        await fill(world.peers, space, keys, value_bytes)
+        assert await listing(a, 1000, space) == keys
+        assert scan_counts(a)["doubtful_shards"] == 0
+        assert scan_counts(a)["reads"] == 0
+
+    simulate(scenario, peers=6)
+
+
+def test_l5_doubtful_answers_fit_as_well() -> None:
+    """Goal (L5): when owners disagree, all of them send rows, of every shard."""
+    space = Space(SYSTEM, b"scanning", 64, POWER)
+    keys = [LONG + b"%06d" % number for number in range(800)]
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await fill([a, b, c], space, keys, 8_000)
+        for number in range(0, 800, 100):
+            row = space.row_key(keys[number])
+            for peer in (b, c):
+                del peer.disk.tables["rows"][row]
+        assert await listing(a, 1000, space) == keys
+        assert scan_counts(a)["doubtful_shards"] > 0
+
+    simulate(scenario)

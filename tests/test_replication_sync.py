@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.replication.digests import LEAVES, SLICE_ROWS, Digests, entry_of, leaf_of
-from peer.replication.keys import partition_in
+from peer.replication.keys import SYSTEM, Space, partition_in
 from peer.replication.messages import NO_GATE, OK, PREPARE
 from peer.replication.register import Current, Put
 from peer.replication.registersync import REGISTERS, RegisterSide, ranges_of
-from tests.replication_world import KEY, SPACE, Peer, World, rot, simulate, until
+from peer.replication.value import encode_row, encode_side, wrap
+from tests.replication_world import KEY, POWER, SPACE, Peer, World, ballot_at, rot, simulate, until
 
 PARTITION = partition_in(KEY)
 
@@ -220,3 +222,25 @@ def test_ranges_hold_a_partition_and_nothing_else() -> None:
             assert start < start + b"\xff" * 1100 < end
             assert len(end) in (1, 3)
     assert [end for _, end in ranges_of(7)] == [start for start, _ in ranges_of(8)]
+
+
+def test_copies_of_long_keys_and_large_values_fit_into_messages() -> None:
+    """Goal: a thousand of the longest keys with large heads and inline bytes are listed and fetched in parts that fit."""
+    shard = Space(SYSTEM, b"copying!", 1, POWER)
+    rows = [shard.row_key(b"k" * 1018 + b"%06d" % number) for number in range(1100)]
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        for peer in (a, c):
+            writes: list[tuple[str, Any, bytes]] = []
+            for number, key in enumerate(rows, 1):
+                value = wrap(b"v" * 8_000, b"", b"op-id-01")
+                writes.append(("rows", key, encode_row(key, ballot_at(1), number, value)))
+                writes.append(("side", number, encode_side(key, bytes(16_384))))
+            done = peer.env.future()
+            peer.rows.commit(writes, done.set_result)
+            assert await done is None
+        pulled = await b.replica.copies.pull(REGISTERS, a.id, [partition_in(rows[0])])
+        assert pulled.rows == len(rows)
+        assert all(b.holds(key) is not None for key in rows)
+
+    simulate(scenario)

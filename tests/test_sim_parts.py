@@ -306,7 +306,7 @@ def test_rows_are_read_as_written() -> None:
         await store.commit(("rows", b"a", b"1"), ("rows", b"c", b"3"))
         assert store.rows.scan("rows", b"a", b"c", 10) == [(b"a", b"1"), (b"b", b"2")]
         assert store.rows.scan("rows", b"", b"z", 1) == [(b"a", b"1")]
-        assert store.rows.scan("side", 0, 100, 10, value_bytes=2) == [(7, b"xx")]
+        assert store.rows.heads("side", 0, 100, 10, 2) == [(7, b"xx", 100)]
         assert store.rows.last("side") == 7
         assert store.rows.sequence == 1
         await store.commit(("rows", b"b", None))

@@ -10,6 +10,7 @@ L2  A page is valid up to the smallest last key among truncated answers; what li
 L3  Owners answer only for shards they own and whose gate admits the request; silence never means "empty".
 L4  A gate counts in a scan when its commit has ended: rows queued before it are then visible. (A gate closed in memory
     hid puts still on their way to the disk: a bucket was found empty and deleted, and the puts acknowledged.)
+L5  Where an answer is cut follows from the rows and the request alone, so that rows and digests cover the same range.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 import blake3
@@ -34,6 +36,10 @@ from .value import BALLOT_SLICE, decode_row, payload_of
 ROWS, DIGEST = 0, 1
 ROWS_MOST = 1_000
 SHARDS_MOST = 4_096
+SHARDS_A_MESSAGE = 64
+ROW_BYTES = 1_536
+"""An answer holds this many bytes for each row asked for: with the shards of a message, and 3/2 of a page's rows spread over
+them, about 3 MiB. A message may have 4, so that each shard gets its first row however large that is (L5)."""
 SCAN_S = 2.0
 READS_AT_ONCE = 32
 
@@ -64,16 +70,33 @@ def answer_scan(
             if refusal is not None:
                 return reply(refusal)
         stop = prefix + end if end else prefix_end(prefix)
-        if mode == ROWS:
-            found = rows.scan("rows", prefix + start, stop, limit)
-            content: Any = found
-        else:
-            found = rows.scan("rows", prefix + start, stop, limit, BALLOT_SLICE.stop)
-            content = digest_of(found)
-        truncated = len(found) >= limit
-        answers.append((truncated, found[-1][0] if truncated else b"", content))
+        answers.append(_answer_shard(rows, prefix + start, stop, limit, mode))
     reply((OK, answers))
     return None
+
+
+def _answer_shard(
+    rows: RowStore, start: bytes, stop: bytes, limit: int, mode: int
+) -> tuple[bool, bytes, Any]:
+    """(truncated, last key if so, rows or digest)"""
+    if mode == ROWS:
+        found = rows.scan("rows", start, stop, limit)
+        kept = _that_fit([len(key) + len(row) for key, row in found], limit)
+    else:
+        heads = rows.heads("rows", start, stop, limit, BALLOT_SLICE.stop)
+        found = [(key, head) for key, head, _ in heads]
+        kept = _that_fit([len(key) + size for key, _, size in heads], limit)
+    truncated = kept < len(found) or len(found) >= limit
+    del found[kept:]
+    return truncated, found[-1][0] if truncated else b"", found if mode == ROWS else digest_of(found)
+
+
+def _that_fit(sizes: list[int], limit: int) -> int:
+    """How many rows of these sizes an answer to a request for `limit` rows holds: at least one (L5)."""
+    budget = limit * ROW_BYTES
+    if sum(sizes) <= budget:
+        return len(sizes)
+    return max(1, sum(total <= budget for total in accumulate(sizes)))
 
 
 def digest_of(rows: list[tuple[bytes, bytes]]) -> bytes:
@@ -191,7 +214,7 @@ class Scans:
             if not self._one_owner:
                 for member in shard.order[1 : shard.need]:
                     batches.setdefault((member, DIGEST), []).append(shard)
-        asked = [self._ask(member, mode, batch, ask) for (member, mode), batch in batches.items()]
+        asked = self._ask_all(batches, ask)
         if await self._gather(asked, shards, self._complete, HEDGE_S):
             return
         spares: dict[tuple[str, int], list[_Shard]] = {}
@@ -203,17 +226,17 @@ class Scans:
                 if shard.asked < len(shard.order) and not self._one_owner:
                     spares.setdefault((shard.order[shard.asked], one.mode), []).append(shard)
                     shard.asked += 1
-        asked += [self._ask(member, mode, batch, ask) for (member, mode), batch in spares.items()]
+        asked += self._ask_all(spares, ask)
         await self._gather(asked, shards, self._complete, SCAN_S)
 
     async def _second_round(self, shards: list[_Shard], ask: tuple[Any, ...]) -> None:
         """Rows from every owner of the doubtful shards; a majority must answer for each, and nobody else is waited for."""
-        batches: dict[str, list[_Shard]] = {}
+        batches: dict[tuple[str, int], list[_Shard]] = {}
         for shard in shards:
             shard.rows = None
             for member in shard.owners:
-                batches.setdefault(member, []).append(shard)
-        asked = [self._ask(member, ROWS, batch, ask, second=True) for member, batch in batches.items()]
+                batches.setdefault((member, ROWS), []).append(shard)
+        asked = self._ask_all(batches, ask, second=True)
         if await self._gather(asked, shards, lambda shard: len(shard.answers) >= shard.need, SCAN_S):
             return
         for one in asked:
@@ -222,6 +245,15 @@ class Scans:
                 raise GateRefused(refusal[1], refusal[2])
         story = "; ".join(one.round.story() for one in asked if not one.round.oks)
         raise Unavailable(f"a listing needs a majority of the owners of every shard ({story}); try again")
+
+    def _ask_all(
+        self, batches: dict[tuple[str, int], list[_Shard]], ask: tuple[Any, ...], *, second: bool = False
+    ) -> list[_Asked]:
+        return [
+            self._ask(member, mode, batch[at : at + SHARDS_A_MESSAGE], ask, second=second)
+            for (member, mode), batch in batches.items()
+            for at in range(0, len(batch), SHARDS_A_MESSAGE)
+        ]
 
     def _ask(
         self, member: str, mode: int, batch: list[_Shard], ask: tuple[Any, ...], *, second: bool = False

@@ -72,13 +72,14 @@ class Rows(Protocol):
         """The committed value, or None. Raises `Corrupt` if the store cannot read it."""
         ...
 
-    def scan(
-        self, table: str, start: Key, end: Key, limit: int, value_bytes: int | None = None
-    ) -> list[tuple[Key, bytes]]:
-        """At most `limit` rows with start <= key < end in key order, from one snapshot.
+    def scan(self, table: str, start: Key, end: Key, limit: int) -> list[tuple[Key, bytes]]:
+        """At most `limit` rows with start <= key < end in key order, from one snapshot. Raises `Corrupt`."""
+        ...
 
-        With `value_bytes`, values are cut to so many bytes. Raises `Corrupt`.
-        """
+    def heads(
+        self, table: str, start: Key, end: Key, limit: int, head_bytes: int
+    ) -> list[tuple[Key, bytes, int]]:
+        """As `scan`, but of each value only its first `head_bytes`, and how many bytes it has."""
         ...
 
     def last(self, table: str) -> Key | None:

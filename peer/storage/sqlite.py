@@ -112,12 +112,13 @@ class SqliteRows:
         rows = self._query(files.GET[table], (key,))
         return rows[0][0] if rows else None
 
-    def scan(
-        self, table: str, start: Key, end: Key, limit: int, value_bytes: int | None = None
-    ) -> list[tuple[Key, bytes]]:
-        if value_bytes is None:
-            return self._query(files.SCAN[table], (start, end, limit))
-        return self._query(files.SCAN_CUT[table], (value_bytes, start, end, limit))
+    def scan(self, table: str, start: Key, end: Key, limit: int) -> list[tuple[Key, bytes]]:
+        return self._query(files.SCAN[table], (start, end, limit))
+
+    def heads(
+        self, table: str, start: Key, end: Key, limit: int, head_bytes: int
+    ) -> list[tuple[Key, bytes, int]]:
+        return self._query(files.HEADS[table], (head_bytes, start, end, limit))
 
     def last(self, table: str) -> Key | None:
         rows = self._query(files.LAST[table], ())

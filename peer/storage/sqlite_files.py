@@ -44,8 +44,9 @@ class SqliteOptions:
 
 GET = {t: f"select v from {t} where k = ?" for t in TABLES}
 SCAN = {t: f"select k, v from {t} where k >= ? and k < ? order by k limit ?" for t in TABLES}
-SCAN_CUT = {
-    t: f"select k, substr(v, 1, ?) from {t} where k >= ? and k < ? order by k limit ?" for t in TABLES
+HEADS = {
+    t: f"select k, substr(v, 1, ?), length(v) from {t} where k >= ? and k < ? order by k limit ?"
+    for t in TABLES
 }
 LAST = {t: f"select k from {t} order by k desc limit 1" for t in TABLES}
 

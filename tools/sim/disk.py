@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from sortedcontainers import SortedDict
@@ -129,16 +130,14 @@ class SimRows:
     def get(self, table: str, key: Key) -> bytes | None:
         return self.disk.tables[table].get(key)  # type: ignore[no-any-return]
 
-    def scan(
-        self, table: str, start: Key, end: Key, limit: int, value_bytes: int | None = None
-    ) -> list[tuple[Key, bytes]]:
+    def scan(self, table: str, start: Key, end: Key, limit: int) -> list[tuple[Key, bytes]]:
         rows = self.disk.tables[table]
-        found: list[tuple[Key, bytes]] = []
-        for key in rows.irange(start, end, inclusive=(True, False)):
-            if len(found) >= limit:
-                break
-            found.append((key, rows[key] if value_bytes is None else rows[key][:value_bytes]))
-        return found
+        return [(key, rows[key]) for key in islice(rows.irange(start, end, (True, False)), limit)]
+
+    def heads(
+        self, table: str, start: Key, end: Key, limit: int, head_bytes: int
+    ) -> list[tuple[Key, bytes, int]]:
+        return [(k, v[:head_bytes], len(v)) for k, v in self.scan(table, start, end, limit)]
 
     def last(self, table: str) -> Key | None:
         rows = self.disk.tables[table]
