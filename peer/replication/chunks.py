@@ -56,9 +56,8 @@ class Chunks:
         self._me = me
         self.heard = Heard(env)
         self.holder = Holder(env, rows, disk, ring, replica_pool)
-        self.owed: dict[
-            str, tuple[int, float]
-        ] = {}  # copies an owner missed: how many, and when the last one
+        self.owed: dict[str, tuple[int, float]] = {}
+        """Copies of acknowledged objects that an owner missed: how many, and when the last one (`owe`)."""
         self.counts = {"puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "owed": 0, "remote_gets": 0}
 
     def owners_of(self, name: bytes) -> tuple[str, ...]:
@@ -66,12 +65,14 @@ class Chunks:
         return epoch.table.owners(partition_of(name, epoch.partition_power))
 
     async def put(
-        self, buffer: Buffer, length: int, attempt: bytes, back: bytes, release: Callable[[], None]
-    ) -> bytes:
+        self, buffer: Buffer, length: int, attempt: bytes, back: bytes, release: Callable[[], None],
+        missed: Callable[[str], None] = lambda owner: None,
+    ) -> bytes:  # fmt: skip
         """Store `buffer.payload(length)`; return its name once a majority of the owners hold it durably.
 
         `release` is called exactly once, when nobody uses the buffer any more: at the latest about a second after
-        the majority was reached. Raises Unavailable or Full; copies that were made are garbage then.
+        the majority was reached. `missed` is called for each owner that did not take its copy, perhaps after this
+        returned. Raises Unavailable or Full; copies that were made are garbage then.
         """
         self.counts["puts"] += 1
         named = self._env.future()
@@ -92,7 +93,7 @@ class Chunks:
             if not hashing:
                 release()
             raise
-        put = _Put(self, name, buffer, length, attempt, back, release)
+        put = _Put(self, name, buffer, length, attempt, back, release, missed)
         await put.run()
         return name
 
@@ -104,6 +105,11 @@ class Chunks:
         """
         self.counts["gets"] += 1
         return await _Get(self, name).run()
+
+    def owe(self, owner: str, copies: int = 1) -> None:
+        """An owner lacks copies of something that was acknowledged."""
+        self.counts["owed"] += copies
+        self.owed[owner] = self.owed.get(owner, (0, 0.0))[0] + copies, self._env.now()
 
     def give(self, buffer: Buffer) -> None:
         """Return the buffer of a `get`."""
@@ -132,7 +138,7 @@ class _Put:
 
     def __init__(
         self, chunks: Chunks, name: bytes, buffer: Buffer, length: int, attempt: bytes, back: bytes,
-        release: Callable[[], None],
+        release: Callable[[], None], missed: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.c = chunks
         self.name = name
@@ -141,6 +147,7 @@ class _Put:
         self.attempt = attempt
         self.back = back
         self.release = release
+        self.missed = missed
         self.owners = chunks.owners_of(name)
         self.need = len(self.owners) // 2 + 1
         self.ok = 0
@@ -246,8 +253,7 @@ class _Put:
                 self.future.set_result(True)
             return
         self.failures.append((owner, error))
-        self.c.counts["owed"] += 1
-        self.c.owed[owner] = self.c.owed.get(owner, (0, 0.0))[0] + 1, self.c._env.now()
+        self.missed(owner)
         if self.ok + self.left < self.need and not self.future.done():
             self.future.set_result(False)
 
