@@ -117,6 +117,46 @@ def test_the_time_a_peer_tried_itself_counts(cost_s: float, least_s: float, most
     assert least_s <= clock.now <= most_s
 
 
+def test_peers_that_others_hold_for_dead_are_left_out() -> None:
+    """Goal: two of three are frozen and the third finds no majority: it ends with that answer, and does not send the body
+    to the two that take it and say nothing, which cost a minute."""
+    clock = Clock()
+    book, attempts = attempts_at(clock, Repeat.SAME_RESULT, patience_s=PATIENCE_S)
+    book.learn([node(URLS[0], "suspect"), node(URLS[1]), node(URLS[2], "dead")])
+    assert attempts.pick() == URLS[1]
+    clock.now += 4.6
+    with pytest.raises(Unavailable, match="no majority"):
+        attempts.failed(AttemptError(Fate.TOLD, Unavailable("no majority")))
+    book.learn([node(url, "dead") for url in URLS])
+    assert book.promising() == set(URLS), "a client never locks itself out"
+
+
+def test_a_long_body_is_not_patience() -> None:
+    """Goal: an upload that was on its way for a minute before its peer found no majority is tried again elsewhere."""
+    clock = Clock()
+    _, attempts = attempts_at(clock, Repeat.SAME_RESULT, patience_s=20.0)
+    first = attempts.pick()
+    clock.now += 60.0
+    attempts.failed(AttemptError(Fate.TOLD, Unavailable("no majority")))
+    assert attempts.pick() != first
+
+
+def test_who_cost_much_time_is_left_alone_for_longer() -> None:
+    """Goal: a peer that was silent for seconds is not the next one to be asked, nor the one after."""
+    clock = Clock()
+    book, attempts = attempts_at(clock, Repeat.FREELY)
+    silent = attempts.pick()
+    clock.now += 7.0
+    attempts.failed(AttemptError(Fate.LOST, TimeoutError("timed out")))
+    attempts.pick()
+    attempts.answered()
+    clock.now += 20.0
+    asked = [book.pick() for _ in range(2)]
+    assert silent not in asked
+    clock.now += 10.0
+    assert book.pick() == silent
+
+
 def test_a_condition_is_never_judged_twice() -> None:
     """Goal: only a lost answer stops a conditional request; refused connections and 503 do not."""
     _, attempts = attempts_at(Clock(), Repeat.NEVER)

@@ -20,13 +20,12 @@ from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
 from peer.client.profile import load_profile
 from peer.client.transfer import Incoming, check_put
-from peer.client.wire import Request
+from peer.client.wire import STREAM_SILENCE_S, Request
 from peer.errors import AtollError
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 3.0
-SILENCE_S = 30.0
 """A peer that moves no byte for this long is given up; it promises an answer within 5 s."""
 IDLE_S = 10.0
 CONNECTIONS = 256
@@ -265,11 +264,11 @@ class AsyncClient:
         data: Any = request.body
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(SILENCE_S) as silence:
+            async with asyncio.timeout(request.silence_s) as silence:
                 if body is not None:
                     if body.size is not None:
                         headers["Content-Length"] = str(body.size)
-                    data = body.stream(lambda: silence.reschedule(loop.time() + SILENCE_S))
+                    data = body.stream(lambda: silence.reschedule(loop.time() + request.silence_s))
                 return await self._opened().request(
                     request.method,
                     URL(url + request.path, encoded=True),
@@ -292,7 +291,7 @@ class AsyncClient:
                     limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True
                 ),
                 timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S
+                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=STREAM_SILENCE_S
                 ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -323,7 +322,10 @@ class AsyncClient:
                     call, response.status, lower(response.headers), content, in_doubt=attempts.in_doubt
                 )
             except AttemptError as failure:
-                failure.moved = body is not None and body.hasher.size >= PROGRESS_BYTES
+                lost = failure.fate is Fate.LOST
+                failure.moved = lost and body is not None and body.hasher.size >= PROGRESS_BYTES
+                if (lost or body is not None) and self._core.look_again(call.request):
+                    await self._learn(transfer=True)
                 pause_s = attempts.failed(failure, can_repeat=body is None or body.can_repeat())
             except AtollError:
                 attempts.answered()
@@ -334,4 +336,5 @@ class AsyncClient:
             else:
                 attempts.answered()
                 return result
+            self._core.tell(call.request, attempts, pause_s)
             await asyncio.sleep(pause_s)

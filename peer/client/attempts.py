@@ -11,7 +11,7 @@ The rules:
 * A lost answer leaves a write in doubt. Unconditional writes are sent again, as writing the same
   bytes twice is writing them once. A condition would be judged against our own first attempt and
   be answered wrongly, so it is not: UnknownOutcome, and the caller looks.
-* Every peer is tried once before any pause.
+* Every peer is tried once before any pause, but for those that the others hold for dead or suspect.
 * Trouble lasts at most `patience_s` from its first failure; moving bytes ends it, at most
   MAX_RESTARTS times. When nobody listens anywhere, waiting rarely helps: QUIET_PATIENCE_S.
 * A peer that says "try again" has often tried itself, for up to 5 s, before it says so. That time counts, and no
@@ -31,7 +31,11 @@ from peer.errors import AtollError, Unavailable, UnknownOutcome
 PATIENCE_S = 5.0
 """As long as a peer tries before it says 503, and longer than one takes to start again; a person waits no longer for
 "there is no majority" than the API itself needs to say so."""
+PEER_PATIENCE_S = 5.0
+"""The longest a peer looks for a majority: what its answer took beyond that was the body on its way."""
 QUIET_PATIENCE_S = 1.0
+SHORTEST_LIMIT_S = 2.0
+"""With less patience than this, too, every peer is asked, for up to three times as long."""
 MAX_RESTARTS = 8
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
@@ -96,7 +100,8 @@ class Attempts:
     def pick(self) -> str:
         """The peer for the next attempt."""
         assert self._peer is None, "the last attempt is not over"
-        self._peer = self._book.pick(self._preferred, self._tried)
+        hopeless = set(self._book.urls()) - self._book.promising()
+        self._peer = self._book.pick(self._preferred, self._tried | hopeless)
         self._began = self._clock()
         return self._peer
 
@@ -132,7 +137,7 @@ class Attempts:
 
     def _over(self, *, worked: bool | None) -> None:
         assert self._peer is not None
-        self._book.done(self._peer, worked=worked)
+        self._book.done(self._peer, worked=worked, cost_s=self._clock() - self._began)
         self._peer = None
 
     def _quiet(self) -> bool:
@@ -146,18 +151,19 @@ class Attempts:
             self._since = now
             return False
         if failure.fate is Fate.TOLD:
-            self._told_s = now - self._began
+            self._told_s = min(now - self._began, PEER_PATIENCE_S)
         if self._since is None:
             self._since = now - self._told_s
         patience = min(self._patience_s, QUIET_PATIENCE_S) if self._quiet() else self._patience_s
         spent = now - self._since
-        # Every known peer gets its chance, unless there are so many silent ones that none is left to wait.
+        # Every peer that may live gets its chance, unless there are so many silent ones that none is left to wait.
         return spent + self._told_s >= patience and (
-            self._fates.keys() >= set(self._book.urls()) or spent >= 3 * self._patience_s
+            self._fates.keys() >= self._book.promising()
+            or spent >= 3 * max(self._patience_s, SHORTEST_LIMIT_S)
         )
 
     def _pause_s(self, failure: AttemptError) -> float:
-        if not self._tried.issuperset(self._book.urls()):
+        if not self._tried.issuperset(self._book.promising()):
             return 0.0
         self._tried.clear()
         top = min(SHORTEST_PAUSE_S * 2.0**self._rounds, LONGEST_PAUSE_S)

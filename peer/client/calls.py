@@ -34,7 +34,8 @@ class Call(Generic[T]):
 def _read(
     path: str, what: str, parse: Callable[[dict[str, Any]], T], patience_s: float | None = None
 ) -> Call[T]:
-    request = Request("GET", path, what, Repeat.FREELY, patience_s=patience_s)
+    silence_s = wire.SILENCE_S if patience_s is None else wire.SIDE_SILENCE_S
+    request = Request("GET", path, what, Repeat.FREELY, patience_s=patience_s, silence_s=silence_s)
     return Call(request, lambda status, headers, body: parse(parse_json(body, what)))
 
 
@@ -57,12 +58,13 @@ def create_bucket(name: str, shards: int | None) -> Call[bool]:
     body = b"" if shards is None else json.dumps({"shards": shards}).encode()
     headers = {"Content-Type": "application/json"} if body else {}
     path, what = wire.bucket_path(name), f"create bucket {name}"
-    request = Request("PUT", path, what, Repeat.SAME_RESULT, headers, body)
+    request = Request("PUT", path, what, Repeat.SAME_RESULT, headers, body, silence_s=wire.STREAM_SILENCE_S)
     return Call(request, lambda status, headers, body: status == 201, ok=(200, 201))
 
 
 def delete_bucket(name: str) -> Call[None]:
-    request = Request("DELETE", wire.bucket_path(name), f"delete bucket {name}", Repeat.SAME_RESULT)
+    path, what = wire.bucket_path(name), f"delete bucket {name}"
+    request = Request("DELETE", path, what, Repeat.SAME_RESULT, silence_s=wire.STREAM_SILENCE_S)
     return Call(request, _nothing, ok=(200, 204), gone_is_done=True)
 
 
@@ -110,7 +112,9 @@ def put(
         etag = unquoted(str(answer.get("etag") or answered.get("etag", "")))
         return Stored(name, key, int(answer.get("size", -1)), etag)
 
-    return Call(Request("PUT", wire.object_path(name, key), what, repeat, headers), parse, ok=(200, 201))
+    path = wire.object_path(name, key)
+    request = Request("PUT", path, what, repeat, headers, silence_s=wire.STREAM_SILENCE_S)
+    return Call(request, parse, ok=(200, 201))
 
 
 def cluster(patience_s: float | None = None) -> Call[ClusterInfo]:

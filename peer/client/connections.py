@@ -20,11 +20,9 @@ from urllib.parse import urlsplit
 
 from peer.client.attempts import AttemptError, Fate
 from peer.client.bodies import Bytes, Source, body_errors
-from peer.client.wire import Request
+from peer.client.wire import STREAM_SILENCE_S, Request
 
 CONNECT_TIMEOUT_S = 3.0
-SILENCE_S = 30.0
-"""A peer that moves no byte for this long is given up; it promises an answer within 5 s."""
 IDLE_S = 10.0
 """A connection unused for longer is not trusted: servers close idle ones, and a race loses the answer."""
 IDLE_PER_PEER = 32
@@ -86,9 +84,8 @@ class Answer:
 class Connections:
     """The open connections of one client."""
 
-    def __init__(self, tls: ssl.SSLContext | None, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
-        self._silence_s = silence_s
         self._lock = threading.Lock()
         self._idle: dict[str, deque[tuple[http.client.HTTPConnection, float]]] = {}
         self._busy: set[http.client.HTTPConnection] = set()
@@ -118,6 +115,7 @@ class Connections:
         if connection.sock is None:
             self._connect(connection)
         try:
+            connection.sock.settimeout(request.silence_s)
             connection.putrequest(request.method, request.path, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
@@ -127,7 +125,10 @@ class Connections:
                 if request.method in ("PUT", "POST"):
                     connection.putheader("Content-Length", str(len(request.body or b"")))
                 connection.endheaders(request.body)
-            return connection.getresponse()
+            response = connection.getresponse()
+            if connection.sock is not None:
+                connection.sock.settimeout(STREAM_SILENCE_S)
+            return response
         except _BROKEN as problem:
             # A peer that refuses early, then closes: its answer may be here although sending failed.
             early = _early_answer(connection) if isinstance(problem, ConnectionError) else None
@@ -139,7 +140,6 @@ class Connections:
         try:
             connection.timeout = CONNECT_TIMEOUT_S
             connection.connect()
-            connection.sock.settimeout(self._silence_s)
         except _BROKEN as problem:
             raise AttemptError(Fate.NOT_SENT, problem) from problem
 

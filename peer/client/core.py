@@ -23,6 +23,8 @@ OWNER_LOOKUP_BYTES = 1024 * 1024
 LEARN_EVERY_S = 30.0
 LEARN_AGAIN_S = 5.0
 """After a failure to learn; the peers already known serve meanwhile."""
+LOOK_AGAIN_S = 1.0
+TELL_EVERY_S = 2.0
 SIDE_PATIENCE_S = 0.1
 """For requests that only make others faster: once around the peers is enough."""
 PROGRESS_BYTES = 1024 * 1024
@@ -58,6 +60,8 @@ class Core:
         self._patience_s = patience_s
         self._clock = clock
         self._requests = 0
+        self.on_trouble: Callable[[str], None] = lambda _: None
+        self._told_at = -TELL_EVERY_S
         self._learned = False
         self._learn_at = 0.0
 
@@ -76,6 +80,29 @@ class Core:
     def time_to_learn(self) -> bool:
         """Whether what is known is old."""
         return self._clock() >= self._learn_at
+
+    def look_again(self, request: Request) -> bool:
+        """A request met trouble: who lives may be known better now. False if that was asked just now, or is what it asks."""
+        if (
+            self.book.pinned
+            or request.patience_s is not None
+            or self._clock() < self._learn_at - LEARN_EVERY_S + LOOK_AGAIN_S
+        ):
+            return False
+        self._learn_at = 0.0
+        return True
+
+    def tell(self, request: Request, attempts: Attempts, pause_s: float) -> None:
+        """Say why a request takes longer, unless it just goes on with the next peer, or it was said a moment ago."""
+        now = self._clock()
+        if (
+            request.patience_s is None
+            and (pause_s or attempts.in_doubt)
+            and now - self._told_at >= TELL_EVERY_S
+        ):
+            self._told_at = now
+            problem = attempts.last_problem.replace(f"{request.what}: ", "")
+            self.on_trouble(f"{request.what}: {problem}; trying again")
 
     @property
     def knows_cluster(self) -> bool:

@@ -163,7 +163,7 @@ class NodeInfo:
     @property
     def usable(self) -> bool:
         """Whether a request sent there has a chance."""
-        return self.state in ("alive", "suspect", "unknown")
+        return self.state in ("alive", "unknown")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from peer.errors import Invalid
 MAX_PEERS = 1000
 """More than a client needs for spreading; bounds what a strange answer can make it keep."""
 FIRST_PAUSE_S = 0.5
+COSTLY = 5.0
+"""A peer that took so long to be of no use is left alone for this many times as long, if there are others."""
 LONGEST_PAUSE_S = 30.0
 
 
@@ -79,6 +81,12 @@ class PeerBook:
         with self._lock:
             return [peer.url for peer in self._peers.values()]
 
+    def promising(self) -> set[str]:
+        """Peers that are not known to be dead, suspected or leaving; all of them when there is no such peer."""
+        with self._lock:
+            usable = {peer.url for peer in self._peers.values() if peer.usable}
+            return usable or set(self._peers)
+
     def learn(self, nodes: Iterable[NodeInfo]) -> None:
         """Take over the addresses and liveness of an answer; a pinned client keeps to its endpoint."""
         if self.pinned:
@@ -115,8 +123,8 @@ class PeerBook:
             peer.in_flight += 1
             return peer.url
 
-    def done(self, url: str, *, worked: bool | None) -> None:
-        """The request to `url` is over: it answered (True), was no use (False), or was given up (None)."""
+    def done(self, url: str, *, worked: bool | None, cost_s: float = 0.0) -> None:
+        """The request to `url` is over: it answered (True), was no use (False) and took `cost_s`, or was given up (None)."""
         with self._lock:
             peer = self._peers.get(url)
             if peer is None:
@@ -125,6 +133,8 @@ class PeerBook:
             if worked:
                 peer.failures, peer.not_before = 0, 0.0
             elif worked is False:
-                pause = min(FIRST_PAUSE_S * 2 ** min(peer.failures, 10), LONGEST_PAUSE_S)
+                pause = min(
+                    max(FIRST_PAUSE_S, COSTLY * cost_s) * 2 ** min(peer.failures, 10), LONGEST_PAUSE_S
+                )
                 peer.failures += 1
                 peer.not_before = self._clock() + pause

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from peer.client import calls
-from peer.client.attempts import PATIENCE_S, AttemptError
+from peer.client.attempts import PATIENCE_S, AttemptError, Fate
 from peer.client.bodies import BodyError, Data, MemorySource, Progress, source_of
 from peer.client.calls import Call
 from peer.client.connections import Connections
@@ -59,6 +59,10 @@ class Client:
         self._connections = Connections(tls)
         self._sleep = sleep
         self._learning = threading.Lock()
+
+    def on_trouble(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with a sentence when a request has to wait or to begin anew; from any thread, every 2 s at most."""
+        self._core.on_trouble = tell
 
     @classmethod
     def from_profile(cls, name: str | None = None, **options: Any) -> Self:
@@ -281,7 +285,10 @@ class Client:
                     call, answer.status, answer.headers, content, in_doubt=attempts.in_doubt
                 )
             except AttemptError as failure:
-                failure.moved = body is not None and body.hasher.size >= PROGRESS_BYTES
+                lost = failure.fate is Fate.LOST
+                failure.moved = lost and body is not None and body.hasher.size >= PROGRESS_BYTES
+                if (lost or body is not None) and self._core.look_again(call.request):
+                    self._learn(transfer=True)
                 pause_s = attempts.failed(failure, can_repeat=body is None or body.can_repeat())
             except AtollError:
                 attempts.answered()
@@ -295,4 +302,5 @@ class Client:
             else:
                 attempts.answered()
                 return result
+            self._core.tell(call.request, attempts, pause_s)
             self._sleep(pause_s)

@@ -41,6 +41,15 @@ _META_VALUE = re.compile(r"[\x20-\x7e]*")
 WRONG_PORT = "does the endpoint name the API port (port + 1)?"
 
 
+STREAM_SILENCE_S = 30.0
+"""How long a peer may move no byte of an object: one that is busy lets uploads wait so long for their turn. And for the
+work on a bucket, which is a round for each of its shards."""
+SILENCE_S = 7.0
+"""How long any other answer may take to begin: a peer promises one within 5 s."""
+SIDE_SILENCE_S = 2.0
+"""The same for requests that only make others faster."""
+
+
 class Repeat(enum.Enum):
     """What may be done when the answer to a request was lost."""
 
@@ -63,6 +72,8 @@ class Request:
     """For small requests; a put's body travels beside the request."""
     patience_s: float | None = None
     """How long this request waits for trouble to pass, None for the client's own."""
+    silence_s: float = SILENCE_S
+    """How long a peer may let us wait for the head of its answer, or to take the next bytes, until it is given up."""
 
 
 def check_bucket(bucket: str) -> str:

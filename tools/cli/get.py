@@ -57,6 +57,7 @@ def _single(source: str, target: str | None) -> int:
         return 0
     path = _path_for(key, target)
     with connect() as client, LocalTree(path.parent) as tree, Transfers("fetched") as transfers:
+        client.on_trouble(transfers.say)
         _fetch(client, bucket, Fetch(key, [path.name], None), tree, transfers)
     transfers.summary()
     return 0
@@ -84,6 +85,7 @@ def _tree(source: str, target: str | None, jobs: int) -> int:
         prefix += "/"
     unmapped = 0
     with connect() as client, LocalTree(Path(target)) as tree, Transfers("fetched") as transfers:
+        client.on_trouble(transfers.say)
         entries = client.list(bucket, prefix)
         first = list(islice(entries, 1))
         if prefix and not first:

@@ -71,6 +71,7 @@ def put(
     sources = names[:-1]
     plan = _Plan(sources, key, recursive)
     with terminable(), connect() as client, Transfers("stored") as transfers:
+        client.on_trouble(transfers.say)
         tally, report = Tally(jobs, transfers.say), _Report()
         transfers.expect(*plan.totals())
 

@@ -30,7 +30,7 @@ def connect(settings: Settings | None = None) -> Client:
     """
     settings = settings or current()
     profile = resolve(settings)
-    return Client(
+    client = Client(
         profile.endpoints,
         access_key=profile.access_key,
         secret_key=profile.secret_key,
@@ -38,6 +38,8 @@ def connect(settings: Settings | None = None) -> Client:
         tls=profile.tls_context(),
         patience_s=PATIENCE_S if settings.patience is None else settings.patience,
     )
+    client.on_trouble(note)
+    return client
 
 
 def resolve(settings: Settings) -> Profile:
