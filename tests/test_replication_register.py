@@ -391,3 +391,20 @@ def test_late_accepts_of_a_dead_coordinator_do_not_undo_what_followed() -> None:
         assert await c.get() == b"went on"
 
     simulate(scenario)
+
+
+@pytest.mark.parametrize("coordinator", [0, 1])
+def test_an_owner_with_damaged_inline_bytes_still_says_its_ballot(coordinator: int) -> None:
+    """Goal: one owner's inline bytes are bad, another owner is cut off: the third one's value is agreed by two ballots."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        a, b, c = peers
+        await a.put(b"v", side=b"inline")
+        await until(lambda: world.holding(b"v") == 3)
+        world.isolate(c)
+        rot(b.disk, "side", b.stored().side_id)  # type: ignore[arg-type]
+        registers = peers[coordinator].replica.registers
+        assert (await registers.read(KEY, want_side=True)).side == b"inline"
+        assert registers.counts["identities"] == 0
+
+    simulate(scenario)

@@ -194,7 +194,8 @@ class ReadRound(Answers):
     """Asks one owner for a value and others for their ballots, until a majority agrees or somebody differs.
 
     `await start(...)` gives True when `need` owners, the value's giver among them, hold one ballot. Otherwise
-    `disagree` tells a difference from a lack of answers. After a failure or a hedge everybody is asked for the value.
+    `disagree` tells a difference from a lack of answers. After a failure or a hedge everybody is asked for the value. Who
+    abstains, perhaps only because its inline bytes are damaged, is asked for its ballot still: the value is another's.
     """
 
     def __init__(
@@ -243,6 +244,9 @@ class ReadRound(Answers):
             self.silent.append((member, reply))
         elif reply[0] != OK:
             self.refusals.append((member, reply))
+            if kind == 0 and reply[0] == ABSTAIN:
+                self._left += 1
+                self._ask(member, 1)
         else:
             self._ballots[member] = reply[1]
             if kind == 0 and self.value is None:
@@ -258,22 +262,22 @@ class ReadRound(Answers):
             self._finish(False)
         elif len(ballots) >= self._need and self.value is not None:
             self._finish(True)
-        elif self._left == 0:
+        elif len(ballots) >= self._need or self._left == 0:
             self._replace()
 
     def _replace(self) -> None:
-        """Somebody failed: ask a spare, or, lacking only the value, somebody whose ballot we have."""
+        """Somebody failed: ask a spare, or, lacking only the value, those whose ballots we have."""
         if self._spares:
             self._left += 1
             self._ask(self._spares.pop(0), 0)
-        elif self._left == 0:
-            failed = {member for member, _ in (*self.silent, *self.refusals)}
-            holder = next((m for m in self._ballots if m not in failed), None)
-            if self.value is None and holder is not None and len(self._ballots) >= self._need:
+            return
+        failed = {member for member, _ in (*self.silent, *self.refusals)}
+        for member in [m for m in self._ballots if m not in failed | self._outstanding]:
+            if self.value is None and len(self._ballots) >= self._need and not self.future.done():
                 self._left += 1
-                self._ask(holder, 0)
-            else:
-                self._finish(False)
+                self._ask(member, 0)
+        if self._left == 0 and not self.future.done():
+            self._finish(False)
 
     def _hedge_now(self) -> None:
         self._hedge = None
