@@ -130,12 +130,15 @@ _ONCE = {"data", "found", "join", "cluster_key_file", "replicas", "partition_pow
 _SECRET = {"root_access_key", "root_secret_key"}
 REMEMBERED = frozenset(item.name for item in fields(PeerConfig)) - _ONCE - _SECRET
 """The fields a restart takes from DIR/peer.json unless told otherwise."""
+_KINDS: dict[str, type] = {
+    item.name: type(item.default) for item in fields(PeerConfig) if item.name in REMEMBERED
+} | {"capacity_bytes": int, "tls_cert": str, "tls_key": str, "encryption_key_file": str}
 
 
 def remembered(data: Path) -> dict[str, Any]:
     """The options an earlier start on this directory left in DIR/peer.json; {} if there was none.
 
-    Raises StartupError if the file is there but cannot be read.
+    Raises StartupError if the file is there but cannot be read, or holds what no peer writes.
     """
     path = data / PEER_FILE
     try:
@@ -146,13 +149,29 @@ def remembered(data: Path) -> dict[str, Any]:
         raise StartupError(
             f"cannot read {path}: {problem.strerror}; run as the user the data belongs to"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         kept = None
     if not isinstance(kept, dict):
-        raise StartupError(
-            f"{path} is damaged; remove it and start once more with the options of the first start"
-        )
-    return {name: value for name, value in kept.items() if name in REMEMBERED and value is not None}
+        raise StartupError(damaged_message(path))
+    found = {name: value for name, value in kept.items() if name in REMEMBERED and value is not None}
+    for name, value in found.items():
+        if not _is_kind(value, _KINDS[name]):
+            raise StartupError(damaged_message(path, f": {name} is {ascii(value)[:80]}"))
+    return found
+
+
+def damaged_message(path: Path, why: str = "") -> str:
+    """What is wrong with a DIR/peer.json that no peer wrote, and what helps."""
+    return f"{path} is damaged{why}; remove it and start once more with the options of the first start"
+
+
+def _is_kind(value: Any, kind: type) -> bool:
+    """Whether JSON's value is one that `PeerConfig.to_json` writes for a field of this kind."""
+    if kind is str:
+        return isinstance(value, str) and value.isprintable()
+    return isinstance(value, kind if kind is not float else int | float) and (
+        kind is bool or not isinstance(value, bool)
+    )
 
 
 def is_initialised(data: Path) -> bool:

@@ -17,21 +17,23 @@ from dataclasses import asdict
 from typing import Any
 
 from gossip.record import Record
-from peer import __version__
+from peer import __version__, startup
 from peer.api.cluster import ClusterView, process_info
 from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
-from peer.buffers import BufferPool, release_heap
+from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
 from peer.entry import FORMAT_LEVEL, admit, check_seeds, enter, member_of
-from peer.errors import AtollError, Full, StartupError, Unavailable
+from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
 from peer.healing import Healing, full_disk
+from peer.housekeeping import keep_house
 from peer.membership import Membership, MemberView
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
+from peer.replication import meta
 from peer.replication.chunks import Chunks
 from peer.replication.epochs import tag_of
 from peer.replication.holder import named_extents
@@ -45,7 +47,6 @@ from peer.rpc.hello import Hello
 from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
-from peer.startup import cluster_key, refuse_forgotten, refuse_unbuilt, try_ports, unsafe_switches
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir
 from peer.storage.operations import ChunkOptions, Limits
@@ -57,7 +58,6 @@ from ring.epoch import Epoch
 log = logging.getLogger("atoll.peer")
 
 CLIENT_BUFFERS, REPLICA_BUFFERS, SERVE_BUFFERS = 24, 12, 4
-HOUSEKEEP_EVERY_S = 5.0
 _MEMBER_KEY = b"member"
 
 
@@ -79,17 +79,19 @@ async def _serve(config: PeerConfig) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    refuse_unbuilt(config)
-    try_ports(config)
+    startup.refuse_unbuilt(config)
+    startup.try_ports(config)
     directory = DataDir.open(config.data)
     peer = None
     try:
         for warning in directory.warnings:
             log.warning("%s", warning)
-        refuse_forgotten(directory)
-        peer = Peer(config, directory, loop, stop)
+        startup.refuse_forgotten(directory)
         try:
+            peer = Peer(config, directory, loop, stop)
             await peer.start()
+        except Corrupt as error:
+            raise StartupError(f"{directory.path}: {error}; {startup.MEMORY_LOST}") from error
         except Full as error:
             raise StartupError(
                 f"{error}: a start needs a few MiB; free some there and start it again"
@@ -117,13 +119,12 @@ class Peer:
         self._loop = loop
         self._stop = stop
         self._started_s = time.monotonic()
-        self._key = cluster_key(config, directory)
+        self._key = startup.cluster_key(config, directory)
         self._closers: list[Any] = []
         self.env = LoopEnv(loop)
         self.stats = Stats()
         self.membership: Membership | None = None
-        self._flags: frozenset[str] = frozenset()
-        unsafe = unsafe_switches()
+        unsafe = startup.unsafe_switches()
         synchronous = "OFF" if "no_row_sync" in unsafe else "FULL"
         self.rows = SqliteRows(
             directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), space=directory.ballast
@@ -174,8 +175,15 @@ class Peer:
         self.bulk = BulkClient(self._hello, self._key, self._address_of, chunk_bytes=size, stats=self.stats)
 
     def _member_id(self) -> str:
-        stored = self.rows.get("meta", _MEMBER_KEY)
-        return stored.decode() if stored is not None else secrets.token_hex(8)
+        """Who lives here, or a new id. Raises Corrupt, StartupError."""
+        try:
+            meta.check(self.rows)
+            me = (meta.load(self.rows, _MEMBER_KEY) or b"").decode()
+            startup.refuse_stranger(self._directory, me)
+        except AtollError:
+            self.rows.close()
+            raise
+        return me or secrets.token_hex(8)
 
     # --- life
 
@@ -194,7 +202,8 @@ class Peer:
         await self.api.start(config.host, config.api_port)
         await self.s3.start(config.host, config.s3_port)
         self.env.spawn(self._confirm(), "identity")
-        self.env.spawn(self._housekeep(), "housekeeping")
+        pools = (self.client_pool, self.replica_pool, self.serve_pool)
+        self.env.spawn(keep_house(self._directory, self.rows, self.files, pools, self._flag), "housekeeping")
         log.info(
             "peer %s (id %s) of cluster %s answers on %s:%d",
             self._name, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
@@ -227,7 +236,7 @@ class Peer:
             raise StartupError(
                 f"{self.config.data} has not joined a cluster yet; start it with --join HOST:PEERPORT"
             )
-        await self._keep([("meta", _MEMBER_KEY, self.me.encode())])
+        await self._keep([meta.write(_MEMBER_KEY, self.me.encode())])
         member = member_of(self.config, self.me, self._directory.total_bytes)
         await enter(self.config, member, self.replica, self.peers)
 
@@ -296,25 +305,9 @@ class Peer:
     def _spawn(self, work: Any) -> None:
         self.env.spawn(work, "admission")
 
-    async def _housekeep(self) -> None:
-        """Now and then: watch the disk's free space, and give the memory of a burst back to the system."""
-        while True:
-            await asyncio.to_thread(self._mind_space)
-            flags = frozenset({"full"}) if self.files.full else frozenset()
-            if self.membership is not None and flags != self._flags:
-                self._flags = flags
-                self.membership.update(flags=flags)
-            await asyncio.sleep(HOUSEKEEP_EVERY_S)
-            if sum(pool.trim() for pool in (self.client_pool, self.replica_pool, self.serve_pool)):
-                await asyncio.to_thread(release_heap)
-
-    def _mind_space(self) -> None:
-        """Take the ballast while there is room for it (it is given up when a commit finds the disk full)."""
-        try:
-            self._directory.ballast.take()
-        except OSError as error:
-            log.warning("cannot take the ballast of %s: %s", self._directory.path, error)
-        self.rows.tidy()
+    def _flag(self, flags: frozenset[str]) -> None:
+        if self.membership is not None:
+            self.membership.update(flags=flags)
 
     def _die(self, error: AtollError) -> None:
         if isinstance(error, Amnesia) and self.membership is not None and self.membership.superseded:

@@ -9,11 +9,18 @@ import logging
 import os
 import socket
 
-from peer.config import PEER_FILE, PeerConfig
+from peer.config import PEER_FILE, PeerConfig, damaged_message
 from peer.errors import StartupError
 from peer.storage.datadir import DataDir, read_cluster_key
 
 log = logging.getLogger(__name__)
+
+MEMORY_LOST = (
+    "look at the disk, and put the database back if it was moved (never one from a backup). If it is lost, so is this"
+    " peer's memory, and it must not vote again: move the directory away and start a new peer on an empty one, which in"
+    " this version only a ring without data takes; the others go on without it (docs/operations.md, When a peer dies)"
+)
+"""What helps when a peer's metadata database is gone or damaged (architecture.md, Identity and amnesia)."""
 
 
 def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
@@ -47,17 +54,36 @@ def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
 
 
 def refuse_forgotten(directory: DataDir) -> None:
-    """A peer lived here, but its metadata database is gone: neither founding nor joining may paper over that.
-
-    Its registers are lost, and its promises with them (architecture.md, Identity and amnesia).
-    """
-    kept = directory.read_json(PEER_FILE)
-    if isinstance(kept, dict) and kept.get("id") and not directory.rows_path.exists():
+    """StartupError if a peer lived here, but its metadata database is gone: neither founding nor joining may paper over
+    that. Its registers are lost, and its promises with them."""
+    owner, name = _owner(directory)
+    rows = directory.rows_path
+    if owner and not (rows.exists() and rows.stat().st_size):
+        how = "empty" if rows.exists() else "missing"
         raise StartupError(
-            f"{directory.path} belongs to peer {kept.get('name') or kept['id']}, but its metadata database"
-            f" {directory.rows_path} is missing: put it back if it was moved; if it is lost, so is this peer's memory,"
-            " and it must not vote again: move the directory away and start a new peer on an empty one"
+            f"{directory.path} belongs to peer {name}, but its metadata database {rows} is {how}: {MEMORY_LOST}"
         )
+
+
+def refuse_stranger(directory: DataDir, member_id: str) -> None:
+    """StartupError if the database is another member's than the directory, or an empty one (`member_id` "")."""
+    owner, name = _owner(directory)
+    if owner and owner != member_id:
+        whose = f"another peer's, whose id is {member_id}" if member_id else "empty"
+        raise StartupError(
+            f"{directory.path} belongs to peer {name} (id {owner}), but its metadata database {directory.rows_path} is"
+            f" {whose}: {MEMORY_LOST}"
+        )
+
+
+def _owner(directory: DataDir) -> tuple[str, str]:
+    """Id and name of the peer that entered a ring here; "" if none did. Raises StartupError for a damaged file."""
+    kept = directory.read_json(PEER_FILE)
+    if kept is None:
+        return "", ""
+    if not isinstance(kept, dict) or not isinstance(kept.get("id"), str):
+        raise StartupError(damaged_message(directory.path / PEER_FILE))
+    return kept["id"], str(kept.get("name") or kept["id"])
 
 
 def unsafe_switches() -> frozenset[str]:

@@ -149,6 +149,15 @@ def test_peer_restarts_on_its_directory(atoll: Atoll, started: list[PeerConfig])
     assert "secret" not in (data / "peer.json").read_text()
     told = config_of(atoll, "--data", str(data), "--port", "9100")
     assert told["s3_port"][0] == 9100 and told["name"] == ("n", str(data / "peer.json"))
+    damages = ("[" * 20_000, '"text"', "\udcff", '{"s3_port": "x"}', '{"s3_port": true}', '{"host": 7}',
+               '{"insecure": 1}', '{"drain_s": "2"}', '{"capacity_bytes": "a"}', '{"tls_cert": []}',
+               '{"name": "\\ud800"}')  # fmt: skip
+    for damage in damages:
+        (data / "peer.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
+        refused = atoll("peer", "--data", data)
+        assert refused.code == 1 and "peer.json is damaged" in refused.err and "remove it" in refused.err, (
+            damage
+        )
     (data / "peer.json").write_text("{")
     assert atoll("peer", "--data", str(data)).code == 1
 

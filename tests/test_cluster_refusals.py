@@ -6,10 +6,12 @@ import os
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -287,9 +289,42 @@ def test_a_damaged_database(world: ClusterWorld, tmp_path: Path) -> None:
     refusal = start(place.directory)
     assert refusal.code == 1 and "atoll.db" in refusal
     assert database.read_bytes() == b"not a database at all" * 1000
+    database.write_bytes(b"")  # no database at all, and not the right one
+    refusal = start(place.directory, "--join", seed_of(world))
+    assert refusal.code == 1 and "atoll.db is empty" in refusal and "must not vote" in refusal
     database.write_bytes(good)
     world.start_again()
     assert_works(world, "with-its-good-database")
+
+
+def test_a_damaged_memory(world: ClusterWorld) -> None:
+    """Goal: a changed row of what a peer knows of itself is named with what to do, and so is another format."""
+    place = world.place(2)
+    world.stop(2)
+    database = place.directory / "rows" / "atoll.db"
+    good = database.read_bytes()
+    flip = "update meta set v = substr(v, 1, length(v) - 1) || x'77' where k = cast('{}' as blob)"
+    damages = {
+        flip.format(key): f"the row '{key}' of this peer's own memory"
+        for key in ("member", "boot", "boots", "epoch")
+    }
+    damages |= {
+        "update meta set v = x'0000000000000001' where k = cast('bound' as blob)": "the bound of its promises",
+        "update meta set k = cast('bounf' as blob) where k = cast('bound' as blob)": "does not match its checksum",
+        "update commits set sequence = sequence + 1": "the number of the last commit",
+        "delete from commits": "the number of the last commit",
+        "pragma user_version = 1": "an older version of Atoll (format 1",
+    }
+    for damage, words in damages.items():
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute(damage)
+            connection.commit()
+        refusal = start(place.directory)
+        assert refusal.code == 1 and words in refusal and str(place.directory) in refusal, (damage, refusal)
+        assert "empty" in refusal, "what to do"
+        database.write_bytes(good)
+    world.start_again()
+    assert_works(world, "with-its-memory")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting read-only needs root")

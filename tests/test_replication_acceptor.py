@@ -389,7 +389,7 @@ def test_no_schedule_breaks_a_promise(steps: list[tuple[str, int]]) -> None:
                     pass
             elif step == "crash":
                 owner.crash()
-                base = int.from_bytes(owner.disk.tables["meta"].get(b"bound", b""), "big") or base
+                base = int.from_bytes(owner.disk.kept(b"bound") or b"", "big") or base
             elif step in ("full", "room"):
                 owner.disk.full = step == "full"
             else:

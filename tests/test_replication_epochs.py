@@ -185,7 +185,7 @@ def test_a_full_disk_keeps_no_epoch(found: bool, tmp_path: Path) -> None:
         assert "disk is full" in str(error) and "free space there, then start it" in str(error)
         assert ("no cluster was founded" if found else "a member already") in str(error)
         assert (replica.epochs.current, replica.tag, replica.epochs.fenced) == (None, -1, False)
-        assert not b.disk.tables["meta"].get(b"epoch")
+        assert not b.disk.kept(b"epoch")
         b.disk.full = False
         await enter(config, b.member, replica, seed)
         assert [member.id for member in replica.epoch.members] == ([b.id] if found else [a.id, b.id])

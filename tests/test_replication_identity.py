@@ -27,7 +27,7 @@ async def reports(world: World) -> None:
 
 def known_durably(by: Peer, of: Peer) -> Any:
     """(boot, sequence, nonce) of a peer, as on another one's disk; None if it is not there."""
-    table = msgpack.unpackb(by.disk.tables["meta"].get(b"boots", b"\x90"))
+    table = msgpack.unpackb(by.disk.kept(b"boots") or b"\x90")
     return next((tuple(seen) for member, *seen in table if member == of.id), None)
 
 

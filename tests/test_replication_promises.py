@@ -18,7 +18,7 @@ HOUR_US = 3_600_000_000
 
 
 def durable_bound(owner: Owner) -> int:
-    return int.from_bytes(owner.disk.tables["meta"].get(b"bound", b""), "big")
+    return int.from_bytes(owner.disk.kept(b"bound") or b"", "big")
 
 
 def test_h1_the_bound_is_durable_before_the_promise() -> None:

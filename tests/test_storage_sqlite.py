@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from peer.storage.ballast import Plenty
 from peer.storage.durable import EXIT_IO_ERROR
 from peer.storage.rows import BYTES_TABLES, INT_TABLES
 from peer.storage.sqlite import SqliteRows
-from peer.storage.sqlite_files import SqliteOptions, Writer
+from peer.storage.sqlite_files import APPLICATION_ID, SqliteOptions, Writer
 
 
 def unexpected(reason: str) -> None:
@@ -328,10 +329,14 @@ def test_files_that_are_no_database(tmp_path: Path) -> None:
         SqliteRows(foreign, loop)
     newer = tmp_path / "newer.db"
     connection = sqlite3.connect(newer)
-    connection.execute("pragma user_version = 99")
+    connection.execute(f"pragma application_id = {APPLICATION_ID}")
+    for version, age in ((99, "a newer"), (1, "an older")):
+        connection.execute(f"pragma user_version = {version}")
+        with pytest.raises(
+            StartupError, match=rf"{age} version of Atoll \(format {version}, .*empty directory"
+        ):
+            SqliteRows(newer, loop)
     connection.close()
-    with pytest.raises(StartupError, match="newer version"):
-        SqliteRows(newer, loop)
     with pytest.raises(StartupError, match="cannot open"):
         SqliteRows(tmp_path / "no such directory" / "x.db", loop)
     loop.close()
@@ -354,6 +359,57 @@ def test_a_damaged_page_is_corrupt_when_read(tmp_path: Path) -> None:
         with pytest.raises(Corrupt):
             rows.get("side", 200)
         assert rows.get("side", 0) == b"0000" * 250
+
+    run(tmp_path, body)
+
+
+def test_values_of_another_type_are_corrupt(tmp_path: Path) -> None:
+    """Goal: a flipped bit in a record's header makes a blob a text, a number or nothing: never a TypeError later."""
+
+    async def body(rows: SqliteRows) -> None:
+        await committed(rows, [("rows", b"%d" % n, b"\xff value") for n in range(4)] + [("side", 1, b"side")])
+        with closing(sqlite3.connect(tmp_path / "atoll.db")) as connection:
+            for n, value in enumerate(("cast(v as text)", "17", "1.5")):
+                connection.execute(f"update rows set v = {value} where k = ?", (b"%d" % n,))
+            connection.execute("update side set v = 9")
+            connection.commit()
+        assert rows.get("rows", b"0") == b"\xff value", "the same bytes"
+        assert rows.scan("rows", b"0", b"1", 9) == [(b"0", b"\xff value")]
+        for key in (b"1", b"2"):
+            with pytest.raises(Corrupt, match="another type"):
+                rows.get("rows", key)
+        with pytest.raises(Corrupt, match="another type"):
+            rows.scan("rows", b"0", b"9", 9)
+        with pytest.raises(Corrupt, match="another type"):
+            rows.get("side", 1)
+        with closing(sqlite3.connect(tmp_path / "atoll.db")) as connection:
+            connection.execute("update rows set k = 5 where k = ?", (b"3",))
+            connection.execute("delete from rows where typeof(k) = 'blob'")
+            connection.commit()
+        with pytest.raises(Corrupt, match="another type"):
+            rows.last("rows")
+
+    run(tmp_path, body)
+
+
+def test_a_reader_that_cannot_open_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: no descriptor or memory left is an error to retry, not SQLite's own; a disk that fails is damage."""
+
+    async def body(rows: SqliteRows) -> None:
+        codes = {sqlite3.SQLITE_CANTOPEN: Unavailable, sqlite3.SQLITE_IOERR_READ: Corrupt}
+        for code, kind in codes.items():
+
+            def no_reader(path: Path, options: SqliteOptions, code: int = code) -> sqlite3.Connection:
+                error = sqlite3.OperationalError("cannot")
+                error.sqlite_errorcode = code
+                raise error
+
+            rows._readers._spare.clear()
+            monkeypatch.setattr("peer.storage.sqlite_files.reader", no_reader)
+            with pytest.raises(kind, match="cannot read its metadata in"):
+                rows.get("rows", b"k")
+            monkeypatch.undo()
+        assert rows.get("rows", b"k") is None
 
     run(tmp_path, body)
 

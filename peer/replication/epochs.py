@@ -23,6 +23,7 @@ import msgpack
 from peer.errors import AtollError, Conflict, Unavailable, UnknownOutcome
 from ring.epoch import Epoch
 
+from . import meta
 from .ballot import NONE, BallotClock
 from .env import Done, Env, Reply, RowStore
 from .messages import (
@@ -83,13 +84,13 @@ class Epochs:
         self._installing = 0
         self._proposing = False
         self._catching_up: list[Any] = []
-        stored = rows.get("meta", _CURRENT)
+        stored = meta.load(rows, _CURRENT)
         self.current: Epoch | None = Epoch.decode(stored) if stored else None
         self.tag = tag_of(self.current) if self.current else -1
         self._load_paxos()
 
     def _load_paxos(self) -> None:
-        stored = self._rows.get("meta", _PAXOS)
+        stored = meta.load(self._rows, _PAXOS)
         self._promised, self._accepted, self._value, self._fenced = NONE, NONE, b"", False
         if stored:
             tag, promised, accepted, value, fenced = msgpack.unpackb(stored)
@@ -141,7 +142,7 @@ class Epochs:
             else:
                 durable()
 
-        self._rows.commit([("meta", _PAXOS, bytes(msgpack.packb(state)))], done)
+        self._rows.commit([meta.write(_PAXOS, bytes(msgpack.packb(state)))], done)
 
     # --- learner
 
@@ -175,9 +176,9 @@ class Epochs:
 
         self._rows.commit(
             [
-                ("meta", _CURRENT, epoch.encode()),
-                ("meta", _HISTORY + tag.to_bytes(8, "big"), bytes(summary)),
-                ("meta", _HISTORY + max(0, tag - HISTORY_KEPT).to_bytes(8, "big"), None),
+                meta.write(_CURRENT, epoch.encode()),
+                meta.write(_HISTORY + tag.to_bytes(8, "big"), bytes(summary)),
+                meta.remove(_HISTORY + max(0, tag - HISTORY_KEPT).to_bytes(8, "big")),
             ],
             done,
         )
@@ -193,9 +194,9 @@ class Epochs:
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs this peer has used, oldest first, the last thousand."""
-        rows = self._rows.scan("meta", _HISTORY, _HISTORY + b"\xff" * 9, HISTORY_KEPT + 1)
+        rows = meta.scan(self._rows, _HISTORY, HISTORY_KEPT + 1)
         fields = ("generation", "number", "kind", "members", "replicas")
-        return [dict(zip(fields, msgpack.unpackb(value), strict=True)) for _, value in rows]
+        return [dict(zip(fields, msgpack.unpackb(value), strict=True)) for value in rows]
 
     async def catch_up(self, tag: int, first: str = "") -> None:
         """Fetch a newer epoch, from `first` or any member; returns after one round of asking, newer or not.

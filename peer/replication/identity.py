@@ -28,6 +28,7 @@ import msgpack
 from peer.errors import AtollError
 from ring.epoch import Epoch
 
+from . import meta
 from .env import Done, Env, Reply, RowStore
 from .messages import BOOTS, OK, status_of
 from .quorum import Poll
@@ -65,7 +66,7 @@ class Identity:
         self._rows = rows
         self._send = send
         self.me = me
-        stored = rows.get("meta", _BOOT)
+        stored = meta.load(rows, _BOOT)
         self._lineage: list[tuple[int, int]] = (
             [(boot, nonce) for boot, nonce in msgpack.unpackb(stored)] if stored else []
         )
@@ -76,19 +77,19 @@ class Identity:
         self._lineage = [*self._lineage[1 - LINEAGE_KEPT :], (self.boot, self._nonce)]
         self._seen: dict[str, dict[Start, int]] = {}  # member -> its starts -> highest sequence seen in each
         self.confirmed = False
-        self.amnesiac = rows.get("meta", _CONVICTED) is not None
+        self.amnesiac = meta.load(rows, _CONVICTED) is not None
         self.on_amnesia: Callable[[Amnesia], None] = lambda _: None
         self._unchecked = "no_amnesia_check" in unsafe
         self._persisted_s = env.now()
         self._starts_noted = self._starts_durable = 0
-        for member, *seen in msgpack.unpackb(rows.get("meta", _SEEN) or b"\x90"):
+        for member, *seen in msgpack.unpackb(meta.load(rows, _SEEN) or b"\x90"):
             self._note(member, *seen)
         self._starts_durable = self._starts_noted
 
     async def begin(self) -> None:
         """Make this start's boot counter durable. Must end before anything else is sent under it."""
         future = self._env.future()
-        self._rows.commit([("meta", _BOOT, bytes(msgpack.packb(self._lineage)))], future.set_result)
+        self._rows.commit([meta.write(_BOOT, bytes(msgpack.packb(self._lineage)))], future.set_result)
         error = await future
         if error is not None:
             raise error
@@ -131,7 +132,7 @@ class Identity:
         self.amnesiac = True
         self.confirmed = False  # it may have been given before this became known
         future = self._env.future()
-        self._rows.commit([("meta", _CONVICTED, b"1")], future.set_result)
+        self._rows.commit([meta.write(_CONVICTED, b"1")], future.set_result)
         await future
         known = f"start {self._lineage[-2][0] if len(self._lineage) > 1 else 0}, commit {self._before}"
         return self._amnesia(
@@ -215,7 +216,7 @@ class Identity:
                 self._starts_durable = max(self._starts_durable, starts)
             done(error)
 
-        self._rows.commit([("meta", _SEEN, bytes(msgpack.packb(table)))], committed)
+        self._rows.commit([meta.write(_SEEN, bytes(msgpack.packb(table)))], committed)
 
     async def report(self, members: Callable[[], list[str]]) -> None:
         """For ever: tell the others how far we are, so that a rollback within one boot is noticed too."""

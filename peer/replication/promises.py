@@ -20,6 +20,7 @@ from functools import partial
 
 from peer.errors import AtollError
 
+from . import meta
 from .ballot import NONE, ceiling, counter_of
 from .env import RowStore, Write
 
@@ -44,7 +45,7 @@ class Promises:
     def __init__(self, rows: RowStore, unsafe: frozenset[str] = frozenset()) -> None:
         self._rows = rows
         self._entries: dict[bytes, Entry] = {}
-        stored = rows.get("meta", _BOUND_KEY)
+        stored = meta.load(rows, _BOUND_KEY)
         self._durable = self._requested = int.from_bytes(stored, "big") if stored else 0
         self.floor = ceiling(self._durable) if stored and "h_not_durable" not in unsafe else NONE
         self._waiting: list[Callable[[AtollError | None], None]] = []
@@ -101,7 +102,7 @@ class Promises:
         """The commit that holds `bound` has ended."""
         if error is None:
             assert bound[2] is not None
-            self._durable = max(self._durable, int.from_bytes(bound[2], "big"))
+            self._durable = max(self._durable, int.from_bytes(meta.value_of(_BOUND_KEY, bound[2]), "big"))
         else:
             self._requested = self._durable
         waiting, self._waiting = self._waiting, []
@@ -117,4 +118,4 @@ class Promises:
     def _raise_above(self, counter: int) -> Write:
         self._requested = min(max(counter + AHEAD_US, self._requested), _MOST)
         self.extensions += 1
-        return ("meta", _BOUND_KEY, self._requested.to_bytes(8, "big"))
+        return meta.write(_BOUND_KEY, self._requested.to_bytes(8, "big"))

@@ -22,6 +22,7 @@ import msgpack
 
 from peer.errors import AtollError
 
+from . import meta
 from .env import Env, RowStore
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Workers:
         self._states: dict[str, str] = {}
         self._stepped_s: dict[str, float] = {}
         self.throttle = Throttle(env)
-        stored = rows.get("meta", _PAUSED)
+        stored = meta.load(rows, _PAUSED)
         self._paused: set[str] = set(msgpack.unpackb(stored)) if stored else set()
 
     def add(self, worker: Worker) -> None:
@@ -185,7 +186,7 @@ class Workers:
 
     async def _keep(self, paused: set[str]) -> None:
         future = self._env.future()
-        self._rows.commit([("meta", _PAUSED, bytes(msgpack.packb(sorted(paused))))], future.set_result)
+        self._rows.commit([meta.write(_PAUSED, bytes(msgpack.packb(sorted(paused))))], future.set_result)
         error = await future
         if error is not None:
             raise error

@@ -7,6 +7,7 @@ life of a chunk's bytes, as a state machine without I/O).
     rows          the interface: get, scan, commit a batch -> durable
     sqlite        its implementation: WAL, one writer thread, group commit
     sqlite_files  the connections beneath it, and all SQL of the project
+    sqlite_readers  its reading half
     records       what a chunk looks like on disk: the 64-byte header, its checksum, an extent's encoding
     segments      the state machine: allocated -> written -> synced -> named -> doomed -> unnamed -> punched
     segment       what it knows of one segment

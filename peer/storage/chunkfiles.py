@@ -388,10 +388,14 @@ class ChunkFiles:
     def full(self) -> str | None:
         """Why new chunks are refused now, were a moment ago, or would be for lack of a new segment; said in gossip.
 
-        None: they are not. Refreshes what is known of the file system.
+        None: they are not. Refreshes what is known of the file system; one that does not tell takes nothing.
         """
+        try:
+            free_bytes = self._files.free_bytes()
+        except OSError as error:
+            return f"the file system of {self._files.path} does not tell its free space: {error.strerror or error}"
         with self._lock:
-            self._machine.space(self._files.free_bytes())
+            self._machine.space(free_bytes)
             self._space_known_at = time.monotonic()
             least = self._machine.limits.least
             if why := self._machine.no_room(least, least):

@@ -119,7 +119,7 @@ class DataDir:
             return json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StartupError(f"{self.path / name} cannot be read: {error}; restore or remove it") from error
 
     def write_cluster_key(self, key: bytes) -> None:

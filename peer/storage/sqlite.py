@@ -21,21 +21,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
 from peer.storage import sqlite_files as files
 from peer.storage.ballast import Plenty, Space
 from peer.storage.durable import end_process
-from peer.storage.rows import BYTES_TABLES, INT_TABLES, Done, Key, Write
+from peer.storage.rows import Done, Key, Write
 from peer.storage.sqlite_files import SqliteOptions
+from peer.storage.sqlite_readers import DAMAGE, KEY_TYPE, Readers, code_of
 
 log = logging.getLogger(__name__)
 
 COPY_MARGIN_BYTES = 1 << 20
 """Left free by a copy of the log, for the log itself to go on in."""
-
-_KEY_TYPE: dict[str, type] = {**dict.fromkeys(BYTES_TABLES, bytes), **dict.fromkeys(INT_TABLES, int)}
 
 
 @dataclass(slots=True)
@@ -61,7 +59,8 @@ class SqliteRows:
 
         `space` is measured after every group, and asked to make room (to give up the ballast) when one finds none.
         `fatal` does not return in a real peer.
-        Raises `Corrupt` when the file is not a database of a peer, `StartupError` when it cannot be opened.
+        Raises `Corrupt` when the file is not a database of a peer, `StartupError` when it cannot be opened, or has
+        another format.
         """
         self._path = path
         self._loop = loop
@@ -84,17 +83,16 @@ class SqliteRows:
         self._closing = False
         self._dead = False
         self._completed: deque[tuple[list[_Batch], int, AtollError | None]] = deque()
-        self._readers: deque[sqlite3.Connection] = deque()
+        self._readers = Readers(path, self._options)
         self._counts = {"groups": 0, "batches": 0, "rows": 0, "full": 0, "refused": 0, "checkpoints": 0}
         try:
             self._writer = files.Writer(path, self._options)
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
-                sqlite3.SQLITE_NOTADB,
-                sqlite3.SQLITE_CORRUPT,
-            ):
+            if code_of(error) & 0xFF in DAMAGE:
                 raise Corrupt(f"{path} is not a readable database: {error}") from error
-            raise StartupError(f"cannot open {path}: {error}") from error
+            raise StartupError(
+                f"cannot open {path}: {error}; look whether this user may write there, and at the disk's room and health"
+            ) from error
         self._sequence = self._writer.sequence
         self._checkpointer = files.Checkpointer(
             path,
@@ -106,35 +104,21 @@ class SqliteRows:
         self._thread = threading.Thread(target=self._run, name="rows-writer", daemon=True)
         self._thread.start()
 
-    # --- reading: a spare connection each time, so that any thread may ---
+    # --- reading ---
 
     def get(self, table: str, key: Key) -> bytes | None:
-        rows = self._query(files.GET[table], (key,))
-        return rows[0][0] if rows else None
+        return self._readers.get(table, key)
 
     def scan(self, table: str, start: Key, end: Key, limit: int) -> list[tuple[Key, bytes]]:
-        return self._query(files.SCAN[table], (start, end, limit))
+        return self._readers.scan(table, start, end, limit)
 
     def heads(
         self, table: str, start: Key, end: Key, limit: int, head_bytes: int
     ) -> list[tuple[Key, bytes, int]]:
-        return self._query(files.HEADS[table], (head_bytes, start, end, limit))
+        return self._readers.heads(table, start, end, limit, head_bytes)
 
     def last(self, table: str) -> Key | None:
-        rows = self._query(files.LAST[table], ())
-        return rows[0][0] if rows else None
-
-    def _query(self, sql: str, parameters: tuple[Key, ...]) -> list[tuple[Any, ...]]:
-        try:
-            reader = self._readers.pop()  # the one used last: its statements and pages are warm
-        except IndexError:
-            reader = files.reader(self._path, self._options)
-        try:
-            return reader.execute(sql, parameters).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise Corrupt(f"cannot read from {self._path}: {error}") from error
-        finally:
-            self._readers.append(reader)
+        return self._readers.last(table)
 
     # --- writing ---
 
@@ -220,8 +204,7 @@ class SqliteRows:
             self._deliver()  # a stalled writer waits until its failure is told here
         self._thread.join()
         self._checkpointer.close()
-        while self._readers:
-            self._readers.pop().close()
+        self._readers.close()
         self._writer.close()
         if on_loop:
             self._deliver()
@@ -336,7 +319,7 @@ class SqliteRows:
             self._counts["rows"] += self._writer.write([batch.writes for batch in group])
         except sqlite3.Error as error:
             # Only a plain SQLITE_FULL is sure to have left no commit record in the log.
-            if _code(error) != sqlite3.SQLITE_FULL:
+            if code_of(error) != sqlite3.SQLITE_FULL:
                 self._die(f"commit to {self._path} failed: {error}")
                 return None
             self._writer.roll_back()
@@ -390,7 +373,7 @@ class SqliteRows:
 
     def _checkpoint_failed(self, error: sqlite3.Error) -> None:
         """A full disk only postpones a checkpoint: the log keeps everything. Anything else is fatal."""
-        if _code(error) == sqlite3.SQLITE_FULL:
+        if code_of(error) == sqlite3.SQLITE_FULL:
             log.warning("the disk is full: the checkpoint of %s waits", self._path)
         else:
             self._die(f"checkpoint of {self._path} failed: {error}")
@@ -400,16 +383,11 @@ class SqliteRows:
         self._fatal(reason)
 
 
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's extended result code; 0 for an error of the Python module's own."""
-    return getattr(error, "sqlite_errorcode", 0)
-
-
 def _size(writes: Sequence[Write]) -> int:
     """Bytes to account for the batch. Raises for what would fail in the writer thread."""
     size = 0
     for table, key, value in writes:
-        if type(key) is not _KEY_TYPE[table]:
-            raise TypeError(f"a key of {table} is {_KEY_TYPE[table].__name__}, not {type(key).__name__}")
+        if type(key) is not KEY_TYPE[table]:
+            raise TypeError(f"a key of {table} is {KEY_TYPE[table].__name__}, not {type(key).__name__}")
         size += 64 if value is None else 64 + len(value)
     return size

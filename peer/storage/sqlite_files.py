@@ -1,12 +1,13 @@
 """The three kinds of connection to one database: the writer's, readers', the checkpointer's.
 
-Only `sqlite.SqliteRows` uses this module. All SQL of the project is here.
+Only `sqlite` and `sqlite_readers` use this module. All SQL of the project is here.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from peer.errors import Corrupt, StartupError
 from peer.storage.durable import sync_directory
 from peer.storage.rows import BYTES_TABLES, INT_TABLES, TABLES, Key, Write
 
-FORMAT = 1
+FORMAT = 2  # 1: without checksums in `meta` and `commits`
 APPLICATION_ID = 0x41544F4C  # "ATOL", in the file's header
 PAGE_BYTES = 4096
 
@@ -69,6 +70,9 @@ def connect(path: Path, cache_bytes: int, statements: int) -> sqlite3.Connection
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=statements
     )
+    connection.text_factory = (
+        bytes  # one flipped bit makes a blob a text; its checksum is the judge, not UTF-8
+    )
     connection.execute(f"pragma cache_size = -{cache_bytes >> 10}")
     return connection
 
@@ -78,6 +82,11 @@ def reader(path: Path, options: SqliteOptions) -> sqlite3.Connection:
     connection = connect(path, options.reader_cache_bytes, 64)
     connection.execute("pragma query_only = on")
     return connection
+
+
+def _crc(sequence: int) -> int:
+    """Of the number of a commit, which tells an old copy of the database from the right one (§5): it must not rot."""
+    return zlib.crc32(sequence.to_bytes(8, "big", signed=True))
 
 
 class Writer:
@@ -99,8 +108,11 @@ class Writer:
         db = self._db
         db.execute(f"pragma page_size = {PAGE_BYTES}")
         mode = db.execute("pragma journal_mode = wal").fetchone()[0]
-        if mode != "wal":
-            raise StartupError(f"{path}: this file system cannot hold a write-ahead log (mode {mode})")
+        if mode != b"wal":
+            raise StartupError(
+                f"{path}: this file system cannot hold a write-ahead log (mode {mode.decode()}); give a directory on a local"
+                " disk as --data"
+            )
         db.execute(f"pragma synchronous = {options.synchronous}")
         db.execute("pragma wal_autocheckpoint = 0")  # the checkpointer's work
         db.execute(f"pragma journal_size_limit = {options.wal_hard_bytes}")
@@ -111,11 +123,18 @@ class Writer:
         if version == 0 and db.execute("select count(*) from sqlite_master").fetchone()[0] == 0:
             self._create()
             version = FORMAT
-        if version > FORMAT:
-            raise StartupError(f"{path} was written by a newer version (format {version}); install that one")
         if db.execute("pragma application_id").fetchone()[0] != APPLICATION_ID:
             raise Corrupt(f"{path} is a database, but not one of a peer")
-        self.sequence = db.execute("select sequence from commits").fetchone()[0]
+        if version != FORMAT:
+            age = "a newer" if version > FORMAT else "an older"
+            raise StartupError(
+                f"{path} was written by {age} version of Atoll (format {version}, this one reads {FORMAT}): run the peer"
+                " with that version, or start a new one on an empty directory"
+            )
+        found = db.execute("select sequence, crc from commits").fetchall()
+        if len(found) != 1 or type(found[0][0]) is not int or found[0][1] != _crc(found[0][0]):
+            raise Corrupt(f"the number of the last commit in {path} does not match its checksum")
+        self.sequence = found[0][0]
         if created:
             sync_directory(path.parent)
 
@@ -126,8 +145,10 @@ class Writer:
             db.execute(f"create table {table}(k blob primary key, v blob not null) without rowid")
         for table in INT_TABLES:
             db.execute(f"create table {table}(k integer primary key, v blob not null)")
-        db.execute("create table commits(id integer primary key, sequence integer not null)")
-        db.execute("insert into commits values (0, 0)")
+        db.execute(
+            "create table commits(id integer primary key, sequence integer not null, crc integer not null)"
+        )
+        db.execute("insert into commits values (0, 0, ?)", (_crc(0),))
         db.execute(f"pragma application_id = {APPLICATION_ID}")
         db.execute(f"pragma user_version = {FORMAT}")
         db.execute("commit")
@@ -164,7 +185,8 @@ class Writer:
                 gone = deletes[i : i + MULTI_ROWS]
                 execute(_DELETE[table][len(gone) - 1], gone)
             rows += len(writes)
-        execute("update commits set sequence = ? where id = 0", (self.sequence + 1,))
+        sequence = self.sequence + 1
+        execute("update commits set sequence = ?, crc = ? where id = 0", (sequence, _crc(sequence)))
         execute("commit")
         self.sequence += 1
         self.wal_bytes += written + (rows + 2) * PAGE_BYTES

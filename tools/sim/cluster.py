@@ -107,7 +107,7 @@ class SimPeer:
 
     def remembers(self, other: str) -> int:
         """The highest boot of member `other` that this machine has durably recorded."""
-        kept = self.disk.tables["meta"].get(b"boots")
+        kept = self.disk.kept(b"boots")
         return (
             max((boot for member, boot, *_ in msgpack.unpackb(kept) if member == other), default=0)
             if kept

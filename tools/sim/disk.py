@@ -18,6 +18,7 @@ from typing import Any
 from sortedcontainers import SortedDict
 
 from peer.errors import AtollError, Full, Unavailable
+from peer.replication import meta
 from peer.storage.rows import TABLES, Done, Key, Write
 from tools.sim.env import SimEnv
 from tools.sim.story import Story
@@ -82,6 +83,11 @@ class SimDisk:
             self.sequence -= 1
         self.unsynced.clear()
         return lost
+
+    def kept(self, key: bytes) -> bytes | None:
+        """What the peer durably keeps about itself under this key. Raises Corrupt."""
+        stored = self.tables[meta.TABLE].get(key)
+        return None if stored is None else meta.value_of(key, stored)
 
     def corrupt(self, rng: random.Random, table: str) -> Key | None:
         """Flip one bit of one row; the key of the row, or None if there is none."""
