@@ -195,6 +195,10 @@ class ClusterWorld:
         for process in self._processes.values():
             process.wait(STOP_S)
         self._processes.clear()
+        self.forget_connections()
+
+    def forget_connections(self) -> None:
+        """Close those that are kept: the next call has one with its own timeout."""
         for connections in self._idle.values():
             while connections:
                 connections.pop().close()

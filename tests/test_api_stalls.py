@@ -49,7 +49,7 @@ class Store:
         self.in_hand = 0
         self.break_at = SIZE
         self.go = asyncio.Event()
-        self.pressed = False
+        self.starved_s: float | None = None
         self.chunk_bytes = 1 << 20
         self.buckets = SimpleNamespace(find=self._find_bucket)
 
@@ -58,6 +58,7 @@ class Store:
             raise NotFound("no bucket", code="NoSuchBucket")
 
     async def put(self, bucket: str, key: bytes, body: Any, **_: Any) -> Head:
+        body.holds(key == b"held")
         try:
             while piece := await body.read():
                 self.received += len(piece)
@@ -67,6 +68,9 @@ class Store:
         if key == b"slow":
             await self.go.wait()
         return Head(self.received, "abc-1", 0, "x/y", None, b"", CHUNKS, b"")
+
+    def has(self, count: int) -> bool:
+        return self.received >= count
 
     async def find(self, bucket: str, key: bytes, *, inline: bool = True) -> Found:
         return Found(Head(SIZE, "abc-1", 0, "x/y", None, b"", CHUNKS, b""), None)
@@ -169,6 +173,38 @@ def test_slow_bodies_and_slow_stores_are_not_cut(clock: Clock) -> None:
     serve(store, act)
 
 
+@pytest.mark.parametrize(("piece", "cut"), [(1, True), (200_000, False)])
+def test_an_upload_that_keeps_a_buffer_must_move(clock: Clock, piece: int, cut: bool) -> None:
+    """Goal: while others wait, a client that trickles into a buffer loses its connection, one that is slow does not; with
+    nobody waiting neither does."""
+    store = Store()
+
+    async def act(port: int, context: Context) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"PUT /v1/buckets/abc/objects/held HTTP/1.1\r\n{AUTH}Content-Length: {SIZE}\r\n\r\n"
+        writer.write(head.encode())
+
+        async def trickle(seconds: int) -> None:
+            for _ in range(seconds):
+                if context.counts.get("idle_bodies"):
+                    return
+                wanted = store.received + piece
+                writer.write(b"x" * piece)
+                await eventually(partial(store.has, wanted))
+                clock.now_s += 1
+                context.cut_idle_bodies()
+
+        await trickle(20)
+        assert "idle_bodies" not in context.counts, "nobody waits"
+        store.starved_s = 0.0
+        await trickle(20)
+        assert context.counts.get("idle_bodies", 0) == cut
+        writer.close()
+        await eventually(lambda: not context.transfers)
+
+    serve(store, act)
+
+
 def test_slow_reader_gives_its_buffer_back(clock: Clock) -> None:
     """Goal: while others wait, a slow client keeps no buffer, keeps its connection, and gets every byte right."""
     store = Store()
@@ -183,7 +219,7 @@ def test_slow_reader_gives_its_buffer_back(clock: Clock) -> None:
         while transfer.lease is None:  # until it is known to be slow
             clock.now_s += 1
             body += await reader.read(65536)
-        store.pressed = True
+        store.starved_s = 0.0
 
         def given_back() -> bool:
             clock.now_s += 1
@@ -212,7 +248,7 @@ def test_stalled_reader_is_cut_sooner_while_others_wait(clock: Clock) -> None:
         clock.now_s += 59
         context.cut_idle_bodies()
         assert "idle_bodies" not in context.counts
-        store.pressed = True
+        store.starved_s = 0.0
 
         def cut() -> bool:
             clock.now_s += 6

@@ -23,6 +23,9 @@ class Body:
         content, self._content = self._content, b""
         return content
 
+    def holds(self, buffer: bool) -> None:
+        """It has arrived: nobody waits for it."""
+
 
 def objects_of(store: Store) -> Objects:
     return Objects(store.peer.replica, store.chunks, store.pool)

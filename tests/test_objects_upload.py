@@ -64,6 +64,9 @@ class Body:
         piece, self.content = self.content[:size], self.content[size:]
         return piece
 
+    def holds(self, buffer: bool) -> None:
+        """What arrived at once keeps nobody waiting."""
+
 
 def upload(
     content: bytes, pieces: list[int], error: AtollError | None, fail_at: int = -1

@@ -28,6 +28,10 @@ BODY_ERRORS = (
 """What reading a request's body may raise when the client errs or goes away."""
 
 
+SLOWEST = 64 * 1024
+"""Bytes a second below which an upload may be cut while it keeps a buffer that others wait for."""
+
+
 class Cluster(Protocol):
     """The views of the cluster (peer.api.cluster.ClusterView)."""
 
@@ -96,20 +100,26 @@ class Context:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def cut_idle_bodies(self) -> None:
-        """Once a second: end connections whose body, either way, made no progress for `idle_body_s`.
+        """Now and then (`server.SWEEP_S`): end connections whose body, either way, made no progress for `idle_body_s`.
 
-        While others wait for buffers, clients that stall while they keep one lose it, or their connection.
+        While others wait for buffers, clients that stall while they keep one lose it, or their connection: after
+        `pressed_body_s`, and once somebody has waited for so long, after a fifth of it. So many stalled clients are through
+        before the others, who wait behind them, give up.
         """
         limits = self.limits
-        pressed = bool(self.transfers) and self.objects.pressed
+        starved_s = self.objects.starved_s if self.transfers else None
+        pressed_s = limits.pressed_body_s
+        if starved_s is not None and starved_s > pressed_s:
+            pressed_s /= 5
         for transfer in list(self.transfers):
             waited_s = transfer.waited_s()
-            if waited_s > limits.idle_body_s or (
-                pressed and transfer.lent and waited_s > limits.pressed_body_s
-            ):
+            if waited_s > limits.idle_body_s:
                 self.count("idle_bodies")
-                transfer.cut()
-            elif pressed and waited_s > 0:
+                transfer.cut(f"no byte of the body came for {limits.idle_body_s:g} s")
+            elif starved_s is not None and transfer.lent and transfer.stalls(pressed_s):
+                self.count("idle_bodies")
+                transfer.cut("the body came too slowly while others waited for the buffer it kept")
+            elif starved_s is not None and waited_s > 0:
                 transfer.give_back()
 
 
@@ -147,9 +157,13 @@ class Transfer:
         if release is not None:
             release()
 
-    def cut(self) -> None:
+    def stalls(self, limit_s: float) -> bool:
+        """Whether the client has kept a buffer for longer without doing its part."""
+        return self.waited_s() > limit_s
+
+    def cut(self, why: str) -> None:
         """The client stalls: end its connection, so that nothing waits for it any longer."""
-        self._why = f"no byte of the body came for {self._context.limits.idle_body_s:g} s"
+        self._why = why
         if self._request.transport is not None:
             self._request.transport.abort()
 
@@ -160,13 +174,32 @@ class Transfer:
 class Body(Transfer):
     """A request's body: asks for it if the client waits to be asked, and checks its length."""
 
-    __slots__ = ("_expected", "_left", "size")
+    __slots__ = ("_expected", "_held_bytes", "_held_s", "_left", "size")
 
     def __init__(self, request: web.BaseRequest, context: Context) -> None:
         super().__init__(request, context)
         self.size = request.content_length
         self._left = self.size
+        self._held_bytes = 0  # that came while it kept a buffer, and how long we waited for them
+        self._held_s = 0.0
         self._expected = request.headers.get("Expect", "").lower() == "100-continue"
+
+    def holds(self, buffer: bool) -> None:
+        """It begins or ends to fill a buffer."""
+        self.lent = buffer
+        self._held_bytes, self._held_s = 0, 0.0
+
+    def moved(self, count: int = 0) -> None:
+        if self.lent:
+            self._held_s += max(0.0, self.waited_s())
+            self._held_bytes += count
+        super().moved()
+
+    def stalls(self, limit_s: float) -> bool:
+        """No byte for so long, or ever so few since the buffer was taken."""
+        waited_s = max(0.0, self.waited_s())
+        held_s = self._held_s + waited_s
+        return waited_s > limit_s or (held_s > limit_s and self._held_bytes < held_s * SLOWEST)
 
     def ask(self) -> None:
         """Nothing speaks against this request so far: tell a client that sent Expect: 100-continue to go on."""
@@ -183,7 +216,7 @@ class Body(Transfer):
             piece = await self._request.content.readany()
         except BODY_ERRORS as error:
             raise self.ended(error) from error
-        self.moved()
+        self.moved(len(piece))
         if self._left is not None:
             self._left -= len(piece)
             if not piece and self._left > 0:

@@ -201,12 +201,15 @@ class _Part:
     async def read(self) -> bytes:
         self._body.waits()
         piece = bytes(await self._part.read_chunk(65536))
-        self._body.moved()
+        self._body.moved(len(piece))
         if self._left is not None:
             self._left -= len(piece)
         if not piece:
             self._check_end()
         return piece
+
+    def holds(self, buffer: bool) -> None:
+        self._body.holds(buffer)
 
     def _check_end(self) -> None:
         """aiohttp takes the end of the body for the end of a field; only a boundary, still unread, is one."""

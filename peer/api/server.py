@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BUCKETS = "/v1/buckets"
 RETRY_AFTER_S = "1"
+SWEEP_S = 0.25
 READ_BUFFER_BYTES = 64 * 1024
 """aiohttp pauses a body at twice this. The socket is read 256 KiB at a time all the same: at four times this size a
 hundred uploads took 130 MiB more and were no faster."""
@@ -122,7 +123,7 @@ class ApiServer:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(SWEEP_S)
             self._context.cut_idle_bodies()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

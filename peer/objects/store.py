@@ -76,6 +76,7 @@ class Objects:
         self.pool = pool
         self._attempts = 0
         self._fills = asyncio.Semaphore(max(1, pool.bound // 2))
+        self._queued: dict[object, float] = {}  # uploads that wait for a turn, and since when, in their order
         self._me = bytes.fromhex(replica.me) + replica.identity.boot.to_bytes(4, "big")
 
     # --- reading
@@ -256,11 +257,15 @@ class Objects:
 
         Raises Unavailable (SlowDown) if there was none in `BUFFER_WAIT_S`.
         """
+        turn = object()
+        self._queued[turn] = self.env.now()
         try:
             async with asyncio.timeout(BUFFER_WAIT_S) if self._fills.locked() else contextlib.nullcontext():
                 await self._fills.acquire()
         except TimeoutError:
             raise Unavailable("too many uploads at once; retry later", code="SlowDown") from None
+        finally:
+            del self._queued[turn]
         try:
             yield
         finally:
@@ -271,9 +276,12 @@ class Objects:
         return self._replica.epoch.chunk_bytes
 
     @property
-    def pressed(self) -> bool:
-        """Whether somebody waits for a buffer."""
-        return self.pool.stats.waiting > 0
+    def starved_s(self) -> float | None:
+        """For how long somebody has waited for a turn to fill a buffer (0: for a buffer); None when nobody does."""
+        since_s = next(iter(self._queued.values()), None)
+        if since_s is not None:
+            return self.env.now() - since_s
+        return 0.0 if self.pool.stats.waiting else None
 
     @property
     def largest(self) -> int:

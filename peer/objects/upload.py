@@ -29,9 +29,11 @@ EMPTY_ETAG = etag_of_digests(())
 
 
 class Body(Protocol):
-    """A request body. `read` gives the next bytes, b"" at the end; raises Invalid if it ends too early."""
+    """A request body. `read` gives the next bytes, b"" at the end; raises Invalid if it ends too early. `holds` is told
+    when it begins and ends to fill a buffer, so that a client who sits on one while others wait can be cut."""
 
     async def read(self) -> bytes: ...
+    def holds(self, buffer: bool) -> None: ...
 
 
 class Means(Protocol):
@@ -114,7 +116,12 @@ class Upload:
         pending = [memoryview(gathered)]
         more = rest is not None
         while pending or more:
-            more = await self._fill_one(pending, more)
+            if more:  # a turn is taken when bytes are there: who sends no more waits without one
+                piece = await self._body.read()
+                more = bool(piece)
+                pending += [memoryview(piece)] if piece else []
+            if pending:
+                more = await self._fill_one(pending, more)
         while self._tasks:
             await self._collect()
         names, kind = bytes(self._names), CHUNKS
@@ -138,7 +145,12 @@ class Upload:
         """Fill one buffer from `pending` and the body and start its put; False when the body has ended."""
         m = self._m
         async with m.filling():
-            return await self._fill(await m.pool.take(BUFFER_WAIT_S), pending, more)
+            buffer = await m.pool.take(BUFFER_WAIT_S)
+            self._body.holds(True)
+            try:
+                return await self._fill(buffer, pending, more)
+            finally:
+                self._body.holds(False)
 
     async def _fill(self, buffer: Buffer, pending: list[memoryview], more: bool) -> bool:
         m = self._m
