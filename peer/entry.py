@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import socket
+from dataclasses import replace
 from typing import Any
 
 from peer.config import PeerConfig
@@ -166,12 +167,8 @@ def _with_member(base: Epoch, member: Member) -> Epoch:
     if any(m.name == member.name for m in base.members):
         raise Invalid(f"the cluster has a peer named {member.name!r} already; choose another --name")
     members = tuple(sorted((*base.members, member), key=lambda m: m.id))
-    return Epoch(
-        generation=base.generation, number=base.number + 1, kind="final", cluster_id=base.cluster_id, members=members,
-        replicas=base.replicas, partition_power=base.partition_power, format_level=base.format_level,
-        chunk_bytes=base.chunk_bytes, table=place(base.table, members, base.replicas, base.partition_power),
-        previous=None, root_access_key=base.root_access_key, root_secret_key=base.root_secret_key,
-    )  # fmt: skip
+    table = place(base.table, members, base.replicas, base.partition_power)
+    return replace(base, number=base.number + 1, kind="final", members=members, table=table, previous=None)
 
 
 def _pack_member(member: Member) -> list[Any]:

@@ -22,6 +22,7 @@ from peer.storage.operations import ChunkOptions, Limits
 from peer.storage.records import Extent
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions
+from tests.storage_waiting import commit_wait
 
 KIB = 1024
 LIMITS = Limits(floor=0, smallest=512 * KIB, largest=512 * KIB, least=256 * KIB)
@@ -51,10 +52,10 @@ def work(rows: SqliteRows, files: ChunkFiles, start: int, step: int, count: int)
         buffer.payload(len(data))[:] = data
         name = blake3(data).digest()
         extent = files.append(buffer, len(data), name)
-        rows.commit_wait([("chunks", name, extent.encode()), ("side", n + 1, data[:4096])])
+        commit_wait(rows, [("chunks", name, extent.encode()), ("side", n + 1, data[:4096])])
         files.named(extent)
         acknowledge(f"chunk {n} {name.hex()} {extent.segment} {extent.offset} {extent.length}")
-        rows.commit_wait([("rows", b"%08d" % n, name)])
+        commit_wait(rows, [("rows", b"%08d" % n, name)])
         acknowledge(f"row {n} {name.hex()}")
         n += step
 

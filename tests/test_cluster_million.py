@@ -16,6 +16,7 @@ from peer.storage.rows import Write
 from peer.storage.sqlite import SqliteRows
 from tests.cluster_tools import content
 from tests.cluster_world import ClusterWorld
+from tests.storage_waiting import commit_wait
 
 Figure = Callable[[str, object], None]
 
@@ -63,7 +64,7 @@ def copy_template(rows: SqliteRows, objects: int) -> None:
             value = wrap(payload, b"", number.to_bytes(8, "big"))
             batch.append(("rows", new_key, encode_row(new_key, accepted.ballot, side_id, value)))
             batch.append(("side", side_id, encode_side(new_key, side)))
-        rows.commit_wait(batch)
+        commit_wait(rows, batch)
 
 
 def starts_with(directory: Path, objects: int, figure: Figure) -> float:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
-from functools import reduce
-from operator import xor
 
 from blake3 import blake3
 
@@ -88,10 +86,6 @@ class Digests:
     def root(self, partition: int) -> bytes:
         """One number for the whole partition, 8 bytes: equal for equal leaves."""
         return blake3(self.leaves(partition)).digest(8)
-
-    def rows_seem(self, partition: int) -> int:
-        """XOR of all leaves: 0 for a partition without rows."""
-        return reduce(xor, self._known[partition].leaves)
 
     def drop(self, partition: int) -> None:
         """Forget a digest: the partition is not owned any more, or its rows changed behind our back."""

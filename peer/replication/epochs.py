@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -25,7 +26,7 @@ from ring.epoch import Epoch
 
 from . import meta
 from .ballot import NONE, BallotClock
-from .env import Done, Env, Reply, RowStore
+from .env import Env, Reply, RowStore
 from .messages import (
     CONFLICT,
     EPOCH_ACCEPT,
@@ -37,7 +38,7 @@ from .messages import (
     STALE,
     status_of,
 )
-from .quorum import Round
+from .quorum import Round, Send
 
 HISTORY_KEPT = 1000
 PROPOSE_S = 10.0
@@ -45,8 +46,6 @@ ROUND_S = 2.0
 _CURRENT = b"epoch"
 _PAXOS = b"paxos"
 _HISTORY = b"epochs/"
-
-Send = Callable[[str, tuple[Any, ...], float, Done], None]
 
 
 def tag_of(epoch: Epoch) -> int:
@@ -327,12 +326,4 @@ class Epochs:
 
 def again(base: Epoch) -> Epoch:
     """The same ring under the next number."""
-    return Epoch(
-        **{name: getattr(base, name) for name in _FIELDS}, number=base.number + 1, kind="final", previous=None
-    )
-
-
-_FIELDS = (
-    "generation", "cluster_id", "members", "replicas", "partition_power", "format_level", "chunk_bytes", "table",
-    "root_access_key", "root_secret_key",
-)  # fmt: skip
+    return replace(base, number=base.number + 1, kind="final", previous=None)

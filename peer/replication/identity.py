@@ -29,9 +29,9 @@ from peer.errors import AtollError
 from ring.epoch import Epoch
 
 from . import meta
-from .env import Done, Env, Reply, RowStore
+from .env import Env, Reply, RowStore
 from .messages import BOOTS, OK, status_of
-from .quorum import Poll
+from .quorum import Poll, Send
 
 GRACE_S = 1.0
 ASK_S = 2.0
@@ -47,7 +47,6 @@ STARTS_KEPT = 16
 
 Start = tuple[int, int]
 """(boot, nonce) of one start of a peer."""
-Send = Callable[[str, tuple[Any, ...], float, Done], None]
 
 
 class Amnesia(AtollError):

@@ -40,7 +40,6 @@ COPY_MARGIN_BYTES = 1 << 20
 class _Batch:
     writes: Sequence[Write]
     done: Done
-    direct: bool  # success is told by the writer thread itself: commit_wait
 
 
 class SqliteRows:
@@ -70,7 +69,6 @@ class SqliteRows:
         self._space = space or Plenty()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # the writer thread waits on it
-        self._room = threading.Condition(self._lock)  # commit_wait waits on it
         self._queue: list[_Batch] = []
         self._queued_bytes = 0
         self._refused: list[
@@ -158,32 +156,10 @@ class SqliteRows:
         size = _size(writes)
         with self._lock:
             if self.saturated and not self._closing:  # the writer comes by, as much is queued
-                self._refused.append(_Batch((), done, False))
+                self._refused.append(_Batch((), done))
                 self._counts["refused"] += 1
             else:
-                self._enqueue(_Batch(writes, done, False), size)
-
-    def commit_wait(self, writes: Sequence[Write]) -> None:
-        """Commit and block until durable; for threads other than the loop's. Raises `Full`.
-
-        Waits for room while the queue is congested, so that bulk traffic cannot crowd out the loop's.
-        """
-        assert threading.get_ident() != self._loop_thread, "commit_wait would block the event loop"
-        result: list[AtollError | None] = []
-        ready = threading.Event()
-
-        def done(error: AtollError | None) -> None:
-            result.append(error)
-            ready.set()
-
-        size = _size(writes)
-        with self._lock:
-            while self.congested and not self._closing:
-                self._room.wait()
-            self._enqueue(_Batch(writes, done, True), size)
-        ready.wait()
-        if result[0] is not None:
-            raise result[0]
+                self._enqueue(_Batch(writes, done), size)
 
     def tidy(self) -> None:
         """Look at the log as after a commit: while the disk fills up a quiet peer should copy its log in time."""
@@ -197,7 +173,6 @@ class SqliteRows:
                 return
             self._closing = True
             self._work.notify()
-            self._room.notify_all()
         on_loop = threading.get_ident() == self._loop_thread
         while on_loop and self._thread.is_alive():
             self._thread.join(0.05)
@@ -222,7 +197,6 @@ class SqliteRows:
         """The lock is held."""
         group, self._queue = self._queue, []
         self._queued_bytes = 0
-        self._room.notify_all()
         return group
 
     def _empty_refused(self) -> list[_Batch]:
@@ -244,8 +218,6 @@ class SqliteRows:
                     self._stalled = False
                     self._work.notify()
             for batch in group:
-                if batch.direct and error is None:
-                    continue
                 try:
                     batch.done(error)
                 except Exception as failure:  # noqa: BLE001 (as in asyncio: one must not stop the others)
@@ -298,10 +270,6 @@ class SqliteRows:
         else:
             self._counts["full"] += 1
         self._ended(group, error)
-        if error is None:
-            for batch in group:
-                if batch.direct:
-                    batch.done(None)
 
     def _ended(self, group: list[_Batch], error: AtollError | None) -> None:
         """Have the callers told on the loop; after a failure nothing commits before that (R5)."""
