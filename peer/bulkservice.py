@@ -49,6 +49,11 @@ class BulkService:
 
     def handle(self, sender: str, header: list[Any], buffer: Buffer | None, length: int) -> Answer:
         kind = header[0] if header else None
+        epoch = self._replica.epochs.current
+        newer = len(header) > 1 and isinstance(header[1], int) and header[1] > self._replica.tag
+        if not sender or epoch is None or (epoch.member(sender) is None and not newer):
+            # One that is not known yet comes with a newer epoch.
+            return (FAILED, "AccessDenied", f"{sender or 'a stranger'} is no member of this ring"), None, None
         if kind == "put" and len(header) == 5 and buffer is not None:
             return self._put(sender, header, buffer, length), None, None
         if kind == "get" and len(header) == 3:

@@ -109,6 +109,21 @@ def test_bad_chunks(cluster: ClusterWorld, bucket: str, body: bytes) -> None:
     buffers_are_back(cluster)
 
 
+@pytest.mark.parametrize(
+    "coding", ["gzip, chunked", "gzip", "identity", "chunked\r\nTransfer-Encoding: chunked"]
+)
+def test_transfer_codings(cluster: ClusterWorld, bucket: str, coding: str) -> None:
+    """Goal (RFC 9112, 6.1): a body in a coding that is not known is refused, not stored as if it were plain."""
+    with connect(cluster) as connection:
+        head = head_of(cluster, "PUT", f"/v1/buckets/{bucket}/objects/k", f"Transfer-Encoding: {coding}")
+        connection.sendall(head + b"5\r\nhello\r\n0\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        status, error = answer_of(connection)
+    assert (status, error["error"]["code"]) in ((501, "NotImplemented"), (400, "BadRequest"))
+    assert status == 501 or coding != "gzip, chunked"
+    nothing_stored(cluster, bucket)
+
+
 @pytest.mark.parametrize("leave", [vanish, socket.socket.close], ids=["reset", "close"])
 def test_clients_that_vanish_uploading(
     cluster: ClusterWorld, bucket: str, leave: Callable[[socket.socket], None]

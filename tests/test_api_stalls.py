@@ -97,6 +97,25 @@ def content(start: int, stop: int) -> bytes:
     return whole[start - (start >> 20 << 20) :][: stop - start]
 
 
+def test_the_sweeper_outlives_an_exception(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Goal: one look for idle bodies that fails does not end the looking."""
+    looks: list[int] = []
+
+    def fail(context: Context) -> None:
+        looks.append(1)
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(Context, "cut_idle_bodies", fail)
+
+    async def act(port: int, context: Context) -> None:
+        await eventually(lambda: len(looks) >= 2)
+
+    serve(Store(), act)
+    assert "a look for idle bodies failed" in caplog.text
+
+
 def serve(store: Store, act: Callable[[int, Context], Any]) -> None:
     """Run `act(port, context)` against a server over `store`."""
 

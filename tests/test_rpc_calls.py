@@ -169,6 +169,27 @@ def test_backoff_fails_at_once_then_redials(run: Run) -> None:
     run(main())
 
 
+def test_a_dial_that_fails_oddly_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: an exception that is none of ours fails the calls that wait, at once, and the next one dials again."""
+
+    async def main() -> None:
+        a, b = Peer(1), Peer(2)
+        async with peers(a, b):
+
+            async def odd(*_: Any, **__: Any) -> Any:
+                raise ValueError("odd")
+
+            monkeypatch.setattr(peers_module, "connect", odd)
+            async with asyncio.timeout(3):
+                with pytest.raises(Unavailable, match="failed inside this peer"):
+                    await a.call(b.id, "echo", 1)
+            monkeypatch.undo()
+            a.peers.heard_of(b.id)
+            assert await a.call(b.id, "echo", 1) == [1]
+
+    run(main())
+
+
 def test_too_many_calls_fail_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal (L5): beyond the bounds, on the link and before it, a call is Unavailable at once."""
     monkeypatch.setattr(link_module, "MAX_IN_FLIGHT", 5)

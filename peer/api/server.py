@@ -124,7 +124,10 @@ class ApiServer:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            self._context.cut_idle_bodies()
+            try:
+                self._context.cut_idle_bodies()
+            except Exception:
+                log.exception("a look for idle bodies failed")  # the next one must still come
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request: never raises but for cancellation and a client that is gone."""
@@ -163,6 +166,13 @@ class ApiServer:
         context = self._context
         raw, _, query = request.raw_path.partition("?")
         method = request.method
+        codings = ", ".join(request.headers.getall("Transfer-Encoding", ()))
+        if codings.strip().lower() not in ("", "chunked"):
+            raise Invalid(
+                f"Transfer-Encoding {codings[:80]!r} is not understood here, only chunked is; send the body as it is",
+                code="NotImplemented",
+                status=501,
+            )
         if raw in OPEN_PATHS:
             self._allow(method, OPEN_METHODS)
             return await OPEN_PATHS[raw](Call(request, context, request_id, method, parse_query(query)))

@@ -367,7 +367,13 @@ class BulkClient:
         sock: socket.socket | None = None
         try:
             family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-            sock = job.dialling = socket.socket(family, socket.SOCK_STREAM)
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            with self._lock:
+                if job.expired:
+                    raise Unavailable(
+                        "the deadline is over"
+                    )  # reported already; looking the name up took so long
+                job.dialling = sock
             limit_io(sock, DIAL_TIMEOUT_S)
             sock.connect(target)
             tune(sock)

@@ -100,12 +100,20 @@ class BulkSocket:
             n = self._session.send.seal_into(payload, seal.record)
             with seal.record[:n] as sealed:
                 gone = self._sock.sendmsg((head, sealed))
-                if gone < len(head) + n:  # a signal came in between
-                    self._sock.sendall(head[gone:])
-                    self._sock.sendall(sealed[max(0, gone - len(head)) :])
+                if gone < len(head) + n:  # a signal came in between, or the other side reads slowly
+                    until_s = time.monotonic() + self._limit_s
+                    self._send_rest(memoryview(head)[gone:], until_s)
+                    self._send_rest(sealed[max(0, gone - len(head)) :], until_s)
             self.sent += n
         finally:
             seals.give(seal)
+
+    def _send_rest(self, view: memoryview, until_s: float) -> None:
+        """A reader that takes a little in each call's time must not keep the seal for ever."""
+        while view:
+            if time.monotonic() > until_s:
+                raise BlockingIOError("too slow")
+            view = view[self._sock.send(view) :]
 
     def receive(self) -> tuple[Any, int] | None:
         """The next transfer's body and the size of the payload that follows; None at a clean end."""

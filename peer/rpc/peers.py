@@ -11,6 +11,7 @@ P3  A link from another boot of the same peer means that the process we knew is 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 from collections import deque
@@ -31,6 +32,8 @@ BACKOFF_MOST_S: Final = 3.0
 MAX_WAITING: Final = 512  # calls waiting for one peer's dial
 MAX_LINKS: Final = 1024  # of all peers together
 CLOSE_TIMEOUT_S: Final = 2.0  # for what is still queued when the process ends
+
+log = logging.getLogger(__name__)
 
 
 class _Route:
@@ -140,7 +143,10 @@ class Peers:
             if address is None:
                 raise Unavailable(f"no address is known for peer {member_id}")
             await self._open_to(address, member_id, DIAL_TIMEOUT_S)
-        except AtollError as e:
+        except Exception as e:  # whatever it is, who waits is told
+            if not isinstance(e, AtollError):
+                log.exception("dialling peer %s failed", member_id)
+                e = Unavailable(f"dialling peer {member_id} failed inside this peer; its log says why")
             route.failures += 1
             route.error = e
             pause = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(route.failures - 1, 10))
