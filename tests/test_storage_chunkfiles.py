@@ -240,6 +240,26 @@ def test_unsealed_segments_are_cut_and_sealed_at_the_start(opened: Opener, tmp_p
     assert store(files, 10)[1].segment == 2
 
 
+def test_a_full_disk_passes_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a peer starts on a full disk, to serve and to delete; a disk that fails is named with what to do."""
+    wrong = errno.ENOSPC
+
+    def refuse(*_: object) -> None:
+        raise OSError(wrong, os.strerror(wrong))
+
+    monkeypatch.setattr(segmentdir, "fallocate", refuse)
+    directory = segmentdir.SegmentDir(tmp_path / "segments")
+    directory.probe()
+    assert list(directory.path.iterdir()) == []
+    wrong = errno.EIO
+    files = ChunkFiles(tmp_path / "segments")
+    try:
+        with pytest.raises(StartupError, match=r"cannot open the segments in .* look at the disk"):
+            files.open([], lambda *_: None)
+    finally:
+        files.close()
+
+
 def test_no_fallocate_no_start(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that cannot preallocate or punch is refused at the start, by name and with a remedy."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -193,3 +194,20 @@ def test_ballast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_floor(total_gib: int, floor_mib: int) -> None:
     """2 % of the file system, between 64 MiB and 4 GiB."""
     assert floor_bytes(total_gib << 30) // MIB == floor_mib
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "writable"), (errno.ELOOP, "--data")],
+)
+def test_an_unusable_directory_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    """Goal: whatever the system says of the directory, the message has a remedy."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(datadir, "write_file", refuse)
+    with pytest.raises(StartupError, match=f"{os.strerror(number)}; .*{remedy}"):
+        DataDir.open(tmp_path / "new")

@@ -58,7 +58,9 @@ class Buckets:
         if bucket is not None and bucket.state == DELETING:
             bucket = await self._settle(bucket)
         if bucket is None:
-            raise NotFound(f"bucket {name!r} does not exist; create it first", code="NoSuchBucket")
+            raise NotFound(
+                f"bucket {name!r} does not exist; look at its name, or create it", code="NoSuchBucket"
+            )
         return self._keep(bucket)
 
     async def create(self, name: str, shards: int = DEFAULT_SHARDS) -> tuple[Bucket, bool]:

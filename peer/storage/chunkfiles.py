@@ -85,7 +85,10 @@ class ChunkFiles:
             self._files.probe()
             found, truncated = self._files.recover()
         except OSError as error:
-            raise StartupError(f"cannot open the segments in {self._files.path}: {error}") from error
+            raise StartupError(
+                f"cannot open the segments in {self._files.path}: {error}; look at the disk, and whether this user may read"
+                " and write there"
+            ) from error
         machine = self._machine
         for segment, end in found:
             machine.found(segment, end, adopting=adopting)

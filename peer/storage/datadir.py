@@ -5,6 +5,7 @@ The layout is in the docstring of `peer.storage` and docs/operations.md.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +27,15 @@ ROOT_FILE = "root.json"
 
 _OURS = {PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, "rows", "segments", "ballast"}
 _HARMLESS = {"lost+found"}
+_REMEDIES = {
+    errno.ENOSPC: "free some space there, or give another --data",
+    errno.EDQUOT: "free some of this user's space there, or give another --data",
+    errno.EROFS: "mount it writable, or give another --data",
+    errno.EACCES: "run as the user it belongs to, or give another --data",
+    errno.EPERM: "run as the user it belongs to, or give another --data",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "the disk fails: look at it",
+}
 
 MIN_FREE_BYTES = 192 * MIB
 """A new directory needs so much: a segment, the log of the database, and some rows."""
@@ -231,4 +241,5 @@ def _check_open_files() -> None:
 
 
 def _unusable(path: Path, error: OSError) -> StartupError:
-    return StartupError(f"{path} cannot be used as a data directory: {error.strerror or error}")
+    remedy = _REMEDIES.get(error.errno or 0, "give a directory on a local disk as --data")
+    return StartupError(f"{path} cannot be used as a data directory: {error.strerror or error}; {remedy}")

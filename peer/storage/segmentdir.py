@@ -21,6 +21,7 @@ from peer.storage.records import Extent, payload_name, record_bytes, unpack_head
 from peer.storage.syscalls import data_end, fallocate, file_system, punch_hole
 
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SegmentDir:
@@ -43,7 +44,8 @@ class SegmentDir:
     def probe(self) -> None:
         """Check that the file system preallocates and punches; learn whether it takes O_DIRECT.
 
-        Raises StartupError when it cannot do what segments need.
+        Raises StartupError when it cannot do what segments need. A full one is believed: a peer must start there to serve
+        and to delete.
         """
         self.path.mkdir(mode=0o700, exist_ok=True)
         probe = self.path / "probe.tmp"
@@ -58,7 +60,8 @@ class SegmentDir:
                     f"{self.path} is on {name}, which cannot preallocate files or punch holes in them;"
                     " put the data directory on ext4, XFS or btrfs"
                 ) from error
-            raise
+            if error.errno not in _NO_ROOM:
+                raise
         finally:
             os.close(fd)
             probe_direct = self._takes_direct(probe) if self.direct else False
@@ -73,8 +76,8 @@ class SegmentDir:
             return False
         try:
             return os.pwrite(fd, buffer.record[:PAGE_BYTES], 0) == PAGE_BYTES
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in _NO_ROOM
         finally:
             os.close(fd)
 
