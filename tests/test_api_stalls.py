@@ -121,7 +121,7 @@ def serve(store: Store, act: Callable[[int, Context], Any]) -> None:
 
     async def run() -> None:
         epoch = SimpleNamespace(root_access_key="AK", root_secret_key="SK")
-        replica: Any = SimpleNamespace(me="ab" * 8, epoch=epoch)
+        replica: Any = SimpleNamespace(me="ab" * 8, epoch=epoch, epochs=SimpleNamespace(current=None))
         objects: Any = store
         context = Context(replica, objects, SimpleNamespace(), Limits(idle_body_s=60.0))  # type: ignore[arg-type]
         server = ApiServer(context)

@@ -10,6 +10,7 @@ import pytest
 
 from peer.api.cluster import ClusterView
 from peer.replication.messages import INFO, OK
+from tools.devcluster import FULL_DISK
 
 PORTS = {"peer_port": 3, "s3_port": 1, "api_port": 2}
 NAMES = ("one", "two", "three")
@@ -86,7 +87,7 @@ def test_a_full_disk_is_told_by_whoever_is_asked(name: str) -> None:
     assert (told["verdict"], codes(told)) == ("degraded", ["disk_full"])
     message = told["reasons"][0]["message"]
     assert name in message and "below the floor of 64 MiB" in message and "free some there" in message
-    assert peers.view.ready()[0] == (name != "one")
+    assert peers.view.ready() == ((False, [FULL_DISK]) if name == "one" else (True, []))
 
 
 def test_a_full_disk_is_known_from_gossip() -> None:

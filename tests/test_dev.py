@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from tests.dev_world import command_of
 from tools.dev import dev
-from tools.devcluster import DevCluster, Peer, exit_words
+from tools.devcluster import FULL_DISK, DevCluster, Peer, exit_words
 from tools.devlayout import (
     DevError,
     Layout,
@@ -251,6 +251,23 @@ def test_readiness_is_told_once_while_starting(tmp_path: Path, monkeypatch: pyte
     cluster.peers[0].pid = 1
     asyncio.run(story())
     assert changes == ["peer-1 ready", "peer-1 unready", "peer-1 ready"]
+
+
+def test_a_full_disk_does_not_hold_up_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: peers that serve, but have no room for more, are up and told so; the start waited a minute and gave up."""
+    changes: list[str] = []
+    cluster = cluster_of(layout_in(tmp_path, 2), changes)
+    details = {"peer-1": FULL_DISK, "peer-2": ""}
+
+    async def ready(peer: Peer) -> tuple[bool, str]:
+        return not details[peer.place.name], details[peer.place.name]
+
+    monkeypatch.setattr(cluster, "_ready", ready)
+    monkeypatch.setattr(cluster, "_is_alive", lambda peer: True)
+    for peer in cluster.peers:
+        peer.pid = 1
+    asyncio.run(asyncio.wait_for(cluster._all_ready(), 10))
+    assert changes == ["peer-1 unready", "peer-2 ready"]
 
 
 def test_a_peer_that_cannot_start_is_told(tmp_path: Path) -> None:

@@ -263,3 +263,12 @@ def test_errors_as_json() -> None:
             "code": "ServiceUnavailable", "message": "a \udcff \0 b", "retry": True, "request_id": "ab-1",
         }
     }  # fmt: skip
+
+
+def test_errors_call_peers_by_name() -> None:
+    """Goal: a person reads peer-2 where the code has its member id, and the id once only."""
+    error = Unavailable(
+        f"nobody answered ({'ab' * 8}: peer {'ab' * 8} did not answer in time; {'cd' * 8}: its disk is full)"
+    )
+    told = json.loads(error_body(error, "ab-1", {"ab" * 8: "peer-1", "cd" * 8: "peer-2"}))["error"]["message"]
+    assert told == "nobody answered (peer-1 did not answer in time; peer-2: its disk is full)"

@@ -55,6 +55,8 @@ class Peer:
 
 OnChange = Callable[[Peer], None]
 Command = Callable[[Place, Layout], list[str]]
+FULL_DISK = "the disk is below its free-space floor"
+"""The one reason of `/ready` with which a peer serves all the same, reads and deletions: no start waits for more."""
 
 
 class DevCluster:
@@ -116,7 +118,7 @@ class DevCluster:
                 raise DevError(
                     "; ".join(f"{peer.place.name} could not start: {peer.detail}" for peer in self.peers)
                 )
-            if all(peer.state in ("ready", "dead") for peer in self.peers):
+            if all(peer.state in ("ready", "dead") or peer.detail == FULL_DISK for peer in self.peers):
                 return
             await asyncio.sleep(STARTING_POLL_S)
 
@@ -187,7 +189,7 @@ class DevCluster:
             again = not self._started and peer.place.name in self._told
             self._told.add(peer.place.name)
             self._set(peer, "ready", f"pid {peer.pid}", quietly=again)
-        elif self._started and peer.state in ("ready", "unready"):
+        elif detail == FULL_DISK or (self._started and peer.state in ("ready", "unready")):
             self._set(peer, "unready", detail)
         else:
             peer.state, peer.detail = "starting", detail

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -247,6 +248,11 @@ def http_time(us: int) -> str:
     return email.utils.formatdate(us // 1_000_000, usegmt=True)
 
 
-def error_body(error: AtollError, request_id: str) -> bytes:
-    shown = {"code": error.code, "message": str(error), "retry": error.retry, "request_id": request_id}
+def error_body(error: AtollError, request_id: str, names: Mapping[str, str] | None = None) -> bytes:
+    """The error as JSON; ids of members in its sentence are replaced by their `names`."""
+    message = str(error)
+    for member, name in (names or {}).items():
+        if member in message:
+            message = message.replace(f"{member}: peer {member} ", f"{name} ").replace(member, name)
+    shown = {"code": error.code, "message": message, "retry": error.retry, "request_id": request_id}
     return json.dumps({"error": shown}).encode()

@@ -220,6 +220,11 @@ class ApiServer:
             )
         raise NotFound(f"a bucket has no {part[:80]!r}; see /openapi.json", code="NoSuchPath")
 
+    def _names(self) -> dict[str, str]:
+        """Member ids, which nobody knows by heart, and what people call them."""
+        epoch = self._context.replica.epochs.current
+        return {} if epoch is None else {member.id: member.name for member in epoch.members}
+
     @staticmethod
     def _allow(method: str, allowed: Collection[str]) -> None:
         if method not in allowed:
@@ -236,5 +241,5 @@ class ApiServer:
         elif error.status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="atoll"'
         self._context.count(f"status {error.status}")
-        body = b"" if method == "HEAD" else error_body(error, request_id)
+        body = b"" if method == "HEAD" else error_body(error, request_id, self._names())
         return web.Response(status=error.status, body=body, headers=headers)

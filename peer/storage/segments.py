@@ -99,11 +99,10 @@ class Segments:
         """Why a record of `need` bytes is refused (S11); None if it is not. `free`: to be left above the floor."""
         limits = self.limits
         if self._free_bytes < limits.floor + free:
-            return f"{self._free_bytes >> 20} MiB free is below the floor of {limits.floor >> 20} MiB"
+            what = "is below" if self._free_bytes < limits.floor else "leaves no room for a segment above"
+            return f"{self._free_bytes >> 20} MiB free {what} the floor of {limits.floor >> 20} MiB"
         if limits.capacity is not None and self._held + need > limits.capacity:
-            return (
-                f"it holds {self._held >> 20} MiB of its capacity of {limits.capacity >> 20} MiB (--capacity)"
-            )
+            return f"{self._held >> 20} MiB held, of a capacity of {limits.capacity >> 20} MiB (--capacity)"
         return None
 
     # --- appending ---
