@@ -127,6 +127,16 @@ def test_listed_by_name(cluster: ClusterWorld) -> None:
     listed = [entry["name"] for entry in answers[0].json["buckets"]]
     assert listed == sorted(listed)
     assert [name for name in listed if name in names] == sorted(names)
+    paged: list[str] = []
+    rest = ""
+    while rest is not None:
+        page = cluster.call("GET", f"/v1/buckets?limit=2&after={rest}").json
+        assert len(page["buckets"]) <= 2
+        paged += [entry["name"] for entry in page["buckets"]]
+        rest = page["next"]
+    assert paged == listed and answers[0].json["next"] is None
+    for wrong in ("0", "1001", "x"):
+        assert cluster.call("GET", f"/v1/buckets?limit={wrong}").code == "InvalidArgument"
 
 
 def test_puts_racing_with_deletion(cluster: ClusterWorld) -> None:

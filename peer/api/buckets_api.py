@@ -8,17 +8,18 @@ from typing import Any
 from aiohttp import web
 
 from peer.errors import Invalid
-from peer.objects.buckets import DEFAULT_SHARDS
+from peer.objects.buckets import DEFAULT_SHARDS, LIST_MOST
 from peer.objects.heads import Bucket
 
 from .context import Body, Call
-from .http import iso_time
+from .http import iso_time, parse_int
 
 
 async def list_buckets(call: Call) -> web.StreamResponse:
-    call.only()
-    found = await call.context.objects.buckets.list()
-    return web.json_response({"buckets": [_entry(bucket) for bucket in found]})
+    call.only("after", "limit")
+    limit = parse_int(call.argument("limit", str(LIST_MOST)), "limit", 1, LIST_MOST)
+    found, rest = await call.context.objects.buckets.list(call.argument("after"), limit)
+    return web.json_response({"buckets": [_entry(bucket) for bucket in found], "next": rest})
 
 
 async def get_bucket(call: Call, name: str) -> web.StreamResponse:

@@ -87,7 +87,11 @@ class AsyncClient:
 
     async def buckets(self) -> list[BucketInfo]:
         """All buckets the caller may see, by name."""
-        return await self._run(calls.buckets())
+        found, after = await self._run(calls.buckets(None))
+        while after is not None:
+            more, after = await self._run(calls.buckets(after))
+            found += more
+        return found
 
     async def bucket(self, name: str) -> BucketInfo:
         """One bucket; NotFound if there is none of that name."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from peer.client import wire
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Stored, unquoted
@@ -39,11 +39,12 @@ def _read(
     return Call(request, lambda status, headers, body: parse(parse_json(body, what)))
 
 
-def buckets() -> Call[list[BucketInfo]]:
+def buckets(after: str | None) -> Call[tuple[list[BucketInfo], str | None]]:
+    """A page of them, and the name that the next page begins behind, None at the end."""
     return _read(
-        "/v1/buckets",
+        "/v1/buckets" + ("?" + urlencode({"after": after}) if after else ""),
         "list buckets",
-        lambda a: [BucketInfo.from_json(entry) for entry in a.get("buckets", ())],
+        lambda a: ([BucketInfo.from_json(entry) for entry in a.get("buckets", ())], a.get("next")),
     )
 
 

@@ -92,7 +92,11 @@ class Client:
 
     def buckets(self) -> list[BucketInfo]:
         """All buckets the caller may see, by name."""
-        return self._run(calls.buckets())
+        found, after = self._run(calls.buckets(None))
+        while after is not None:
+            more, after = self._run(calls.buckets(after))
+            found += more
+        return found
 
     def bucket(self, name: str) -> BucketInfo:
         """One bucket; NotFound if there is none of that name."""

@@ -29,6 +29,7 @@ MAX_SHARDS = 1024
 STALE_DELETING_US = 15_000_000
 CACHED = 10_000
 GATES_AT_ONCE = 16
+LIST_MOST = 1000
 
 
 class Buckets:
@@ -99,17 +100,14 @@ class Buckets:
         if await self._decide(marked) is not None:
             raise _not_empty(name)
 
-    async def list(self) -> list[Bucket]:
-        """All active buckets, by name."""
-        space = bucket_names(self._power)
-        found: list[Bucket] = []
-        start = b""
-        while True:
-            page = await self._replica.scans.page(space, start, b"", 1000, -1)
-            found += [Bucket.decode(payload) for _, payload in page.entries]
-            if page.bound is None:
-                return [bucket for bucket in found if bucket.state == ACTIVE]
-            start = page.bound + b"\0"
+    async def list(self, after: str = "", limit: int = LIST_MOST) -> tuple[list[Bucket], str | None]:
+        """Active buckets by name, from at most `limit` names behind `after`; and the name to go on behind, None at the
+        end. Raises Unavailable."""
+        start = after.encode() + b"\0" if after else b""
+        page = await self._replica.scans.page(bucket_names(self._power), start, b"", limit, -1)
+        found = [Bucket.decode(payload) for _, payload in page.entries]
+        rest = None if page.bound is None else page.bound.decode()
+        return [bucket for bucket in found if bucket.state == ACTIVE], rest
 
     async def heal_gates(self, bucket: Bucket) -> None:
         """Some gate is behind the decided record (a creator or finisher died): bring all up to it (K1)."""
