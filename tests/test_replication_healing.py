@@ -161,6 +161,23 @@ def test_a_dead_member_holds_nobody_up() -> None:
     simulate(scenario)
 
 
+def test_the_living_are_compared_again_while_one_is_dead() -> None:
+    """Goal: passes between living owners go on for as long as a third is dead, so what one of them missed is found."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        world.isolate(c)
+        alive = {a.id, b.id}
+        workers = [watch(peer, alive)[1] for peer in (a, b)]
+        await until(lambda: all(worker.compared_s is not None for worker in workers), 60)
+        waiting = workers[0].queue()
+        await asyncio.sleep(3 * PASS_EVERY_S)
+        for worker in workers:
+            assert worker.compared_s is not None and worker.compared_s < 2 * PASS_EVERY_S
+            assert worker.queue() == waiting, "what waits for the dead one waits once"
+
+    simulate(scenario)
+
+
 # --- workers in general
 
 

@@ -1,8 +1,8 @@
 """Anti-entropy: each owner pulls what it lacks from the others, partition by partition, for ever (architecture §8).
 
 A pass goes over all partitions this peer shares with each other owner. One begins at the start, when a peer comes back,
-and every PASS_EVERY_S; whoever is or was away is first. Reading, hedging and hints only shorten what this guarantees:
-after a fault ends, all owners come to hold the same.
+and every PASS_EVERY_S, with those whose last one is over; whoever is or was away is first. Reading, hedging and hints only
+shorten what this guarantees: after a fault ends, all owners come to hold the same.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ class AntiEntropy(Worker):
         self._asked_not_before_s: dict[str, float] = {}
         self._failures: dict[str, int] = {}  # in a row
         self._compared: dict[str, float] = {}  # when the last comparison that was completed began
-        self._unsure: dict[
-            str, float
-        ] = {}  # members not wholly compared with since they, or we, were away; since when
+        # Members not wholly compared with since they, or we, were away; since when.
+        self._unsure: dict[str, float] = {}
         self.detail = {"compared": 0, "differed": 0, "settled": 0, "passes": 0}
 
     # --- what happened
@@ -101,7 +100,7 @@ class AntiEntropy(Worker):
         if epoch is None:
             return False
         now = self.env.now()
-        if not self._tasks and now - self._began_s >= PASS_EVERY_S:
+        if now - self._began_s >= PASS_EVERY_S:
             self._begin(epoch)
         task = self._next(now)
         if task is None:
@@ -129,8 +128,9 @@ class AntiEntropy(Worker):
         self._began_s = self.env.now()
         first = self.detail["passes"] == 0
         self.detail["passes"] += 1
+        waiting = {task.member for task in self._tasks}  # one that is dead must not keep us from the others
         for member in epoch.members:
-            if member.id != self._me:
+            if member.id != self._me and member.id not in waiting:
                 if first:
                     self._unsure.setdefault(member.id, self._began_s)
                 self._tasks.extend(self._of(member.id))
