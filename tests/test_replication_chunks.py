@@ -16,6 +16,7 @@ from tests.replication_chunks import (
     BYTES,
     LARGE,
     SMALL,
+    Record,
     Store,
     damaged_at_a_start,
     holding,
@@ -205,6 +206,32 @@ def test_c2_who_waited_for_a_naming_that_failed_is_told() -> None:
         assert await reference in ((MISSING,), (IS_FULL,))
         assert not a.references(name_of(SMALL))
         await put
+
+    simulate_stores(scenario)
+
+
+def test_a_naming_that_cannot_read_its_rows_changes_nothing() -> None:
+    """Goal: the damaged page that a naming met keeps no later one waiting, and the extent is still the caller's."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        name, extent = name_of(SMALL), Extent(1, 1 << 20, len(SMALL))
+        a.files.records[extent] = Record(name, bytearray(SMALL))
+        read = a.rows.get
+
+        def damaged(table: str, key: Any) -> bytes | None:
+            if table == "refs":
+                raise Corrupt("a damaged page")
+            return read(table, key)
+
+        told: list[AtollError | None] = []
+        a.rows.get = damaged
+        with pytest.raises(Corrupt):
+            a.chunks.holder.name(name, extent, b"attempt1", b"back", told.append)
+        assert told == [] and a.files.states(name) == ["synced"]
+        a.rows.get = read
+        a.chunks.holder.name(name, extent, b"attempt2", b"back", told.append)
+        await until(lambda: bool(told))
+        assert told == [None] and a.holds(name) and a.files.states(name) == ["named"]
 
     simulate_stores(scenario)
 

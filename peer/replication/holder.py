@@ -239,7 +239,8 @@ class Holder:
         done: Callable[[AtollError | None], None],
     ) -> None:
         """Commit row and reference for bytes that are synced (C1); `done` when durable, or with Full or
-        Unavailable: then nothing changed, and the extent was let go."""
+        Unavailable: then nothing changed, and the extent was let go. Raises Corrupt if the rows cannot be read: nothing
+        changed, and the extent is the caller's."""
         if name in self._naming:
             self._naming[name].append(lambda: self.name(name, extent, attempt, back, done))
             return
@@ -250,12 +251,7 @@ class Holder:
         writes: list[Any] = []
         state, old = self._row(name)
         duplicate = state == LIVE
-        if duplicate:  # C2
-            self.counts["duplicates"] += 1
-            self._disk.abandon(extent)
-        else:
-            self.counts["stored"] += 1
-            self._naming[name] = []
+        if not duplicate:
             writes.append(("chunks", key, encode_chunk_row(key, LIVE, extent)))
 
         def committed(error: AtollError | None) -> None:
@@ -274,6 +270,12 @@ class Holder:
             done(error)
 
         self._refer(key + attempt, back, writes, committed)
+        if duplicate:  # C2
+            self.counts["duplicates"] += 1
+            self._disk.abandon(extent)
+        else:
+            self.counts["stored"] += 1
+            self._naming[name] = []
 
     def quarantine(self, name: bytes, extent: Extent) -> None:
         """A read found the bytes damaged: forget them here, unless the row moved on meanwhile (C3)."""
