@@ -369,10 +369,8 @@ class BulkClient:
             family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
             sock = socket.socket(family, socket.SOCK_STREAM)
             with self._lock:
-                if job.expired:
-                    raise Unavailable(
-                        "the deadline is over"
-                    )  # reported already; looking the name up took so long
+                if job.expired:  # reported already; looking the name up took so long
+                    raise Unavailable("the deadline is over")
                 job.dialling = sock
             limit_io(sock, DIAL_TIMEOUT_S)
             sock.connect(target)

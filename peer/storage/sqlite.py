@@ -71,9 +71,7 @@ class SqliteRows:
         self._work = threading.Condition(self._lock)  # the writer thread waits on it
         self._queue: list[_Batch] = []
         self._queued_bytes = 0
-        self._refused: list[
-            _Batch
-        ] = []  # came beyond the bound: they fail once all before them were told (R8)
+        self._refused: list[_Batch] = []  # beyond the bound: they fail once all before them were told (R8)
         self._last_group = 0  # batches
         self._stalled = False  # a failure is on its way to the loop; nothing commits before it is told (R5)
         self._finish_checkpoint = False

@@ -70,9 +70,7 @@ def connect(path: Path, cache_bytes: int, statements: int) -> sqlite3.Connection
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=statements
     )
-    connection.text_factory = (
-        bytes  # one flipped bit makes a blob a text; its checksum is the judge, not UTF-8
-    )
+    connection.text_factory = bytes  # one flipped bit makes a blob a text: its checksum judges, not UTF-8
     connection.execute(f"pragma cache_size = -{cache_bytes >> 10}")
     return connection
 
