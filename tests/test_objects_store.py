@@ -19,7 +19,7 @@ class Body:
     def __init__(self, content: bytes) -> None:
         self._content = content
 
-    async def read(self) -> bytes:
+    async def read(self, *, few: bool = False) -> bytes:
         content, self._content = self._content, b""
         return content
 

@@ -57,7 +57,7 @@ class Body:
         self.pieces = pieces
         self.error = error
 
-    async def read(self) -> bytes:
+    async def read(self, *, few: bool = False) -> bytes:
         if not self.content and self.error is not None:
             raise self.error
         size = self.pieces.pop() if self.pieces else 5000

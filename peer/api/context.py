@@ -28,6 +28,7 @@ BODY_ERRORS = (
 """What reading a request's body may raise when the client errs or goes away."""
 
 
+FEW_BYTES = 4096
 SLOWEST = 64 * 1024
 """Bytes a second below which an upload may be cut while it keeps a buffer that others wait for."""
 
@@ -207,13 +208,17 @@ class Body(Transfer):
             self._request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._expected = False
 
-    async def read(self) -> bytes:
-        """The next bytes, b"" at the end. Raises Invalid when the client vanished or stalled."""
+    async def read(self, *, few: bool = False) -> bytes:
+        """The next bytes, b"" at the end. Raises Invalid when the client vanished or stalled.
+
+        With `few` at most 4 KiB, so that who only wants to know whether more comes leaves the rest where it is.
+        """
         if self._expected:
             self.ask()
         self.waits()
         try:
-            piece = await self._request.content.readany()
+            content = self._request.content
+            piece = await (content.read(FEW_BYTES) if few else content.readany())
         except BODY_ERRORS as error:
             raise self.ended(error) from error
         self.moved(len(piece))

@@ -198,7 +198,7 @@ class _Part:
         length = part.headers.get("Content-Length")
         self._left = None if length is None else parse_int(length, "a field's Content-Length", 0, 10**18 - 1)
 
-    async def read(self) -> bytes:
+    async def read(self, *, few: bool = False) -> bytes:
         self._body.waits()
         piece = bytes(await self._part.read_chunk(65536))
         self._body.moved(len(piece))

@@ -29,10 +29,11 @@ EMPTY_ETAG = etag_of_digests(())
 
 
 class Body(Protocol):
-    """A request body. `read` gives the next bytes, b"" at the end; raises Invalid if it ends too early. `holds` is told
-    when it begins and ends to fill a buffer, so that a client who sits on one while others wait can be cut."""
+    """A request body. `read` gives the next bytes, b"" at the end, and with `few` not many of them; raises Invalid if it
+    ends too early. `holds` is told when it begins and ends to fill a buffer, so that a client who sits on one while
+    others wait can be cut."""
 
-    async def read(self) -> bytes: ...
+    async def read(self, *, few: bool = False) -> bytes: ...
     def holds(self, buffer: bool) -> None: ...
 
 
@@ -114,12 +115,11 @@ class Upload:
             data = bytes(gathered)
             return Stored(INLINE, b"", len(data), etag_of(data) if data else EMPTY_ETAG, data)
         pending = [memoryview(gathered)]
+        del gathered  # so that nothing keeps what has been put: a hundred uploads at once would keep much
         more = rest is not None
         while pending or more:
             if more:  # a turn is taken when bytes are there: who sends no more waits without one
-                piece = await self._body.read()
-                more = bool(piece)
-                pending += [memoryview(piece)] if piece else []
+                more = await self._read(pending, few=True)
             if pending:
                 more = await self._fill_one(pending, more)
         while self._tasks:
@@ -141,6 +141,13 @@ class Upload:
             gathered += piece
         return gathered, True
 
+    async def _read(self, pending: list[memoryview], *, few: bool = False) -> bool:
+        """Add what the body gives next to `pending`; False at its end."""
+        piece = await self._body.read(few=few)
+        if piece:
+            pending.append(memoryview(piece))
+        return bool(piece)
+
     async def _fill_one(self, pending: list[memoryview], more: bool) -> bool:
         """Fill one buffer from `pending` and the body and start its put; False when the body has ended."""
         m = self._m
@@ -160,21 +167,16 @@ class Upload:
             target = buffer.payload(self._chunk_bytes)
             while filled < self._chunk_bytes:
                 if not pending:
+                    more = more and await self._read(pending)
                     if not more:
                         break
-                    piece = await self._body.read()
-                    if not piece:
-                        more = False
-                        break
-                    pending.append(memoryview(piece))
-                view = pending[0]
+                view = pending.pop(0)
                 take = min(len(view), self._chunk_bytes - filled)
                 target[filled : filled + take] = view[:take]
                 filled += take
-                if take == len(view):
-                    pending.pop(0)
-                else:
-                    pending[0] = view[take:]
+                if take < len(view):
+                    pending.insert(0, view[take:])
+                del view
             if filled:
                 self._size += filled
                 while len(self._tasks) >= IN_FLIGHT:
