@@ -93,3 +93,27 @@ def test_copies_are_owed_of_acknowledged_puts_only() -> None:
         assert {owner: copies for owner, (copies, _) in a.chunks.owed.items()} == owed
 
     simulate_stores(scenario)
+
+
+def test_a_small_put_by_a_peer_that_remembers_the_old_bucket_reaches_the_new_one() -> None:
+    """Goal: the name was deleted and made anew elsewhere; inline bytes belong to no bucket, so nobody is told to try
+    again. Chunks refer to the old one: such a put is refused, and works the next time."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        here, there = objects_of(a), objects_of(b)
+        for content in (b"small", LARGE):
+            await here.buckets.create("bucket")
+            await put(here, b"old", b"known here")
+            await there.delete("bucket", b"old")
+            await there.buckets.delete("bucket")
+            await there.buckets.create("bucket")
+            if content is LARGE:
+                with pytest.raises(Unavailable, match="made anew"):
+                    await put(here, b"key", content)
+            await put(here, b"key", content)
+            assert (await there.find("bucket", b"key")).head.size == len(content)
+            await there.delete("bucket", b"key")
+            await there.buckets.delete("bucket")
+            here.buckets.forget("bucket")
+
+    simulate_stores(scenario)

@@ -190,8 +190,11 @@ class Objects:
             stored.names,
         )
         wanted = Put(head.encode(), stored.inline)
+        first = (
+            None if stored.kind == INLINE else known
+        )  # its chunks say for whom they are there; inline bytes do not
         try:
-            await self.in_bucket(bucket, self._writer(key, _judge(wanted, conditions), known, conditions))
+            await self.in_bucket(bucket, self._writer(key, _judge(wanted, conditions), first, conditions))
         except (UnknownOutcome, asyncio.CancelledError):
             missed.acknowledge()  # it may stand
             raise
