@@ -16,7 +16,7 @@ from peer.client import Client
 from tests.cluster_tools import MIB, Writer, content, wait_until
 from tests.cluster_world import ClusterWorld
 
-SIZES = (1, 900, 16 * 1024, 16 * 1024 + 1, 300_000, 3 * MIB + 7)
+SIZES = (1, 900, 24 * 1024, 24 * 1024 + 1, 300_000, 3 * MIB + 7)
 """Inline and chunked, of one chunk and of several."""
 
 Figure = Callable[[str, object], None]

@@ -25,7 +25,7 @@ from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES, Bucket,
 from .names import check_key
 from .upload import BUFFER_WAIT_S, EMPTY_ETAG, Body, Missed, Stored, Upload, read_all, too_large
 
-INLINE_MAX = 16 * 1024
+INLINE_MAX = 24 * 1024
 GATE_TRIES = 4
 
 T = TypeVar("T")
