@@ -1,6 +1,6 @@
 """What a peer does with chunk transfers that arrive: store bytes, or send them. Runs in the bulk threads.
 
-(put, tag, chunk name, attempt, back pointer) + payload -> (OK,) after the row's commit
+(put, tag, chunk name, attempt, back pointer[, for]) + payload -> (OK,) after the row's commit
 (get, tag, chunk name) -> (OK,) + payload, verified before it is sent
 """
 
@@ -54,7 +54,7 @@ class BulkService:
         if not sender or epoch is None or (epoch.member(sender) is None and not newer):
             # One that is not known yet comes with a newer epoch.
             return (FAILED, "AccessDenied", f"{sender or 'a stranger'} is no member of this ring"), None, None
-        if kind == "put" and len(header) == 5 and buffer is not None:
+        if kind == "put" and len(header) in (5, 6) and buffer is not None:
             return self._put(sender, header, buffer, length), None, None
         if kind == "get" and len(header) == 3:
             return self._get(header[2])
@@ -65,7 +65,7 @@ class BulkService:
         )
 
     def _put(self, sender: str, header: list[Any], buffer: Buffer, length: int) -> tuple[Any, ...]:
-        _, tag, name, attempt, back = header
+        _, tag, name, attempt, back, *place = header
         if blake3(buffer.payload(length)).digest() != name:
             return (FAILED, "Corrupt", "the bytes that arrived are not the chunk that was announced")
         extent = self._files.append(buffer, length, name)
@@ -76,7 +76,7 @@ class BulkService:
             answer.append(message)
             answered.set()
 
-        message = (NAME_CHUNK, tag, name, extent, attempt, back)
+        message = (NAME_CHUNK, tag, name, extent, attempt, back, *place)
         self._loop.call_soon_threadsafe(self._hand_over, sender, message, reply)
         if not answered.wait(COMMIT_S):
             return (FAILED, "ServiceUnavailable", "the row of this chunk was not committed in time")
@@ -91,8 +91,8 @@ class BulkService:
             reply((FAILED, error.code, str(error)))
 
     def _on_name(self, message: Any, reply: Reply) -> None:
-        _, _, name, extent, attempt, back = message
-        self._holder.name(name, extent, attempt, back, lambda error: reply(answer_to(error)))
+        _, _, name, extent, attempt, back, *place = message
+        self._holder.name(name, extent, attempt, back, lambda error: reply(answer_to(error)), *place)
 
     def _get(self, name: bytes) -> Answer:
         buffer = self._pool.take_blocking(BUFFER_S)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from peer.replication.antientropy import AntiEntropy
 from peer.replication.chunks import Chunks
 from peer.replication.chunksync import CHUNKS, ChunkSide
 from peer.replication.env import Env, RowStore
+from peer.replication.handoff import Handoff
 from peer.replication.holder import Disk
+from peer.replication.messages import HINT_KEEP, HINTED, HINTS, REPAIR
 from peer.replication.node import Replica
+from peer.replication.registersync import REGISTERS
 from peer.replication.workers import Workers
+from ring.hashing import partition_of
 
 OWED_KEPT_S = 600.0
 
@@ -32,32 +35,55 @@ class Healing:
     ) -> None:  # fmt: skip
         self._env = env
         self._chunks = chunks
+        self._replica = replica
+        self._copies = replica.copies
         self.workers = Workers(env, rows)
         self.side = ChunkSide(env, rows, chunks.holder, disk, chunks, self.workers.throttle.spend)
         replica.copies.add(CHUNKS, self.side)
         self.anti_entropy = AntiEntropy(
             env, replica.me, replica.copies, lambda: replica.epochs.current, alive
         )
+        hints = chunks.hints
+        self.handoff = Handoff(env, replica, chunks, self.side, hints, alive)
+        replica.registers.on_missed = hints.missed
+        replica.serve(HINTS, hints.on_hints)
+        replica.serve(HINTED, hints.on_hinted)
+        replica.serve(HINT_KEEP, hints.on_keep)
+        chunks.on_bad_copy = self._bad_copy
+        replica.serve(REPAIR, chunks.on_repair)
 
     def begin(self) -> None:
         """Run the workers. Called once the peer's identity is confirmed."""
+        self.workers.add(self.handoff)
         self.workers.add(self.anti_entropy)
 
     def reachable(self, member: str) -> None:
         """Gossip says that a member is alive (again)."""
+        self.handoff.returned(member)
         self.anti_entropy.returned(member)
+
+    def _bad_copy(self, name: bytes, source: str) -> None:
+        """A read found this peer's copy of a chunk missing or damaged."""
+        epoch = self._replica.epochs.current
+        if epoch is not None:
+            self.anti_entropy.soon(source, CHUNKS, partition_of(name, epoch.partition_power))
 
     def info(self) -> dict[str, Any]:
         """For the cluster's view: whether this peer is `behind`, how old its last comparison with everybody alive is, what
-        chunk copies the puts it coordinated still `owed` to whom, chunks `missing` everywhere, how many lie here only
-        `damaged`, and the workers."""
+        chunk copies the puts it coordinated still `owed` to whom, for whom it keeps how many `hints`, chunks `missing`
+        everywhere, how many lie here only `damaged`, how many `objects` it holds in how many `counted` partitions, and the
+        workers."""
+        digests = self._copies.side(REGISTERS).digests
         return {
             "behind": self.anti_entropy.behind,
             "compared_s": self.anti_entropy.compared_s,
             "owed": self._owed(),
+            "hints": self.handoff.owing,
             "missing": self.side.missing,
             "damaged": self._chunks.holder.damaged,
-            "workers": [asdict(status) for status in self.workers.statuses()],
+            "objects": digests.rows,
+            "counted": digests.known,
+            "workers": [status.to_map() for status in self.workers.statuses()],
         }
 
     def _owed(self) -> dict[str, tuple[int, float]]:

@@ -36,6 +36,7 @@ from peer.realenv import DiskThreads, LoopEnv
 from peer.replication import meta
 from peer.replication.chunks import Chunks
 from peer.replication.epochs import tag_of
+from peer.replication.hints import Hints
 from peer.replication.holder import named_extents
 from peer.replication.identity import Amnesia
 from peer.replication.messages import ADD_REF, FAILED, JOIN, STORE_CHUNK
@@ -144,7 +145,8 @@ class Peer:
         self.replica.serve(JOIN, lambda m, reply: self._spawn(admit(self.replica, m, reply)), votes=False)
         self._pools()
         self.chunks = Chunks(
-            self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.replica_pool, self.me
+            self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.replica_pool, self.me,
+            Hints(self.env, self.rows, config.capacity_bytes or directory.total_bytes),
         )  # fmt: skip
         self.replica.serve(ADD_REF, self.chunks.holder.on_add_ref)
         self.replica.serve(STORE_CHUNK, self.chunks.holder.on_store)

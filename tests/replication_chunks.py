@@ -20,6 +20,7 @@ from peer.bulkservice import NAME_CHUNK
 from peer.errors import AtollError, Corrupt, Full, NotFound, Unavailable
 from peer.replication.chunks import Chunks
 from peer.replication.env import Write
+from peer.replication.hints import Hints
 from peer.replication.holder import LIVE, answer_to, chunk_key, decode_chunk_row, named_extents
 from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
@@ -29,6 +30,7 @@ from tools.sim.disk import SimRows
 BULK = 90
 CHUNK_BYTES = 512 * 1024
 POOL = 6
+CAPACITY = 100 << 20
 SMALL = b"small " * 100
 LARGE = b"large " * 60_000
 """Beyond what travels in a call, so it goes by bulk transfer."""
@@ -202,7 +204,7 @@ class SimBulk:
         self._put(header, data, reply) if header[0] == "put" else self._get(header[2], reply)
 
     def _put(self, header: list[Any], data: bytes, reply: Callable[[Any], None]) -> None:
-        _, tag, name, attempt, back = header
+        _, tag, name, attempt, back, *place = header
         store = self._store
         buffer = store.replica_pool.try_take()
         assert buffer is not None
@@ -215,7 +217,7 @@ class SimBulk:
             store.replica_pool.give(buffer)
             if isinstance(result, AtollError):
                 return answer((IS_FULL,))
-            message = (NAME_CHUNK, tag, name, result, attempt, back)
+            message = (NAME_CHUNK, tag, name, result, attempt, back, *place)
             return store.peer.replica.handle(store.peer.id, message, answer)
 
         store.files.append(buffer, len(data), name, appended)
@@ -252,8 +254,9 @@ class Store:
         self.bulk = SimBulk(self)
         self.garble: Callable[[bytes], bytes] = bytes
         self.chunks = Chunks(
-            peer.env, peer.replica, self.rows, self.files, self.bulk, self.pool, self.replica_pool, peer.id
-        )
+            peer.env, peer.replica, self.rows, self.files, self.bulk, self.pool, self.replica_pool, peer.id,
+            Hints(peer.env, self.rows, CAPACITY),
+        )  # fmt: skip
         holder = self.chunks.holder
         peer.replica.serve(ADD_REF, holder.on_add_ref)
         peer.replica.serve(STORE_CHUNK, holder.on_store)
@@ -262,8 +265,8 @@ class Store:
         self.released = 0
 
     def _on_name(self, message: Any, reply: Callable[[Any], None]) -> None:
-        _, _, name, extent, attempt, back = message
-        self.chunks.holder.name(name, extent, attempt, back, lambda error: reply(answer_to(error)))
+        _, _, name, extent, attempt, back, *place = message
+        self.chunks.holder.name(name, extent, attempt, back, lambda error: reply(answer_to(error)), *place)
 
     async def put(self, data: bytes, attempt: bytes = b"attempt1") -> bytes:
         """Store the bytes as one chunk; its name. The buffer is scribbled over as soon as it is released."""
@@ -314,7 +317,7 @@ def owners_first(stores: tuple[Store, ...], name: bytes) -> list[Store]:
     return sorted(stores, key=lambda store: (store.peer.id not in owners, store.peer.id))
 
 
-def simulate_stores(scenario: Scenario, peers: int = 3) -> None:
+def simulate_stores(scenario: Scenario, peers: int = 3, *, founded: bool = True) -> None:
     """Run `scenario(world, *stores)`; then all buffers must come back and no extent be forgotten."""
 
     async def run(world: World, *members: Peer) -> None:
@@ -327,7 +330,7 @@ def simulate_stores(scenario: Scenario, peers: int = 3) -> None:
             states = {record.state for record in store.files.records.values()}
             assert states <= {"named", "abandoned", "unnamed"}, "an extent was forgotten"
 
-    simulate(run, peers)
+    simulate(run, peers, founded=founded)
 
 
 def damaged_at_a_start(store: Store) -> int:

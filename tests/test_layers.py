@@ -33,7 +33,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "peer.storage.records",
     ),
     "peer.objects": ("peer.objects", "peer.replication", "peer.errors", "peer.etag", "peer.buffers"),
-    "peer.healing": ("peer.replication",),
+    "peer.healing": (
+        "ring",
+        "peer.replication",
+    ),
     "peer.realenv": ("peer.storage", "peer.errors", "peer.buffers"),
     "peer.bulkservice": ("peer.replication", "peer.storage", "peer.errors", "peer.buffers"),
     "peer.api": (
@@ -46,13 +49,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ring",
     ),
     "peer.process": ("peer", "ring", "gossip"),
+    "peer.run": ("peer",),
     "tui": ("tui", "peer.client", "peer.errors"),
     "tools.sim": ("tools.sim", "peer", "ring", "gossip"),
     "tools.sim_command": ("tools", "peer", "ring", "gossip"),
     "tools.gossip_sim": ("tools.gossip_world", "gossip"),
     "tools.gossip_world": ("gossip",),
     "tools.ring_table": ("ring",),
-    "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.process"),
+    "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.run"),
     "tools": ("tools", "tui", "peer.client", "peer.errors", "peer.etag", "peer.config"),
 }
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from peer.replication.antientropy import PASS_EVERY_S, AntiEntropy
 from peer.replication.chunksync import CHUNKS, ChunkSide
 from peer.replication.holder import chunk_key
+from peer.replication.messages import ADD_REF, REPAIR, STORE_CHUNK
 from peer.replication.register import Put
 from peer.replication.workers import Throttle, Workers
-from tests.replication_chunks import LARGE, SMALL, Store, simulate_stores
+from tests.replication_chunks import (
+    BULK,
+    BYTES,
+    LARGE,
+    SMALL,
+    Store,
+    holding,
+    name_of,
+    owners_first,
+    simulate_stores,
+)
 from tests.replication_world import KEY, POWER, Peer, World, simulate, until
 
 
@@ -99,6 +111,69 @@ def test_a_chunk_that_nobody_has_stops_nothing() -> None:
         assert sides[c].missing == 1 and c.holds(kept) and not c.holds(lost)
 
     simulate_stores(scenario)
+
+
+# --- read repair, behind the answer
+
+
+def repairing(*stores: Store) -> list[AntiEntropy]:
+    """Have these stores fetch what a read finds bad, and nothing else: all passes are over, the next is far."""
+    everybody = {store.peer.id for store in stores}
+    workers = []
+    for store in stores:
+        side_of(store)
+        worker = watch(store.peer, everybody)[1]
+        store.peer.replica.serve(REPAIR, store.chunks.on_repair)
+        store.chunks.on_bad_copy = lambda name, source, w=worker: w.soon(source, CHUNKS, partition_of(name))  # type: ignore[misc]
+        workers.append(worker)
+    return workers
+
+
+@BYTES
+def test_a_read_that_meets_a_damaged_copy_has_it_replaced(data: bytes) -> None:
+    """Goal (§8): the answer comes from a good copy; behind it the damaged one is made good, here as at another owner."""
+
+    async def scenario(world: World, *stores: Store) -> None:
+        workers = repairing(*stores)
+        ordered = owners_first(stores, name_of(data))
+        name = await ordered[0].put(data)
+        await until(lambda: holding(stores, data) == 3)
+        await until(lambda: all(worker.compared_s is not None for worker in workers), 60)
+        began_s = world.now
+        for reader, damaged in (
+            (ordered[1], ordered[1]),
+            (ordered[4], first_asked(ordered[4], name, stores)),
+        ):
+            damaged.files.rot(name)
+            assert await reader.get(name) == data
+            await until(lambda: holding(stores, data) == 3, 5)
+        assert world.now - began_s < 10
+
+    simulate_stores(scenario, peers=5)
+
+
+def test_a_read_that_meets_a_missing_copy_has_it_made(data: bytes = LARGE) -> None:
+    """Goal (§8): an owner that lacks a chunk, references and all, has them soon after somebody else's read."""
+
+    async def scenario(world: World, *stores: Store) -> None:
+        workers = repairing(*stores)
+        reader = owners_first(stores, name_of(data))[4]
+        await until(lambda: all(worker.compared_s is not None for worker in workers), 60)
+        lacking = first_asked(reader, name_of(data), stores)
+        with world.lost(BULK, STORE_CHUNK, ADD_REF, to=lacking.peer):
+            name = await reader.put(data, b"attempt1")
+            await asyncio.sleep(12)
+        assert not lacking.holds(name)
+        assert await reader.get(name) == data
+        await until(lambda: lacking.holds(name) and lacking.references(name) == [b"attempt1"], 5)
+
+    simulate_stores(scenario, peers=5)
+
+
+def first_asked(reader: Store, name: bytes, stores: Sequence[Store]) -> Store:
+    """The owner that this reader asks first."""
+    first = reader.peer.replica.prefer(reader.chunks.owners_of(name))[0]
+    return next(store for store in stores if store.peer.id == first)
 
 
 # --- the worker

@@ -19,6 +19,7 @@ from .sync import Copies, Pulled
 from .workers import Worker
 
 BATCH = 128
+SOON_MOST = 1000
 PASS_EVERY_S = 60.0
 RETRY_S, RETRY_MOST_S = 0.5, 30.0
 
@@ -46,6 +47,7 @@ class AntiEntropy(Worker):
         self._epoch = epoch
         self._alive = alive
         self._tasks: deque[_Task] = deque()
+        self._soon: dict[tuple[str, int, int], float] = {}  # (member, side, partition) -> since when
         self._began_s = float("-inf")
         self._asked_not_before_s: dict[str, float] = {}
         self._failures: dict[str, int] = {}  # in a row
@@ -66,6 +68,13 @@ class AntiEntropy(Worker):
         self._tasks = deque(task for task in self._tasks if task.member != member)
         self._tasks.extendleft(reversed(self._of(member)))
         self.wake()
+
+    def soon(self, member: str, side: int, partition: int) -> None:
+        """Somebody found that this peer lacks something there which `member` has: pull that before anything else. Beyond
+        SOON_MOST it is left to the passes."""
+        if len(self._soon) < SOON_MOST and member != self._me:
+            self._soon.setdefault((member, side, partition), self.env.now())
+            self.wake()
 
     @property
     def behind(self) -> bool:
@@ -88,11 +97,16 @@ class AntiEntropy(Worker):
 
     # --- Worker
 
+    def start(self) -> None:
+        """Begin a pass now, unless one is under way."""
+        self._began_s = float("-inf")
+        self.wake()
+
     def queue(self) -> int:
-        return sum(len(task.partitions) for task in self._tasks)
+        return sum(len(task.partitions) for task in self._tasks) + len(self._soon)
 
     def oldest_s(self) -> float | None:
-        since = [task.since_s for task in self._tasks]
+        since = [*(task.since_s for task in self._tasks), *self._soon.values()]
         return self.env.now() - min(since) if since else None
 
     async def step(self) -> bool:
@@ -100,6 +114,9 @@ class AntiEntropy(Worker):
         if epoch is None:
             return False
         now = self.env.now()
+        if self._soon:
+            await self._pull_soon()
+            return True
         if now - self._began_s >= PASS_EVERY_S:
             self._begin(epoch)
         task = self._next(now)
@@ -123,6 +140,15 @@ class AntiEntropy(Worker):
             self._unsure.pop(task.member, None)
             self._compared[task.member] = task.since_s
         return True
+
+    async def _pull_soon(self) -> None:
+        """One partition out of turn; if that fails, its turn comes."""
+        member, side, partition = next(iter(self._soon))
+        del self._soon[member, side, partition]
+        try:
+            self._count(await self._copies.pull(side, member, [partition]))
+        except AtollError as error:
+            self.last_error = str(error)
 
     def _begin(self, epoch: Epoch) -> None:
         self._began_s = self.env.now()

@@ -4,31 +4,31 @@ A put is acknowledged when a majority of the owners hold the bytes durably, each
 (chunk, attempt) committed in the same transaction. `ADD_REF` succeeds only where the bytes are durable already, so
 equal chunks are stored, and sent, once. A get verifies what it got against the name before anybody sees it (P5).
 
-What one owner does with them is in `holder` (C1 to C3, C5).
+What one owner does with them is in `holder` (C1 to C3, C5, C6), what a put does in `chunkput`.
 
-C4  "Not found" is said only when every owner said so; silence is Unavailable.
+C4  "Not found" is said only when every owner and every fallback said so; silence is Unavailable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from peer.buffers import Buffer, BufferPool
-from peer.errors import AtollError, Corrupt, Full, NotFound, Refused, Unavailable
-from peer.storage.records import Extent
+from peer.errors import AtollError, Corrupt, NotFound, Refused, Unavailable
 from ring.hashing import partition_of
 
-from .env import Cancellable, Done, Env, RowStore
-from .holder import SMALL_BYTES, ChunkRing, Disk, Holder
-from .messages import ADD_REF, BUSY, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
-from .patience import PATIENCE_S, Heard, Watch
+from .chunkput import Put, error_of, silent_ones
+from .env import Cancellable, Done, Env, Reply, RowStore
+from .hints import Hints
+from .holder import ChunkRing, Disk, Holder, chunk_key
+from .messages import OK, REPAIR
+from .patience import Heard, Watch
 
-SEND_S = 10.0
 READ_S = 10.0
 HEDGE_READ_S = 0.25
-STRAGGLE_S = 1.0
 TAKE_S = 20.0
+REPAIRS_MOST = 256
 
 
 class Bulk(Protocol):
@@ -46,7 +46,7 @@ class Chunks:
 
     def __init__(
         self, env: Env, ring: ChunkRing, rows: RowStore, disk: Disk, bulk: Bulk, pool: BufferPool,
-        replica_pool: BufferPool, me: str,
+        replica_pool: BufferPool, me: str, hints: Hints,
     ) -> None:  # fmt: skip
         self._env = env
         self._ring = ring
@@ -55,10 +55,18 @@ class Chunks:
         self._pool = pool
         self._me = me
         self.heard = Heard(env)
-        self.holder = Holder(env, rows, disk, ring, replica_pool)
+        self.holder = Holder(env, rows, disk, ring, replica_pool, hints)
+        self.hints = hints
+        hints.let_go = self._let_go
         self.owed: dict[str, tuple[int, float]] = {}
         """Copies of acknowledged objects that an owner missed: how many, and when the last one (`owe`)."""
-        self.counts = {"puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "owed": 0, "remote_gets": 0}
+        self.on_bad_copy: Callable[[bytes, str], None] = lambda name, source: None
+        """Told (chunk name, member that has it) when this peer's own copy turns out to be missing or damaged."""
+        self._repairing: set[tuple[str, bytes]] = set()
+        self.counts = {
+            "puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "owed": 0, "remote_gets": 0, "fallbacks": 0,
+            "read_repairs": 0,
+        }  # fmt: skip
 
     def owners_of(self, name: bytes) -> tuple[str, ...]:
         epoch = self._ring.epoch
@@ -93,18 +101,21 @@ class Chunks:
             if not hashing:
                 release()
             raise
-        put = _Put(self, name, buffer, length, attempt, back, release, missed)
+        put = Put(self, name, buffer, length, attempt, back, release, missed)
         await put.run()
         return name
 
-    async def get(self, name: bytes) -> tuple[Buffer, int]:
+    def fallbacks_of(self, name: bytes) -> tuple[str, ...]:
+        return self._ring.fallbacks(partition_of(name, self._ring.epoch.partition_power))
+
+    async def get(self, name: bytes, also: Sequence[str] = ()) -> tuple[Buffer, int]:
         """A buffer that holds the verified chunk and its length; the caller gives the buffer back to the pool.
 
-        Tries owners one after the other, this peer first; one that is late is overtaken (hedged).
-        Raises Corrupt (every owner said that it does not hold it), Unavailable.
+        Tries owners one after the other, this peer first, then their fallbacks and the members in `also`; one that is
+        late is overtaken (hedged). Raises Corrupt (everybody said that it does not hold it), Unavailable.
         """
         self.counts["gets"] += 1
-        return await _Get(self, name).run()
+        return await _Get(self, name, also).run()
 
     def owe(self, owner: str, copies: int = 1) -> None:
         """An owner lacks copies of something that was acknowledged."""
@@ -115,7 +126,35 @@ class Chunks:
         """Return the buffer of a `get`."""
         self._pool.give(buffer)
 
-    # --- used by _Put and _Get
+    # --- used by Put and _Get
+
+    def hint(self, owner: str, name: bytes, attempt: bytes, back: bytes) -> None:
+        """Keep for this owner which chunk it lacks, with which reference."""
+        key = chunk_key(name, self._ring.epoch.partition_power)
+        self.hints.missed_chunk(owner, key + attempt, back)
+
+    def repair(self, owner: str, name: bytes, source: str) -> None:
+        """A read found this owner's copy missing or damaged, and the source's good: have the owner fetch it. Behind the
+        answer, and at most REPAIRS_MOST at a time: what is not told here, anti-entropy finds."""
+        if owner == self._me:
+            return self.holder.settled(name, lambda: self.on_bad_copy(name, source))
+        one = (owner, name)
+        if one in self._repairing or len(self._repairing) >= REPAIRS_MOST:
+            return None
+        self._repairing.add(one)
+        self.counts["read_repairs"] += 1
+        message = (REPAIR, self._ring.tag, name, source)
+        return self._ring.send(owner, message, READ_S, lambda _: self._repairing.discard(one))
+
+    def on_repair(self, message: Any, reply: Reply) -> None:
+        """(REPAIR, tag, chunk name, source): OK; this peer's copy is looked at, and fetched from the source, in a while."""
+        _, _, name, source = message
+        self.holder.settled(name, lambda: self.on_bad_copy(name, source))
+        reply((OK,))
+
+    def _let_go(self, reference: bytes) -> None:
+        if self._me not in self.owners_of(reference[2:34]):
+            self.holder.let_go(reference)
 
     def read_local(self, name: bytes, buffer: Buffer, done: Callable[[int | AtollError], None]) -> None:
         extent = self.holder.find(name)
@@ -133,155 +172,19 @@ class Chunks:
         return self._disk.read(extent, name, buffer, read)
 
 
-class _Put:
-    """One chunk on its way to its owners."""
-
-    def __init__(
-        self, chunks: Chunks, name: bytes, buffer: Buffer, length: int, attempt: bytes, back: bytes,
-        release: Callable[[], None], missed: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self.c = chunks
-        self.name = name
-        self.buffer = buffer
-        self.length = length
-        self.attempt = attempt
-        self.back = back
-        self.release = release
-        self.missed = missed
-        self.owners = chunks.owners_of(name)
-        self.need = len(self.owners) // 2 + 1
-        self.ok = 0
-        self.left = len(self.owners)
-        self.using = 0  # transfers that read the buffer
-        self.failures: list[tuple[str, AtollError]] = []
-        self.future = chunks._env.future()
-        self.running: list[Cancellable] = []
-        self.pending = set(self.owners)
-        self.asking: set[str] = set()  # owners that have not said yet whether they need the bytes
-        self.copy = b""
-
-    async def run(self) -> None:
-        known = self.c.holder.find(self.name) is not None
-        mine = self.c._me in self.owners
-        self.using += 1  # held while owners are started
-        for owner in self.owners:
-            if owner == self.c._me:
-                self._add_ref(owner) if known else self._store()
-            elif known or not mine:
-                self._add_ref(owner)
-            else:
-                self._transfer(owner)
-        self._done_with_buffer()
-        watch = Watch(self.c.heard, lambda: self.pending, lambda: self.need - self.ok, self._give_up)
-        try:
-            if await self.future:
-                return
-        finally:
-            watch.end()
-            if self.left:
-                self.c._env.call_later(STRAGGLE_S, self._cut_stragglers)
-        if any(isinstance(error, Full) for _, error in self.failures):
-            raise Full("too many owners of this chunk have a full disk; free space or add a peer")
-        story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
-        raise Unavailable(f"no majority of the owners stored the bytes ({story}); try again")
-
-    def _give_up(self) -> None:
-        if not self.future.done():
-            self.failures += _silent(self.pending)
-            self.future.set_result(False)
-
-    def _add_ref(self, owner: str) -> None:
-        self.using += 1  # the bytes may have to follow
-        self.asking.add(owner)
-
-        def replied(reply: Any) -> None:
-            if owner not in self.asking:  # cut off meanwhile: the buffer is not ours any more
-                return self._finished(owner, _error_of(reply))
-            self.asking.discard(owner)
-            if not isinstance(reply, AtollError) and reply[0] == MISSING:
-                self._store() if owner == self.c._me else self._transfer(owner)
-                self._done_with_buffer()
-                return
-            self._done_with_buffer()
-            self._finished(owner, _error_of(reply))
-
-        message = (ADD_REF, self.c._ring.tag, self.name, self.attempt, self.back)
-        self.c._ring.send(owner, message, SEND_S / 2, replied)
-
-    def _store(self) -> None:
-        """This peer's own copy."""
-        self.using += 1
-        c = self.c
-
-        def appended(result: Extent | AtollError) -> None:
-            self._done_with_buffer()
-            if isinstance(result, AtollError):
-                return self._finished(c._me, result)
-            c.holder.name(
-                self.name, result, self.attempt, self.back, lambda error: self._finished(c._me, error)
-            )
-
-        c._disk.append(self.buffer, self.length, self.name, appended)
-
-    def _transfer(self, owner: str) -> None:
-        if self.length <= SMALL_BYTES:
-            return self._call(owner)
-        self.using += 1
-        header = ("put", self.c._ring.tag, self.name, self.attempt, self.back)
-
-        def sent(result: Any) -> None:
-            self._done_with_buffer()
-            self._finished(owner, _error_of(result if isinstance(result, AtollError) else result[0]))
-
-        payload = self.buffer.payload(self.length)
-        self.running.append(self.c._bulk.call(owner, header, payload, None, SEND_S, sent))
-
-    def _call(self, owner: str) -> None:
-        """A small chunk: its bytes, copied, in one message."""
-        if not self.copy:
-            self.copy = bytes(self.buffer.payload(self.length))
-        message = (STORE_CHUNK, self.c._ring.tag, self.name, self.attempt, self.back, self.copy)
-        self.c._ring.send(owner, message, SEND_S / 2, lambda reply: self._finished(owner, _error_of(reply)))
-
-    def _finished(self, owner: str, error: AtollError | None) -> None:
-        self.left -= 1
-        self.pending.discard(owner)
-        if error is None:
-            self.c.heard.note(owner)
-            self.ok += 1
-            if self.ok == self.need and not self.future.done():
-                self.future.set_result(True)
-            return
-        self.failures.append((owner, error))
-        self.missed(owner)
-        if self.ok + self.left < self.need and not self.future.done():
-            self.future.set_result(False)
-
-    def _done_with_buffer(self) -> None:
-        self.using -= 1
-        if self.using == 0:
-            self.release()
-
-    def _cut_stragglers(self) -> None:
-        if self.left:
-            for one in self.running:
-                one.cancel()
-            asking, self.asking = self.asking, set()
-            for _ in asking:
-                self._done_with_buffer()
-
-
 class _Get:
     """One chunk being fetched, from as many owners as it takes."""
 
-    def __init__(self, chunks: Chunks, name: bytes) -> None:
+    def __init__(self, chunks: Chunks, name: bytes, also: Sequence[str]) -> None:
         self.c = chunks
         self.name = name
         self.order = chunks._ring.prefer(chunks.owners_of(name))
+        self.order += [m for m in (*chunks.fallbacks_of(name), *also) if m not in self.order]
         self.future = chunks._env.future()
         self.failures: list[tuple[str, AtollError]] = []
         self.left = 0
         self.timer: Cancellable | None = None
+        self.giver = ""
         self.pending: set[str] = set()
 
     async def run(self) -> tuple[Buffer, int]:
@@ -299,6 +202,7 @@ class _Get:
             if self.timer is not None:
                 self.timer.cancel()
         if result is not None:
+            self._tell_of_bad_copies()
             return result
         if all(isinstance(error, NotFound) for _, error in self.failures):
             raise Corrupt(
@@ -306,6 +210,12 @@ class _Get:
             )
         story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
         raise Unavailable(f"no owner could serve a chunk of this object ({story}); try again")
+
+    def _tell_of_bad_copies(self) -> None:
+        owners = self.c.owners_of(self.name) if self.failures else ()
+        for owner, error in self.failures:
+            if owner in owners and (isinstance(error, NotFound | Corrupt) or error.code == Corrupt.code):
+                self.c.repair(owner, self.name, self.giver)
 
     def _waits_for_owners(self) -> int:
         """1 if only owners that were asked can help now; 0 while the next one waits for a buffer of ours."""
@@ -345,7 +255,7 @@ class _Get:
                 return self._got(owner, buffer, result)
             reply, length = result
             if reply[0] != OK:
-                return self._got(owner, buffer, _error_of(reply) or Refused("refused"))
+                return self._got(owner, buffer, error_of(reply) or Refused("refused"))
 
             def named(name: bytes) -> None:
                 good = name == self.name
@@ -361,7 +271,7 @@ class _Get:
 
     def _give_up(self) -> None:
         if not self.future.done():
-            self.failures += _silent(self.pending)
+            self.failures += silent_ones(self.pending)
             self.future.set_result(None)
 
     def _got(self, owner: str, buffer: Buffer, result: int | AtollError) -> None:
@@ -370,6 +280,7 @@ class _Get:
             self.c.heard.note(owner)
         if isinstance(result, int) and not self.future.done():
             self.left -= 1
+            self.giver = owner
             self.future.set_result((buffer, result))
             return
         self.c._pool.give(buffer)
@@ -394,24 +305,3 @@ class _Get:
             self.c.counts["hedges"] += 1
             self.c._ring.was_late(owner)
             self.c._env.spawn(self._next(), "hedged read of a chunk")
-
-
-def _silent(owners: Iterable[str]) -> list[tuple[str, AtollError]]:
-    return [(owner, Unavailable(f"silent for {PATIENCE_S:g} s")) for owner in sorted(owners)]
-
-
-def _error_of(reply: Any) -> AtollError | None:
-    """The error in a reply, or None for OK."""
-    if isinstance(reply, AtollError):
-        return reply
-    if reply[0] == OK:
-        return None
-    if reply[0] == IS_FULL:
-        return Full("its disk is full")
-    if reply[0] == BUSY:
-        return Unavailable("too many writes wait for its disk")
-    if reply[0] == MISSING:
-        return NotFound("it does not hold the chunk")
-    if reply[0] == FAILED:
-        return Refused(str(reply[2]), code=str(reply[1]))
-    return Refused(f"it refused with status {reply[0]}")

@@ -27,7 +27,7 @@ _PRESENT = b""
 class Chunks(Protocol):
     """Where bytes come from, verified."""
 
-    async def get(self, name: bytes) -> tuple[Buffer, int]: ...
+    async def get(self, name: bytes, also: Sequence[str] = ()) -> tuple[Buffer, int]: ...
     def give(self, buffer: Buffer) -> None: ...
 
 
@@ -80,24 +80,32 @@ class ChunkSide:
         for key, back in found:
             if back is None:
                 continue
-            name, attempt = key[2:NAME_END], key[NAME_END:]
             pulled.bytes += len(key) + len(back)
             try:
-                if self._holder.find(name) is None:
-                    await self._bring(name, attempt, back, pulled)
-                else:
-                    await self._refer(name, attempt, back)
+                await self.bring(key, back, pulled)
             except AtollError as error:
                 if isinstance(error, Full):
                     raise
                 self.missing += 1
                 continue
-            pulled.rows += 1
         return []
 
-    async def _bring(self, name: bytes, attempt: bytes, back: bytes, pulled: Pulled) -> None:
-        """Read the chunk from another owner and store it here with this reference."""
-        buffer, length = await self._chunks.get(name)
+    async def bring(self, key: bytes, back: bytes, pulled: Pulled, also: Sequence[str] = ()) -> None:
+        """Hold this reference, and the bytes, durably. `also`: who else may have them, besides the owners.
+
+        Raises Corrupt if everybody asked does not, Unavailable, Full."""
+        name, attempt = key[2:NAME_END], key[NAME_END:]
+        if self._holder.find(name) is None:
+            await self._fetch_bytes(name, attempt, back, pulled, also)
+        else:
+            await self._refer(name, attempt, back)
+        pulled.rows += 1
+
+    async def _fetch_bytes(
+        self, name: bytes, attempt: bytes, back: bytes, pulled: Pulled, also: Sequence[str]
+    ) -> None:  # fmt: skip
+        """Read the chunk from another peer and store it here with this reference."""
+        buffer, length = await self._chunks.get(name, also)
         try:
             await self._spend(length)
         except BaseException:

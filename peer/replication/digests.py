@@ -37,17 +37,19 @@ def entry_of(key: bytes, version: bytes) -> int:
 
 
 class _Partition:
-    __slots__ = ("cursor", "leaves")
+    __slots__ = ("cursor", "leaves", "rows")
 
     def __init__(self, cursor: bytes | None) -> None:
         self.leaves = array("Q", bytes(8 * LEAVES))
         self.cursor = cursor  # where the scan goes on; None: it has ended
+        self.rows = 0  # of those that count
 
 
 class Digests:
     """The digests of one kind of rows.
 
-    `ranges(partition)` are its key ranges, ascending; `partition_of(key)` is the inverse.
+    `ranges(partition)` are its key ranges, ascending; `partition_of(key)` is the inverse. `counts(key)` says which rows are
+    counted in `rows`.
     """
 
     def __init__(
@@ -55,11 +57,15 @@ class Digests:
         scan: Scan,
         ranges: Callable[[int], list[tuple[bytes, bytes]]],
         partition_of: Callable[[bytes], int],
+        counts: Callable[[bytes], bool] = lambda key: True,
     ) -> None:
         self._scan = scan
         self._ranges = ranges
         self._partition_of = partition_of
+        self._counts = counts
         self._known: dict[int, _Partition] = {}
+        self.rows = 0
+        """Rows that count, in the partitions whose digest is known, or built so far."""
         self.built = 0
 
     def fold(self, key: bytes, old: bytes | None, new: bytes | None) -> None:
@@ -72,6 +78,17 @@ class Digests:
             known.leaves[leaf] ^= entry_of(key, old)
         if new is not None:
             known.leaves[leaf] ^= entry_of(key, new)
+        if (old is None) is not (new is None) and self._counts(key):
+            self._count(known, 1 if old is None else -1)
+
+    def _count(self, known: _Partition, by: int) -> None:
+        known.rows += by
+        self.rows += by
+
+    @property
+    def known(self) -> int:
+        """How many partitions have a digest, or one that is being built."""
+        return len(self._known)
 
     def ready(self, partition: int) -> bool:
         known = self._known.get(partition)
@@ -89,7 +106,9 @@ class Digests:
 
     def drop(self, partition: int) -> None:
         """Forget a digest: the partition is not owned any more, or its rows changed behind our back."""
-        self._known.pop(partition, None)
+        known = self._known.pop(partition, None)
+        if known is not None:
+            self.rows -= known.rows
 
     def build(self, partition: int) -> Iterator[None]:
         """Build a digest in slices of some hundred rows; let others run between two of them. Idempotent.
@@ -113,6 +132,8 @@ class Digests:
             for key, version in rows:
                 if version is not None:
                     known.leaves[leaf_of(key)] ^= entry_of(key, version)
+                    if self._counts(key):
+                        self._count(known, 1)
             if len(rows) >= left:
                 known.cursor = rows[-1][0] + b"\0"
                 return

@@ -4,6 +4,8 @@ C1  A chunk's row commits only after its bytes are synced; the row decides exist
 C2  Two puts of one chunk on one peer never both name an extent: the second waits, references, and lets its go.
 C3  A damaged chunk is quarantined only if, read again, its row still names the damaged extent.
 C5  An extent is let go once: when the row that takes its place is durable.
+C6  What is stored in an unreachable owner's place has its hint in the same commit, and is let go only when the owner has
+    said that it holds bytes and reference.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from peer.storage.records import Extent
 from ring.epoch import Epoch
 from ring.hashing import partition_of
 
-from .env import Done, Env, Reply, RowStore
+from .env import Done, Env, Reply, RowStore, Write
+from .hints import Hints
+from .keys import prefix_end
 from .messages import BUSY, FAILED, IS_FULL, MISSING, OK, STALE, status_of
 
 TAKE_S = 5.0
@@ -54,6 +58,8 @@ class ChunkRing(Protocol):
     @property
     def epoch(self) -> Epoch: ...
     def prefer(self, owners: tuple[str, ...]) -> list[str]: ...
+    def fallbacks(self, partition: int) -> tuple[str, ...]: ...
+    def is_alive(self, member: str) -> bool: ...
     def send(self, member: str, message: tuple[Any, ...], deadline_s: float, done: Done) -> None: ...
     def was_late(self, member: str) -> None: ...
 
@@ -109,8 +115,11 @@ def named_extents(
 class Holder:
     """The chunks this peer holds: rows over extents."""
 
-    def __init__(self, env: Env, rows: RowStore, disk: Disk, ring: ChunkRing, pool: BufferPool) -> None:
+    def __init__(
+        self, env: Env, rows: RowStore, disk: Disk, ring: ChunkRing, pool: BufferPool, hints: Hints
+    ) -> None:  # fmt: skip
         self._env = env
+        self._hints = hints
         self._rows = rows
         self._disk = disk
         self._ring = ring
@@ -140,40 +149,48 @@ class Holder:
         return 0, None
 
     def on_add_ref(self, message: Any, reply: Reply) -> None:
-        """(ADD_REF, tag, name, attempt, back): OK once the reference is durable, MISSING without the bytes."""
-        _, _, name, attempt, back = message
+        """(ADD_REF, tag, name, attempt, back[, for]): OK once the reference is durable, MISSING without the bytes."""
+        _, _, name, attempt, back, *place = message
         if self._rows.congested:
             return reply((BUSY,))
 
         def done(error: AtollError | None) -> None:
             reply((MISSING,) if isinstance(error, NotFound) else answer_to(error))
 
-        return self.refer(name, attempt, back, done)
+        return self.refer(name, attempt, back, done, *place)
 
     def refer(
-        self, name: bytes, attempt: bytes, back: bytes, done: Callable[[AtollError | None], None]
-    ) -> None:
-        """Commit a reference to a chunk that lies here; `done` when durable, or with NotFound, Full or Unavailable."""
+        self, name: bytes, attempt: bytes, back: bytes, done: Callable[[AtollError | None], None], place: str = ""
+    ) -> None:  # fmt: skip
+        """Commit a reference to a chunk that lies here; `done` when durable, or with NotFound, Full or Unavailable.
+        `place`: the owner for which it is kept here (C6)."""
         if name in self._naming:
-            self._naming[name].append(lambda: self.refer(name, attempt, back, done))
+            self._naming[name].append(lambda: self.refer(name, attempt, back, done, place))
             return
-        if self.find(name) is None:
+        extent = self.find(name)
+        if extent is None:
             return done(NotFound("it does not hold the chunk"))
-        if not self._rows.roomy:
-            return done(Full(NO_ROOM))
+        if no_room := self._no_room(place, extent.length):
+            return done(no_room)
         self.counts["referenced"] += 1
         key = chunk_key(name, self._ring.epoch.partition_power) + attempt
-        return self._refer(key, back, [], done)
+        return self._refer(key, back, [], done, place, extent.length)
 
     def _refer(
-        self, key: bytes, back: bytes, writes: list[Any], done: Callable[[AtollError | None], None]
-    ) -> None:
+        self, key: bytes, back: bytes, writes: list[Write], done: Callable[[AtollError | None], None],
+        place: str, size: int,
+    ) -> None:  # fmt: skip
         """Commit a reference row with other writes; tell of it if it is new."""
+        hint = self._hints.write_of(place, key, size, back) if place else None
+        if hint is not None:
+            writes = [*writes, hint]
         new = key not in self._referring and self._rows.get("refs", key) is None
         if new:
             self._referring.add(key)
 
         def committed(error: AtollError | None) -> None:
+            if error is None and hint is not None:
+                self._hints.stored(hint)
             if new:
                 self._referring.discard(key)
                 if error is None:
@@ -181,6 +198,14 @@ class Holder:
             done(error)
 
         self._rows.commit([("refs", key, back), *writes], committed)
+
+    def _no_room(self, place: str, size: int) -> Full | None:
+        """Why no row, and no hint for `place`, can be added now."""
+        if not self._rows.roomy:
+            return Full(NO_ROOM)
+        if place and not self._hints.room_for(place, size):
+            return Full(f"as much as allowed is kept here for {place}")
+        return None
 
     def references(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bool]]:
         """(key of a reference row, whether it counts): not one whose commit was not told of yet, or without bytes here."""
@@ -194,7 +219,7 @@ class Holder:
         return found
 
     def on_store(self, message: Any, reply: Reply) -> None:
-        """(STORE_CHUNK, tag, name, attempt, back, bytes): OK once bytes and reference are durable."""
+        """(STORE_CHUNK, tag, name, attempt, back, bytes[, for]): OK once bytes and reference are durable."""
         data = message[5]
         if self._rows.congested:
             return reply((BUSY,))
@@ -214,7 +239,7 @@ class Holder:
         return self._store(buffer, message, reply)
 
     def _store(self, buffer: Buffer, message: Any, reply: Reply) -> None:
-        _, _, name, attempt, back, data = message
+        _, _, name, attempt, back, data, *place = message
         buffer.payload(len(data))[:] = data
 
         def appended(result: Extent | AtollError) -> None:
@@ -226,7 +251,7 @@ class Holder:
             if message[1] != self._ring.tag:  # checked once more, in commit order with the row
                 self._disk.abandon(result)
                 return reply((STALE, self._ring.tag))
-            return self.name(name, result, attempt, back, lambda error: reply(answer_to(error)))
+            return self.name(name, result, attempt, back, lambda error: reply(answer_to(error)), *place)
 
         self._disk.append(buffer, len(data), name, appended)
 
@@ -237,17 +262,18 @@ class Holder:
         attempt: bytes,
         back: bytes,
         done: Callable[[AtollError | None], None],
+        place: str = "",
     ) -> None:
         """Commit row and reference for bytes that are synced (C1); `done` when durable, or with Full or
         Unavailable: then nothing changed, and the extent was let go. Raises Corrupt if the rows cannot be read: nothing
-        changed, and the extent is the caller's."""
+        changed, and the extent is the caller's. `place`: the owner they are kept for here (C6)."""
         if name in self._naming:
-            self._naming[name].append(lambda: self.name(name, extent, attempt, back, done))
+            self._naming[name].append(lambda: self.name(name, extent, attempt, back, done, place))
             return
         key = chunk_key(name, self._ring.epoch.partition_power)
-        if not self._rows.roomy:
+        if no_room := self._no_room(place, extent.length):
             self._disk.abandon(extent)
-            return done(Full(NO_ROOM))
+            return done(no_room)
         writes: list[Any] = []
         state, old = self._row(name)
         duplicate = state == LIVE
@@ -269,13 +295,46 @@ class Holder:
                     resume()
             done(error)
 
-        self._refer(key + attempt, back, writes, committed)
+        self._refer(key + attempt, back, writes, committed, place, extent.length)
         if duplicate:  # C2
             self.counts["duplicates"] += 1
             self._disk.abandon(extent)
         else:
             self.counts["stored"] += 1
             self._naming[name] = []
+
+    def let_go(self, reference: bytes) -> None:
+        """Drop a reference that was kept in an owner's place, and the chunk if that was the last one here (C6). Should the
+        commit fail, both stay, as garbage."""
+        name, key = reference[2:34], reference[:34]
+        if name in self._naming:
+            self._naming[name].append(lambda: self.let_go(reference))
+            return
+        others = [row for row, _ in self._rows.scan("refs", key, prefix_end(key), 2) if row != reference]
+        others += [row for row in self._referring if row.startswith(key)]
+        writes: list[Write] = [("refs", reference, None)]
+        state, extent = self._row(name)
+        if not others:
+            writes.append(("chunks", key, None))
+        self._naming[name] = []
+
+        def committed(error: AtollError | None) -> None:
+            if error is None and not others:
+                self.damaged -= state in (QUARANTINED, LOST)
+                if extent is not None and state != LOST:
+                    self._disk.unnamed(extent)  # C5
+            self.on_change(key)
+            for resume in self._naming.pop(name):
+                resume()
+
+        self._rows.commit(writes, committed)
+
+    def settled(self, name: bytes, then: Callable[[], None]) -> None:
+        """Call `then` when no commit about this chunk is under way, at once if there is none."""
+        if name in self._naming:
+            self._naming[name].append(then)
+        else:
+            then()
 
     def quarantine(self, name: bytes, extent: Extent) -> None:
         """A read found the bytes damaged: forget them here, unless the row moved on meanwhile (C3)."""

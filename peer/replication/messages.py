@@ -13,16 +13,22 @@ Request                                                            Reply after O
 (EPOCH_GET, 0)                                                     epoch bytes
 (JOIN, 0, member fields, level)                                    epoch bytes
 (BOOTS, 0, [[member, boot, sequence, nonce]], before, lineage)     the table as known before the request
-(ADD_REF, tag, chunk name, attempt, back pointer)                  -
-(STORE_CHUNK, tag, chunk name, attempt, back pointer, bytes)       -  (small ones; larger go by bulk transfer)
+(ADD_REF, tag, chunk name, attempt, back pointer[, for])           -
+(STORE_CHUNK, tag, chunk name, attempt, back pointer, bytes[, for])  -  (small ones; larger go by bulk transfer)
 (COPY_DIGESTS, tag, side, [partition])                             [digest of a partition]
 (COPY_LEAVES, tag, side, partition)                                the digest's 16 leaves
 (COPY_LIST, tag, side, partition, [leaf], after key)               [[key, version | None]], next key | None
 (COPY_FETCH, tag, side, [key])                                     [[key, ...]], a first part of them
+(HINTS, tag, target, after item, limit)                            [[item, value]], how many are kept
+(HINTED, tag, target, [[item, value]])                             -
+(HINT_KEEP, tag, target, [[item, value]])                          -
+(REPAIR, tag, chunk name, source)                                  -
 (INFO, 0)                                                          a map about the peer
+(WORKERS, 0, verb, [worker], value)                                [a map about a worker]
 
 A reply is an array that begins with a status. Every status but OK means: this message changed nothing here.
 `full`: a commit of the replier found no room a moment ago.
+`for`: the owner out of reach in whose place the bytes are kept, with a hint (hints.py).
 The gate is the bucket configuration's generation the sender acts under, -1 for rows without a gate.
 """
 
@@ -34,8 +40,9 @@ PREPARE, ACCEPT, READ, BALLOT, SCAN = 1, 2, 3, 4, 5
 EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10, 11, 12, 13, 14, 15
 BOOTS = 20
 ADD_REF, STORE_CHUNK = 30, 31
-INFO = 40
+INFO, WORKERS = 40, 41
 COPY_DIGESTS, COPY_LEAVES, COPY_LIST, COPY_FETCH = 50, 51, 52, 53
+HINTS, HINTED, HINT_KEEP, REPAIR = 60, 61, 62, 63
 
 OK = 0
 CONFLICT = 1  # ballot: the promise, or the accepted ballot, that stands against the request

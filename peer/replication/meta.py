@@ -28,6 +28,7 @@ _WHAT = {
     b"epoch": "the ring",
     b"paxos": "its votes on the next ring",
     b"workers/paused": "the paused workers",
+    b"workers/rates": "the rates set for workers",
 }
 
 

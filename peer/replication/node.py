@@ -11,10 +11,12 @@ N3  Rows are answered for owned partitions only, and not while this epoch is fen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from peer.errors import AtollError, Invalid, Unavailable
+from ring.circle import Circle
 from ring.epoch import Epoch
 from ring.members import Member
 
@@ -72,6 +74,8 @@ class Replica:
         self._rows = rows
         self._late: dict[str, float] = {}
         self._owned = b""
+        self._circle: Circle | None = None
+        self._fallbacks: dict[int, tuple[str, ...]] = {}
         self._waiting = 0
         self.identity = Identity(env, rows, me, self.send, unsafe)
         boot = self.identity.boot
@@ -140,6 +144,24 @@ class Replica:
     def owners_of_row(self, row_key: bytes) -> tuple[str, ...]:
         return self.epoch.table.owners(partition_in(row_key))
 
+    def fallbacks(self, partition: int) -> tuple[str, ...]:
+        """The members that take the chunks of owners out of reach: the next ones of the walk, as many as there are owners
+        (§7). None in a cluster whose members all own everything."""
+        known = self._fallbacks.get(partition)
+        if known is None:
+            epoch = self.epoch
+            owners = epoch.table.owners(partition)
+            others: Iterator[str] = iter(())
+            if len(epoch.members) > len(owners):
+                self._circle = self._circle or Circle(epoch.members)
+                walk = self._circle.walk(partition, epoch.partition_power)
+                held = epoch.table.partitions_of
+                others = (
+                    member for member in walk if member not in owners and held(member)
+                )  # none that leaves
+            known = self._fallbacks[partition] = tuple(islice(others, len(owners)))
+        return known
+
     async def catch_up(self, tag: int) -> None:
         await self.epochs.catch_up(tag)
 
@@ -158,6 +180,10 @@ class Replica:
             else:
                 last.append(owner)
         return first + last if last else first
+
+    def is_alive(self, member: str) -> bool:
+        """What gossip believes."""
+        return member == self.me or self._net.is_alive(member)
 
     def was_late(self, member: str) -> None:
         """A hedge fired while this member owed an answer: ask it later for a while."""
@@ -262,6 +288,8 @@ class Replica:
 
     def _epoch_installed(self, epoch: Epoch) -> None:
         table = epoch.table
+        self._circle = None
+        self._fallbacks = {}
         self._owned = bytes(self.me in table.owners(p) for p in range(1 << epoch.partition_power))
         if self.identity.confirmed and len(epoch.members) > 1:  # a founder was confirmed by nobody but itself
             self.env.spawn(self.identity.tell(self._member_ids()), "boot report")

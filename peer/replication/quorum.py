@@ -150,11 +150,34 @@ async def agreed_by_most(
 class AcceptRound(Round):
     """Accepts at all owners. While all who refused it have no room for it, on the disk or in the queue, it waits for the
     rest: when everybody has said so, it is certain that nobody holds the value, which two of three cannot know of the
-    third."""
+    third.
+
+    `missed(member, row key, ballot)` is told of each owner that did not take what a majority took, also after the end;
+    not of one at which a higher ballot stands: whoever proposes under it brings the value along.
+    """
+
+    def __init__(
+        self, env: Env, send: Send, message: tuple[Any, ...], need: int, deadline_s: float,
+        late: Callable[[str], None] | None = None, missed: Callable[[str, bytes, bytes], None] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(env, send, message, need, deadline_s, late)
+        self._missed = missed
+        self._told: set[str] | None = None
 
     def _got(self, member: str, reply: Any) -> None:
         super()._got(member, reply)
         self._settle()
+        if (self.silent or self.refusals) and len(self.oks) >= self._need and self._missed is not None:
+            self._tell(self._missed)
+
+    def _tell(self, missed: Callable[[str, bytes, bytes], None]) -> None:
+        self._told = self._told or set()
+        lacking = [member for member, _ in self.silent]
+        lacking += [member for member, reply in self.refusals if reply[0] != CONFLICT]
+        for member in lacking:
+            if member not in self._told:
+                self._told.add(member)
+                missed(member, self._message[2], self._message[3])
 
     def _settle(self) -> None:
         no_room = self.refusals and all(reply[0] in _NO_ROOM for _, reply in self.refusals)

@@ -116,6 +116,7 @@ class Registers:
         self._turns = Turns(env)
         self._full: dict[str, float] = {}  # members that said so, and until when that counts
         self._last_chosen: dict[bytes, bytes] = {}
+        self.on_missed: Callable[[str, bytes, bytes], None] | None = None  # see AcceptRound
         self._skip_identity = "no_identity_round" in unsafe
         self._refuse_unchosen = "failed_condition_unchosen" in unsafe
         self.counts = {"changes": 0, "reads": 0, "conflicts": 0, "identities": 0, "unknown": 0, "hedges": 0}
@@ -376,7 +377,7 @@ class _Change:
                 self.sent = ballot
                 self.follows = r._last_chosen.get(self.key, b"")
         message = (ACCEPT, self.tag, self.key, ballot, value, side, self.gate)
-        accept = AcceptRound(r._env, r._send, message, need, self._round_s(), r._late)
+        accept = AcceptRound(r._env, r._send, message, need, self._round_s(), r._late, r.on_missed)
         if await accept.start(owners):
             return True
         if new and accept.shut_out():

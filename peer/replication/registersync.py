@@ -43,7 +43,7 @@ class RegisterSide:
         self._rows = rows
         self._acceptor = acceptor
         self._settle_row = settle_row
-        self.digests = Digests(self._scan, ranges_of, partition_in)
+        self.digests = Digests(self._scan, ranges_of, partition_in, lambda key: key[0] == OBJECT)
         acceptor.on_commit = self.digests.fold
         acceptor.on_damage = lambda key: self.digests.drop(partition_in(key))
 

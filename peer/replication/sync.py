@@ -178,7 +178,7 @@ class Copies:
             damaged = [key for key, version in listed if version is None]
             wanted = [key for key, version in listed if version is not None and side.lacks(key, version)]
             behind = behind or bool(damaged or wanted)
-            await self._fetch(number, member, tag, wanted, pulled)
+            await self.fetch(number, member, tag, wanted, pulled)
             for key in damaged:
                 pulled.settled += 1
                 await side.settle(key, pulled)  # Y3
@@ -187,7 +187,8 @@ class Copies:
                 partition
             )  # we lack nothing: should it be our digest that is wrong, the next is right
 
-    async def _fetch(self, number: int, member: str, tag: int, keys: list[bytes], pulled: Pulled) -> None:
+    async def fetch(self, number: int, member: str, tag: int, keys: list[bytes], pulled: Pulled) -> None:
+        """Bring these rows from `member`. Raises Unavailable; what was copied by then stays."""
         side = self._sides[number]
         while keys:
             _, found = await self._ask(member, (COPY_FETCH, tag, number, keys[:FETCH_KEYS_MOST]))

@@ -5,7 +5,7 @@ them, one task each, so that a step that waits holds nobody up.
 
 W1  A step is bounded: some 50 ms of work, a few seconds of waiting. Nothing it does depends on when the next one comes.
 W2  A step that fails is told (`last_error`) and tried again, at growing intervals up to a minute; it ends no other worker.
-W3  A paused worker takes no step; that it is paused outlives the process.
+W3  A paused worker takes no step; that it is paused outlives the process, and so does a rate that was set.
 W4  Workers give way: together they move at most `bytes_per_s`, and no step begins while clients keep the peer busy,
     but for one step each `MOST_WAIT_S`, so that a busy peer heals, too.
 """
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgpack
@@ -30,10 +31,11 @@ log = logging.getLogger(__name__)
 BACKOFF_S = 1.0
 BACKOFF_MOST_S = 60.0
 MOST_WAIT_S = 0.5
+PACE_MOST_S = 60.0
 BUSY_POLL_S = 0.02
 RATE_OVER_S = 30.0
 BYTES_PER_S = 200_000_000
-_PAUSED = b"workers/paused"
+_PAUSED, _RATES = b"workers/paused", b"workers/rates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Status:
     rate: float  # items a second, over the last half minute
     bytes: int
     last_error: str
+    per_second: float | None = None  # items a second at most
     detail: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -55,12 +58,17 @@ class Status:
         """Seconds until the queue is empty at the present rate; None when nothing moves."""
         return self.queue / self.rate if self.queue and self.rate > 0 else None
 
+    def to_map(self) -> dict[str, Any]:
+        return asdict(self) | {"left_s": self.left_s}
+
 
 class Worker:
     """One kind of background work. Subclasses do `step` and count with `did`."""
 
     name = "?"
     every_s = 5.0  # how long to rest when there was nothing to do, unless woken
+    per_second: float | None = None
+    """Items a second at most; None: as fast as the steps go."""
 
     def __init__(self, env: Env) -> None:
         self.env = env
@@ -72,10 +80,15 @@ class Worker:
         self._woken = False
         self._rate = 0.0
         self._rated_s = env.now()
+        self._busy_since_s = env.now()  # since when `_rate` has been built up
 
     async def step(self) -> bool:
         """Do one bounded piece (W1). True: there is more to do right now."""
         raise NotImplementedError
+
+    def start(self) -> None:
+        """Somebody asked for it: begin now what would begin by itself in a while."""
+        self.wake()
 
     def queue(self) -> int:
         """Items waiting, as far as they are known."""
@@ -95,15 +108,18 @@ class Worker:
         self.done += items
         self.bytes += size
         self._decay()
+        if self._rate < 0.001:
+            self._busy_since_s = self.env.now() - 1.0
         self._rate += items / RATE_OVER_S
 
     def rate(self) -> float:
+        """Items a second over the last half minute, or since work began after a rest."""
         self._decay()
-        return self._rate
+        return self._rate / (1.0 - math.exp((self._busy_since_s - self._rated_s - 0.001) / RATE_OVER_S))
 
     def _decay(self) -> None:
         now = self.env.now()
-        self._rate *= max(0.0, 1.0 - (now - self._rated_s) / RATE_OVER_S)
+        self._rate *= math.exp((self._rated_s - now) / RATE_OVER_S)
         self._rated_s = now
 
     async def rest(self, for_s: float) -> None:
@@ -145,18 +161,22 @@ class Workers:
         self._all: dict[str, Worker] = {}
         self._states: dict[str, str] = {}
         self._stepped_s: dict[str, float] = {}
+        self._paced: dict[str, int] = {}
         self.throttle = Throttle(env)
-        stored = meta.load(rows, _PAUSED)
+        stored, rates = meta.load(rows, _PAUSED), meta.load(rows, _RATES)
         self._paused: set[str] = set(msgpack.unpackb(stored)) if stored else set()
+        self._rates: dict[str, float] = msgpack.unpackb(rates) if rates else {}
 
     def add(self, worker: Worker) -> None:
         """Run this worker from now on."""
         self._all[worker.name] = worker
+        worker.per_second = self._rates.get(worker.name, worker.per_second) or None
         self._states[worker.name] = "idle"
         self._env.spawn(self._run(worker), f"worker {worker.name}")
 
-    def get(self, name: str) -> Worker | None:
-        return self._all.get(name)
+    @property
+    def names(self) -> list[str]:
+        return list(self._all)
 
     def statuses(self) -> list[Status]:
         return [
@@ -169,6 +189,7 @@ class Workers:
                 worker.rate(),
                 worker.bytes,
                 worker.last_error,
+                worker.per_second,
                 dict(worker.detail),
             )
             for worker in self._all.values()
@@ -176,21 +197,41 @@ class Workers:
 
     async def pause(self, names: list[str]) -> None:
         """Stop these (durably, W3). Raises Full when that cannot be kept; nothing changed then."""
-        await self._keep(self._paused | set(names))
+        await self._keep_paused(self._paused | set(names))
 
     async def resume(self, names: list[str]) -> None:
-        await self._keep(self._paused - set(names))
+        """Let these go on. Raises Full; nothing changed then."""
+        await self._keep_paused(self._paused - set(names))
         for name in names:
             if name in self._all:
                 self._all[name].wake()
 
-    async def _keep(self, paused: set[str]) -> None:
+    async def limit(self, names: list[str], per_second: float) -> None:
+        """Let these do so many items a second at most (durably, W3); 0: as many as they can. Raises Full; nothing changed
+        then."""
+        rates = self._rates | dict.fromkeys(names, per_second)
+        await self._keep(_RATES, rates)
+        self._rates = rates
+        for name in names:
+            if name in self._all:
+                self._all[name].per_second = per_second or None
+
+    def start(self, names: list[str]) -> None:
+        """Have these begin now. One that is paused stays so."""
+        for name in names:
+            if name in self._all:
+                self._all[name].start()
+
+    async def _keep_paused(self, paused: set[str]) -> None:
+        await self._keep(_PAUSED, sorted(paused))
+        self._paused = paused
+
+    async def _keep(self, key: bytes, what: Any) -> None:
         future = self._env.future()
-        self._rows.commit([meta.write(_PAUSED, bytes(msgpack.packb(sorted(paused))))], future.set_result)
+        self._rows.commit([meta.write(key, bytes(msgpack.packb(what)))], future.set_result)
         error = await future
         if error is not None:
             raise error
-        self._paused = paused
 
     async def _run(self, worker: Worker) -> None:
         backoff_s = BACKOFF_S
@@ -210,9 +251,16 @@ class Workers:
                 backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
                 continue
             backoff_s = BACKOFF_S
+            await self._pace(worker)
             if not more:
                 self._states[worker.name] = "idle"
                 await worker.rest(worker.every_s)
+
+    async def _pace(self, worker: Worker) -> None:
+        """Wait as long as what the last step did takes at the worker's set rate, at most PACE_MOST_S (W1)."""
+        items, self._paced[worker.name] = worker.done - self._paced.get(worker.name, 0), worker.done
+        if items and worker.per_second:
+            await self._env.sleep(min(PACE_MOST_S, items / worker.per_second))
 
     async def _give_way(self, name: str) -> None:
         """Let clients go first, but not for ever (W4)."""
