@@ -23,6 +23,7 @@ from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
+from peer.api.workers import WorkersView
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
@@ -164,7 +165,8 @@ class Peer:
         view = ClusterView(
             self.replica, self.objects.buckets, lambda: self.membership, self._info, __version__
         )
-        self.context = Context(self.replica, self.objects, view, ApiLimits(**config.limits))
+        workers = WorkersView(self.replica, self.healing.workers, view)
+        self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**config.limits))
         self.api = ApiServer(self.context)
         self.s3 = UnbuiltS3()
 

@@ -212,6 +212,8 @@ class FakePeer:
                     "owners": [{k: n[k] for k in ("id", "name", "state", "api_url")} for n in told],
                 }
             )
+        if path.startswith("/v1/cluster/workers"):
+            return web.json_response(store.workers(request, path))
         if path == "/v1/cluster/epochs":
             names = [node["name"] for node in nodes]
             return web.json_response({"epochs": [epoch | {"members": names, "replicas": store.replicas}]})
@@ -251,6 +253,8 @@ class FakeCluster:
         self.shards: dict[str, int] = {}
         self.replicas = replicas
         self.verdict = "healthy"
+        self.worker_states: dict[str, str] = {}
+        self.worker_rates: dict[str, float] = {}
         self.page_limit = 1000
         self.peers = [FakePeer(self, f"peer-{i + 1}") for i in range(peers)]
         self._loop = asyncio.new_event_loop()
@@ -306,12 +310,46 @@ class FakeCluster:
             "verdict": self.verdict,
             "reasons": [] if healthy else [{"code": "PeerDead", "message": "peer-2 is dead"}],
             "tolerates": 1 if healthy else 0,
+            "redundancy": {
+                "whole": healthy,
+                "lacking": 0 if healthy else 12,
+                "left_s": None,
+                "message": "every object has all its 3 replicas"
+                if healthy
+                else "about 12 objects lack a replica",
+            },
             "epoch": {"generation": 0, "number": 3, "kind": "final"},
             "replicas": self.replicas,
             "partition_power": 3,
             "chunk_bytes": CHUNK_BYTES,
             "partitions": {"total": 8, "full": 8 if healthy else 0, "degraded": 0, "unavailable": 0},
             "nodes": nodes,
+        }
+
+    def workers(self, request: web.Request, path: str) -> dict[str, Any]:
+        """One worker on each peer; commands change its state, and a peer that is down is told of."""
+        _, _, _, _, worker, verb, *_ = [*path.split("/"), "", ""]
+        if worker not in ("", "all", "anti-entropy"):
+            raise ApiError(404, "NoSuchWorker", f"there is no worker {worker}")
+        concerned = [peer for peer in self.peers if request.query.get("node", peer.name) == peer.name]
+        up = [peer for peer in concerned if peer.listener is not None]
+        for peer in up:
+            if verb in ("pause", "resume"):
+                self.worker_states[peer.name] = "paused" if verb == "pause" else "idle"
+            elif verb == "throttle":
+                self.worker_rates[peer.name] = float(request.query["per_second"])
+        told = [
+            {
+                "worker": "anti-entropy", "node": {"id": peer.name, "name": peer.name}, "queue": 3, "oldest_s": 1.5,
+                "state": self.worker_states.get(peer.name, "idle"), "done": 7, "rate": 0.5, "bytes": 2048,
+                "left_s": 6.0, "per_second": self.worker_rates.get(peer.name), "last_error": "", "detail": {"passes": 1},
+            }
+            for peer in up
+        ]  # fmt: skip
+        silent = [peer.name for peer in concerned if peer not in up]
+        return {
+            "workers": told,
+            "failed": [{"node": name, "message": "it did not answer"} for name in silent],
         }
 
     def bucket_entry(self, name: str) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def test_views_validate(cluster: ClusterWorld, bucket: str) -> None:
     assert cluster.call("PUT", f"/v1/buckets/{bucket}/objects/k", os.urandom(100_000)).status == 200
     for peer in range(3):
         for route in ROUTES:
-            if "bucket}" in route or route == "/openapi.json":
+            if "bucket}" in route or "{verb}" in route or route == "/openapi.json":
                 continue
             for node in ("self", "peer-1", "peer-3") if "{node}" in route else ("",):
                 path = route.replace("{node}", node)
@@ -141,9 +141,28 @@ def test_views_validate(cluster: ClusterWorld, bucket: str) -> None:
         check(
             cluster.call("GET", f"/v1/cluster/ring/lookup?bucket={bucket}"), "GET", "/v1/cluster/ring/lookup"
         )
+        check_workers(cluster, peer)
         safe = cluster.call("GET", "/health/cluster?maintenance=peer-2", peer=peer)
         assert safe.json["safe"] is True
         check(safe, "GET", "/health/cluster")
+
+
+def check_workers(cluster: ClusterWorld, peer: int) -> None:
+    """Commands to workers answer as documented; afterwards all is as before."""
+    route = "/v1/cluster/workers/{worker}/{verb}"
+    path = "/v1/cluster/workers/"
+    for rest, status in (
+        ("hints/start", 200),
+        ("hints/throttle?per_second=2000&node=peer-2", 200),
+        ("hints/throttle", 400),
+        ("hints/throttle?per_second=-1", 400),
+        ("nothing/pause", 404),
+        ("hints/burn", 404),
+        ("all/resume?node=nobody", 404),
+    ):
+        answer = cluster.call("POST", path + rest, peer=peer)
+        assert answer.status == status, (rest, answer)
+        check(answer, "POST", route)
 
 
 def calls(bucket: str) -> list[tuple[str, str, str, bytes | None, dict[str, str], int]]:
@@ -216,6 +235,7 @@ def test_calls_validate(cluster: ClusterWorld, bucket: str) -> None:
 def test_credentials_validate(cluster: ClusterWorld, bucket: str, route: str) -> None:
     """Goal: whatever is not declared open refuses strangers in the documented way, and only that."""
     path = route.replace("{bucket}", bucket).replace("{key}", "k").replace("{node}", "self")
+    path = path.replace("{worker}", "hints").replace("{verb}", "start")
     for method in ROUTES[route]:
         declared_open = operation(method, route).get("security") == []
         for headers, status in (({}, 401), ({"Authorization": "Bearer a:b"}, 403)):

@@ -123,7 +123,8 @@ def serve(store: Store, act: Callable[[int, Context], Any]) -> None:
         epoch = SimpleNamespace(root_access_key="AK", root_secret_key="SK")
         replica: Any = SimpleNamespace(me="ab" * 8, epoch=epoch, epochs=SimpleNamespace(current=None))
         objects: Any = store
-        context = Context(replica, objects, SimpleNamespace(), Limits(idle_body_s=60.0))  # type: ignore[arg-type]
+        nobody: Any = SimpleNamespace()
+        context = Context(replica, objects, nobody, nobody, Limits(idle_body_s=60.0))
         server = ApiServer(context)
         port = await server.start("127.0.0.1", 0)
         try:

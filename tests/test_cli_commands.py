@@ -280,6 +280,8 @@ def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     cluster.verdict = "degraded"
     degraded = atoll("health")
     assert degraded.code == 10 and degraded.out == "degraded\n" and "peer-2 is dead" in degraded.err
+    assert "about 12 objects lack a replica" in degraded.err and "about 12 objects" in atoll("status").out
+    assert atoll("health", "-o", "json").json["redundancy"]["lacking"] == 12
     cluster.verdict = "unavailable"
     assert atoll("health", "-o", "json").code == 11
     assert atoll("node", "list", "-o", "name").lines == ["peer-1", "peer-2", "peer-3"]
@@ -297,6 +299,24 @@ def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     assert atoll("ring", "lookup", "box/k", "-o", "json").json["partition"] == 5
     assert "cluster_id" in atoll("cluster", "show").out
     assert len(atoll("cluster", "show", "-o", "json").json["nodes"]) == 3
+
+
+def test_repair(atoll: Atoll, cluster: FakeCluster) -> None:
+    """Goal: workers of all peers are shown and told; a peer that did not hear is named, and the exit code says so."""
+    atoll.use(cluster)
+    shown = atoll("repair", "status")
+    assert shown.code == 0 and shown.lines[0] == "every object has all its 3 replicas"
+    assert sum("anti-entropy" in line for line in shown.lines) == 3 and "2.0 KiB" in shown.out
+    assert atoll("repair", "status", "-o", "name").lines[0] == "peer-1/anti-entropy"
+    paused = atoll("repair", "pause", "anti-entropy", "--node", "peer-2", "-o", "jsonl")
+    assert (paused.code, len(paused.lines)) == (0, 1) and '"paused"' in paused.out
+    assert atoll("repair", "resume").out.count("idle") == 3
+    assert atoll("repair", "throttle", "anti-entropy", "50").out.count(" 50 ") == 3
+    assert atoll("repair", "throttle", "anti-entropy", "-1").code == 2
+    assert atoll("repair", "start", "nothing").code == 3
+    cluster.peers[2].kill()
+    partly = atoll("repair", "pause")
+    assert partly.code == 7 and "peer-3: it did not answer" in partly.err
 
 
 def test_profile_file_keeps_what_is_not_ours(atoll: Atoll) -> None:

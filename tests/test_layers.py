@@ -49,14 +49,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ring",
     ),
     "peer.process": ("peer", "ring", "gossip"),
-    "peer.run": ("peer",),
     "tui": ("tui", "peer.client", "peer.errors"),
     "tools.sim": ("tools.sim", "peer", "ring", "gossip"),
     "tools.sim_command": ("tools", "peer", "ring", "gossip"),
     "tools.gossip_sim": ("tools.gossip_world", "gossip"),
     "tools.gossip_world": ("gossip",),
     "tools.ring_table": ("ring",),
-    "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.run"),
+    "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.process"),
     "tools": ("tools", "tui", "peer.client", "peer.errors", "peer.etag", "peer.config"),
 }
 

@@ -17,6 +17,7 @@ from peer.replication.quorum import Poll, Round
 from ring.members import Member
 
 from .http import iso_time
+from .redundancy import redundancy
 
 INFO_EVERY_S = 0.25
 INFO_DEADLINE_S = 1.0
@@ -115,6 +116,12 @@ class ClusterView:
         """Return when what is known of the others is fresh."""
         await self._refresh()
 
+    async def infos(self) -> dict[str, dict[str, Any]]:
+        """Member id -> what that peer tells of itself, of those that live and answered just now."""
+        await self._refresh()
+        living = [m.id for m in self._replica.epoch.members if self._lives(m.id) and m.id not in self._silent]
+        return {member: self._info_of(member) for member in living}
+
     def verdict(self) -> dict[str, Any]:
         """{"verdict", "reasons", "tolerates", "partitions"}."""
         counts = self._count()
@@ -154,7 +161,7 @@ class ClusterView:
 
     def safe_without(self, name: str) -> bool:
         """Whether every partition keeps its majority when this node is taken down, too. Raises NotFound."""
-        return self._count(frozenset({self._find(name).id}))["unavailable"] == 0
+        return self._count(frozenset({self.find(name).id}))["unavailable"] == 0
 
     def _info_of(self, member: str) -> dict[str, Any]:
         return self._own_info() if member == self._replica.me else self._infos.get(member, {})
@@ -219,11 +226,24 @@ class ClusterView:
         if owed:
             message = f"{owed} copies have missed an owner, which will fetch them from the others"
             reasons.append({"code": "copies_owed", "message": message})
+        waiting = sum(
+            count for info in healing for owner, count in info.get("hints", {}).items() if self._lives(owner)
+        )
+        if waiting:
+            message = f"{waiting} changes have missed an owner, which is about to fetch them"
+            reasons.append({"code": "changes_missed", "message": message})
         missing = sum(info.get("missing", 0) for info in healing)
         if missing:
             message = f"{missing} chunks could not be fetched from any owner when last tried"
             reasons.append({"code": "chunks_missing", "message": message})
         return reasons
+
+    def _redundancy(self) -> dict[str, Any]:
+        epoch = self._replica.epoch
+        living = [member.id for member in epoch.members if self._lives(member.id)]
+        dead = [member.id for member in epoch.members if not self._lives(member.id)]
+        infos = {member: self._info_of(member) for member in living}
+        return redundancy(epoch, dead, self._behind(), infos, bool(self._unhealed()))
 
     # --- views
 
@@ -231,7 +251,7 @@ class ClusterView:
         await self._refresh()
         epoch = self._replica.epoch
         verdict = self.verdict()
-        me = self._find(self._replica.me)
+        me = self.find(self._replica.me)
         return {
             "cluster_id": epoch.cluster_id,
             "time": iso_time(self._replica.env.wall_us()),
@@ -242,6 +262,7 @@ class ClusterView:
                 "uptime_s": round(time.monotonic() - self._started_s, 3),
             },
             **verdict,
+            "redundancy": self._redundancy(),
             "epoch": {"generation": epoch.generation, "number": epoch.number, "kind": epoch.kind},
             "replicas": epoch.replicas,
             "partition_power": epoch.partition_power,
@@ -255,7 +276,7 @@ class ClusterView:
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node in full, asked of itself. Raises NotFound; `process` is null if it does not answer."""
-        member = self._find(name)
+        member = self.find(name)
         info: dict[str, Any] | None
         if member.id == self._replica.me:
             info = self._own_info()
@@ -292,7 +313,7 @@ class ClusterView:
         row = space.row_key(key) if key is not None else space.prefix(0)
         owners = []
         for owner in self._replica.owners_of_row(row):
-            node = self._node(self._find(owner))
+            node = self._node(self.find(owner))
             owners.append({k: node[k] for k in ("id", "name", "state", "api_url")})
         return {
             "bucket": bucket,
@@ -313,7 +334,8 @@ class ClusterView:
         )
         return [self._node(member) for member in members]
 
-    def _find(self, name: str) -> Member:
+    def find(self, name: str) -> Member:
+        """A member by id or name; `self` is this one. Raises NotFound."""
         if name == "self":
             name = self._replica.me
         found = [m for m in self._replica.epoch.members if name in (m.id, m.name)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 
 from aiohttp import web
 
+from peer.errors import Invalid
 from peer.objects.names import check_key
 
 from .context import Call
+from .http import decode_name
 
 
 async def health(call: Call) -> web.StreamResponse:
@@ -60,6 +63,27 @@ async def lookup(call: Call) -> web.StreamResponse:
 async def epochs(call: Call) -> web.StreamResponse:
     call.only()
     return web.json_response({"epochs": call.context.cluster.epochs()})
+
+
+async def workers(call: Call) -> web.StreamResponse:
+    call.only()
+    return web.json_response(await call.context.workers.listed())
+
+
+async def command_workers(call: Call, rest: str) -> web.StreamResponse:
+    """POST /v1/cluster/workers/{worker}/{verb}"""
+    worker, _, verb = rest.partition("/")
+    call.only(*(("node", "per_second") if verb == "throttle" else ("node",)))
+    value = 0.0
+    if verb == "throttle":
+        try:
+            value = float(call.argument("per_second"))
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise Invalid("per_second: a number of items, 0 for as many as it can", code="InvalidArgument")
+    told = await call.context.workers.command(verb, decode_name(worker), call.query.get("node"), value)
+    return web.json_response(told)
 
 
 _OPENAPI: list[bytes] = []

@@ -48,6 +48,13 @@ class Cluster(Protocol):
     def epochs(self) -> list[dict[str, Any]]: ...
 
 
+class Workers(Protocol):
+    """The background workers of all peers (peer.api.workers.WorkersView)."""
+
+    async def listed(self) -> dict[str, Any]: ...
+    async def command(self, verb: str, worker: str, node: str | None, value: float) -> dict[str, Any]: ...
+
+
 @dataclass(slots=True)
 class Limits:
     """Every limit of the HTTP surface, an option each (peer.config.LIMITS has their bounds).
@@ -72,6 +79,7 @@ class Context:
     replica: Replica
     objects: Objects
     cluster: Cluster
+    workers: Workers
     limits: Limits = field(default_factory=Limits)
     counts: dict[str, int] = field(default_factory=dict)
     transfers: dict[Transfer, None] = field(default_factory=dict)

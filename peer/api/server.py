@@ -52,6 +52,7 @@ FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/v1/cluster/ring": cluster_api.ring,
     "/v1/cluster/ring/lookup": cluster_api.lookup,
     "/v1/cluster/epochs": cluster_api.epochs,
+    "/v1/cluster/workers": cluster_api.workers,
 }
 LIST_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
     "GET": objects_api.list_bucket,
@@ -60,12 +61,15 @@ UPLOAD_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] 
     "POST": objects_api.upload_form,
 }
 NODE = "/v1/cluster/nodes/"
+WORKER = "/v1/cluster/workers/"
 OPEN_METHODS = ("GET", "HEAD")
 VIEW_METHODS = ("GET",)
+COMMAND_METHODS = ("POST",)
 ROUTES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(OPEN_PATHS, OPEN_METHODS),
     **dict.fromkeys(FIXED_PATHS, VIEW_METHODS),
     NODE + "{node}": VIEW_METHODS,
+    WORKER + "{worker}/{verb}": COMMAND_METHODS,
     BUCKETS + "/{bucket}": tuple(BUCKET_METHODS),
     BUCKETS + "/{bucket}/objects": tuple(LIST_METHODS),
     BUCKETS + "/{bucket}/objects/{key}": tuple(OBJECT_METHODS),
@@ -189,6 +193,9 @@ class ApiServer:
         if raw.startswith(NODE):
             self._allow(method, VIEW_METHODS)
             return await cluster_api.node(call, decode_name(raw[len(NODE) :]))
+        if raw.startswith(WORKER):
+            self._allow(method, COMMAND_METHODS)
+            return await cluster_api.command_workers(call, raw[len(WORKER) :])
         raise NotFound(f"there is nothing at {raw[:200]!r}; see /openapi.json", code="NoSuchPath")
 
     async def _bucket_route(self, call: Call, rest: str) -> web.StreamResponse:

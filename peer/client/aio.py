@@ -233,6 +233,17 @@ class AsyncClient:
         """The decided epochs, as the API gives them."""
         return await self._run(calls.epochs())
 
+    async def workers(self) -> dict[str, Any]:
+        """The background workers of all peers, as the API gives them."""
+        return await self._run(calls.workers())
+
+    async def command_workers(
+        self, verb: str, worker: str = "all", *, node: str | None = None, per_second: float | None = None
+    ) -> dict[str, Any]:
+        """pause, resume, start or throttle workers, on every peer or on one. `failed` of the answer names the peers that
+        did not answer, where nothing changed. NotFound."""
+        return await self._run(calls.command_workers(verb, worker, node, per_second))
+
     # inside
 
     async def _learn(self, *, transfer: bool) -> None:

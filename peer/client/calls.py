@@ -136,6 +136,25 @@ def ring() -> Call[dict[str, Any]]:
     return _read("/v1/cluster/ring", "ring", dict)
 
 
+def workers() -> Call[dict[str, Any]]:
+    return _read("/v1/cluster/workers", "workers", dict)
+
+
+def command_workers(
+    verb: str, worker: str, node: str | None, per_second: float | None
+) -> Call[dict[str, Any]]:
+    asked = {"node": node, "per_second": per_second}
+    query = urlencode({key: value for key, value in asked.items() if value is not None})
+    path = f"/v1/cluster/workers/{quote(worker, safe='')}/{quote(verb, safe='')}" + (
+        f"?{query}" if query else ""
+    )
+
+    def parse(status: int, headers: Headers, body: bytes) -> dict[str, Any]:
+        return parse_json(body, verb)
+
+    return Call(Request("POST", path, f"{verb} {worker}", Repeat.SAME_RESULT), parse)
+
+
 def epochs() -> Call[dict[str, Any]]:
     return _read("/v1/cluster/epochs", "epochs", dict)
 

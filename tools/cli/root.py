@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("tools.cli.objects:rm", "Remove objects."),
     "node": ("tools.cli.cluster:node", "The peers."),
     "ring": ("tools.cli.cluster:ring", "The ring and who owns what."),
+    "repair": ("tools.cli.repair:repair", "What heals in the background."),
     "cluster": ("tools.cli.cluster:cluster", "The cluster as a whole."),
     "bench": ("tools.bench:bench", "Generate load and measure."),
     "sim": ("tools.cli.sim:sim", "The deterministic simulator."),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
@@ -54,6 +55,9 @@ def summary(info: ClusterInfo) -> Iterator[str]:
     """The verdict and its reasons, a line each."""
     failures = {0: "no further failure", 1: "1 failure"}.get(info.tolerates, f"{info.tolerates} failures")
     yield f"{info.verdict}: tolerates {failures} now"
+    told = redundancy(info.raw)
+    if told:
+        yield told
     for reason in info.raw.get("reasons", ()):
         yield f"  {reason.get('message')} ({reason.get('code')})"
     parts = info.raw.get("partitions") or {}
@@ -63,6 +67,11 @@ def summary(info: ClusterInfo) -> Iterator[str]:
     )
     asked = info.raw.get("peer") or {}
     yield f"epoch {epoch_text(info.raw.get('epoch'))}, {info.replicas} replicas, seen by {asked.get('name', '?')}"
+
+
+def redundancy(raw: Mapping[str, Any]) -> str:
+    """The line that says whether every object has all its replicas, how many do not, and when they will."""
+    return str((raw.get("redundancy") or {}).get("message", ""))
 
 
 def _watch_plainly(client: Client, interval_s: float) -> None:
@@ -137,4 +146,6 @@ def _ask(client: Client) -> tuple[str, dict[str, object], list[str]]:
         return verdict, {"verdict": verdict}, []
     reasons = [dict(reason) for reason in info.raw.get("reasons", ())]
     record: dict[str, object] = {"verdict": info.verdict, "tolerates": info.tolerates, "reasons": reasons}
-    return info.verdict, record, [str(reason.get("message")) for reason in reasons]
+    record["redundancy"] = info.raw.get("redundancy")
+    lines = [redundancy(info.raw), *(str(reason.get("message")) for reason in reasons)]
+    return info.verdict, record, [line for line in lines if line]
