@@ -13,6 +13,7 @@ from peer.replication.handoff import Handoff
 from peer.replication.holder import Disk
 from peer.replication.messages import HINT_KEEP, HINTED, HINTS, REPAIR
 from peer.replication.node import Replica
+from peer.replication.recovery import Recovery
 from peer.replication.registersync import REGISTERS
 from peer.replication.workers import Workers
 from ring.hashing import partition_of
@@ -45,6 +46,7 @@ class Healing:
         )
         hints = chunks.hints
         self.handoff = Handoff(env, replica, chunks, self.side, hints, alive)
+        self.recovery = Recovery(env, replica)
         replica.registers.on_missed = hints.missed
         replica.serve(HINTS, hints.on_hints)
         replica.serve(HINTED, hints.on_hinted)
@@ -54,6 +56,7 @@ class Healing:
 
     def begin(self) -> None:
         """Run the workers. Called once the peer's identity is confirmed."""
+        self.workers.add(self.recovery)
         self.workers.add(self.handoff)
         self.workers.add(self.anti_entropy)
 
@@ -75,7 +78,7 @@ class Healing:
         workers."""
         digests = self._copies.side(REGISTERS).digests
         return {
-            "behind": self.anti_entropy.behind,
+            "behind": self.anti_entropy.behind or self._replica.recovering,
             "compared_s": self.anti_entropy.compared_s,
             "owed": self._owed(),
             "hints": self.handoff.owing,

@@ -160,7 +160,9 @@ def test_a_lost_segment_is_not_a_copy(world: ClusterWorld) -> None:
     lost = counted(world, 2, "lost")
     assert lost > 0
     assert world.call("PUT", "/v1/buckets/lost/objects/second", body, peer=2).status == 200
-    wait_until(lambda: counted(world, 2, "stored") >= 3, "three chunks stored anew on the peer, by put or repair")
+    wait_until(
+        lambda: counted(world, 2, "stored") >= 3, "three chunks stored anew on the peer, by put or repair"
+    )
     world.restart(2)
     world.wait_ready(2)
     assert world.call("GET", "/v1/buckets/lost/objects/first", peer=2).body == body

@@ -37,6 +37,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ring",
         "peer.replication",
     ),
+    "peer.recovery": (
+        "peer.recovery",
+        "peer.storage",
+        "peer.replication",
+        "peer.objects",
+        "peer.errors",
+        "ring",
+    ),
     "peer.realenv": ("peer.storage", "peer.errors", "peer.buffers"),
     "peer.bulkservice": ("peer.replication", "peer.storage", "peer.errors", "peer.buffers"),
     "peer.api": (
@@ -55,6 +63,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tools.gossip_sim": ("tools.gossip_world", "gossip"),
     "tools.gossip_world": ("gossip",),
     "tools.ring_table": ("ring",),
+    "tools.cli.recover": ("tools.cli", "peer.recovery", "peer.errors"),
     "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.process"),
     "tools": ("tools", "tui", "peer.client", "peer.errors", "peer.etag", "peer.config"),
 }

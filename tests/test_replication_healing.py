@@ -10,7 +10,7 @@ from peer.replication.chunksync import CHUNKS, ChunkSide
 from peer.replication.holder import chunk_key
 from peer.replication.messages import ADD_REF, REPAIR, STORE_CHUNK
 from peer.replication.register import Put
-from peer.replication.workers import Throttle, Workers
+from peer.replication.workers import Throttle, Worker, Workers
 from tests.replication_chunks import (
     BULK,
     BYTES,
@@ -268,6 +268,33 @@ def test_a_paused_worker_rests_also_after_a_restart() -> None:
         assert other.done == 0 and again.statuses()[0].state == "paused"
         await again.resume(["anti-entropy"])
         await until(lambda: other.compared_s is not None, 60)
+
+    simulate(scenario)
+
+
+class Broken(Worker):
+    """Fails in a way nobody foresaw, twice."""
+
+    name = "broken"
+
+    async def step(self) -> bool:
+        self.did()
+        if self.done < 3:
+            raise KeyError("unforeseen")
+        return False
+
+
+def test_a_worker_survives_errors_nobody_foresaw() -> None:
+    """Goal (W2): it says what went wrong, and is tried again."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        workers = Workers(a.env, a.rows)
+        worker = Broken(a.env)
+        workers.add(worker)
+        await until(lambda: worker.done == 1)
+        (status,) = workers.statuses()
+        assert status.state == "failing" and "unforeseen" in status.last_error
+        await until(lambda: worker.done >= 3, 30)
 
     simulate(scenario)
 

@@ -28,8 +28,10 @@ KINDS = (
     b"epoch",
     b"epochs/",
     b"member",
+    b"merged",
     b"paxos",
     b"workers/paused",
+    b"workers/rates",
 )
 
 
@@ -51,6 +53,8 @@ def used() -> SimDisk:
         await a.replica.epochs.propose(lambda base: again(base) if base.number == 1 else base)
         await a.ask(PREPARE, KEY, ballot_at(1 << 61), NO_GATE, False)
         await Workers(a.env, a.rows).pause(["anti-entropy"])
+        await Workers(a.env, a.rows).limit(["anti-entropy"], 5.0)
+        await a.replica.recovered(0)
         disks.append(a.disk.copy())
 
     simulate(scenario)

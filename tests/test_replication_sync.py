@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peer.replication.digests import LEAVES, SLICE_ROWS, Digests, entry_of, leaf_of
 from peer.replication.keys import SYSTEM, Space, partition_in
-from peer.replication.messages import NO_GATE, OK, PREPARE
+from peer.replication.messages import COPY_LEAVES, NO_GATE, OK, PREPARE
 from peer.replication.register import Current, Put
 from peer.replication.registersync import REGISTERS, RegisterSide, ranges_of
 from peer.replication.value import encode_row, encode_side, wrap
@@ -41,6 +41,20 @@ def digest_by_hand(peer: Peer) -> bytes:
         for key in peer.disk.tables["rows"].irange(start, end, inclusive=(True, False)):
             leaves[leaf_of(key)] ^= entry_of(key, peer.stored(key).ballot)
     return b"".join(leaf.to_bytes(8, "big") for leaf in leaves)
+
+
+def test_a_digest_dropped_while_a_pull_waits_for_an_answer() -> None:
+    """Goal: two pulls of one partition, or a chunk that changes, may drop the digest under a pull; it is built anew."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        with world.lost(sender=a, to=c):
+            await write(a, KEY, b"missed")
+        digests = side_of(c).digests
+        with world.when(lambda: digests.drop(PARTITION), COPY_LEAVES, to=a) as dropped:
+            pulled = await c.replica.copies.pull(REGISTERS, a.id, [PARTITION])
+        assert dropped.hits == 1 and pulled.rows == 1 and c.holds() == b"missed"
+
+    simulate(scenario)
 
 
 # --- digests

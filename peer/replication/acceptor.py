@@ -129,20 +129,26 @@ class Acceptor:
             return reply((room, self.promises.covers(ballot)))
         return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
 
-    def merge(self, key: bytes, ballot: bytes, value: bytes, side: bytes | None, reply: Reply) -> None:
+    def merge(
+        self, key: bytes, ballot: bytes, value: bytes, side: bytes | None, reply: Reply, void: bool = False
+    ) -> None:  # fmt: skip
         """Apply what another owner has accepted, as a delayed accept (§6, copying).
 
         OK once it is durable, CONFLICT, IS_FULL or BUSY.
 
-        No gate is asked: a gate decides what is accepted first, not where it is copied to.
+        No gate is asked: a gate decides what is accepted first, not where it is copied to. `void`: nor is a promise, as
+        whoever it was made to can do nothing with it any more (`recovery`, O3); it stands all the same.
         """
         entry = self._entry(key)
-        if ballot < entry.promised or ballot <= entry.ballot:
-            return reply((CONFLICT, max(entry.promised, entry.ballot)))
+        promised = entry.promised
+        if (ballot < promised and not void) or ballot <= entry.ballot:
+            return reply((CONFLICT, max(promised, entry.ballot)))
         room = self._room_for(key, value)
         if room != OK:
             return reply((room, False))
-        return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
+        self._store(key, entry, Accepted(ballot, value, 0), side, reply)
+        entry.promised = max(promised, ballot)
+        return None
 
     def _room_for(self, key: bytes, value: bytes) -> int:
         """OK, or why there is no room for this value. On a disk that is all but full only heads of objects are refused:

@@ -47,6 +47,7 @@ class AntiEntropy(Worker):
         self._epoch = epoch
         self._alive = alive
         self._tasks: deque[_Task] = deque()
+        self._of_epoch: Epoch | None = None
         self._soon: dict[tuple[str, int, int], float] = {}  # (member, side, partition) -> since when
         self._began_s = float("-inf")
         self._asked_not_before_s: dict[str, float] = {}
@@ -114,6 +115,8 @@ class AntiEntropy(Worker):
         if epoch is None:
             return False
         now = self.env.now()
+        if epoch is not self._of_epoch:
+            self._ring_changed(epoch)
         if self._soon:
             await self._pull_soon()
             return True
@@ -141,6 +144,14 @@ class AntiEntropy(Worker):
             self._compared[task.member] = task.since_s
         return True
 
+    def _ring_changed(self, epoch: Epoch) -> None:
+        """What was to be compared was so under another ring: begin anew, with the owners there are now."""
+        self._of_epoch = epoch
+        self._tasks.clear()
+        members = {member.id for member in epoch.members}
+        self._unsure = {member: since_s for member, since_s in self._unsure.items() if member in members}
+        self._began_s = float("-inf")
+
     async def _pull_soon(self) -> None:
         """One partition out of turn; if that fails, its turn comes."""
         member, side, partition = next(iter(self._soon))
@@ -160,6 +171,9 @@ class AntiEntropy(Worker):
                 if first:
                     self._unsure.setdefault(member.id, self._began_s)
                 self._tasks.extend(self._of(member.id))
+                if member.id not in {task.member for task in self._tasks}:  # it shares nothing with us
+                    self._unsure.pop(member.id, None)
+                    self._compared[member.id] = self._began_s
 
     def _of(self, member: str) -> list[_Task]:
         """Everything to compare with a member, in batches."""

@@ -26,7 +26,7 @@ from ring.epoch import Epoch
 
 from . import meta
 from .ballot import NONE, BallotClock
-from .env import Env, Reply, RowStore
+from .env import Env, Reply, RowStore, Write
 from .messages import (
     CONFLICT,
     EPOCH_ACCEPT,
@@ -51,6 +51,18 @@ _HISTORY = b"epochs/"
 def tag_of(epoch: Epoch) -> int:
     """Generation and number as one integer that orders as they do."""
     return epoch.generation << 40 | epoch.number
+
+
+def writes_of(epoch: Epoch) -> list[Write]:
+    """What a commit takes to make this the current epoch."""
+    tag = tag_of(epoch)
+    names = [member.name for member in epoch.members]
+    summary = msgpack.packb((epoch.generation, epoch.number, epoch.kind, names, epoch.replicas))
+    return [
+        meta.write(_CURRENT, epoch.encode()),
+        meta.write(_HISTORY + tag.to_bytes(8, "big"), bytes(summary)),
+        meta.remove(_HISTORY + max(0, tag - HISTORY_KEPT).to_bytes(8, "big")),
+    ]
 
 
 class HoldsRows(Conflict):
@@ -158,9 +170,6 @@ class Epochs:
         tag = tag_of(epoch)
         if tag <= self.tag:
             return then(None)
-        summary = msgpack.packb(
-            (epoch.generation, epoch.number, epoch.kind, [m.name for m in epoch.members], epoch.replicas)
-        )
         self._installing = max(self._installing, tag)
 
         def done(error: AtollError | None) -> None:
@@ -173,15 +182,7 @@ class Epochs:
                 self._installing = self.tag
             then(error)
 
-        self._rows.commit(
-            [
-                meta.write(_CURRENT, epoch.encode()),
-                meta.write(_HISTORY + tag.to_bytes(8, "big"), bytes(summary)),
-                meta.remove(_HISTORY + max(0, tag - HISTORY_KEPT).to_bytes(8, "big")),
-            ],
-            done,
-        )
-        return None
+        return self._rows.commit(writes_of(epoch), done)
 
     async def installed(self, epoch: Epoch) -> None:
         """Install and wait until it is durable. Raises Full or Unavailable if the disk cannot keep it: nothing changed."""

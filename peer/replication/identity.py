@@ -93,14 +93,15 @@ class Identity:
         if error is not None:
             raise error
 
-    async def confirm(self, epoch: Epoch) -> None:
-        """Return once a majority of the voters know this boot (I2). Raises Amnesia (I1).
+    async def confirm(self, ring: Callable[[], Epoch]) -> None:
+        """Return once a majority of the voters of the present ring know this boot (I2). Raises Amnesia (I1).
 
         Runs until it succeeds; a peer that cannot reach a majority just does not vote.
         """
         if self.amnesiac and not self._unchecked:
             raise self._amnesia("an earlier start of it found that out")
         while not self.confirmed:
+            epoch = ring()
             others = [voter for voter in epoch.voters() if voter != self.me]
             everybody = sorted({member.id for member in epoch.members} - {self.me})
             voters = len(epoch.voters())

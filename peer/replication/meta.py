@@ -27,6 +27,7 @@ _WHAT = {
     b"bound": "the bound of its promises",
     b"epoch": "the ring",
     b"paxos": "its votes on the next ring",
+    b"merged": "the generation whose rows it has merged",
     b"workers/paused": "the paused workers",
     b"workers/rates": "the rates set for workers",
 }

@@ -7,6 +7,7 @@ N1  The sender's epoch: a replica that is behind persists the newer epoch before
     refuses with its own tag.
 N2  A peer whose identity is not confirmed votes on nothing.
 N3  Rows are answered for owned partitions only, and not while this epoch is fenced.
+N4  In a new generation (the operator's override) a peer owns nothing until it has merged what all members hold.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ring.circle import Circle
 from ring.epoch import Epoch
 from ring.members import Member
 
+from . import meta
 from .acceptor import Acceptor
 from .env import Done, Env, Network, Reply, RowStore
 from .epochs import Epochs
@@ -53,6 +55,7 @@ from .scan import Scans, answer_scan
 from .sync import Copies
 
 LATE_FOR_S = 3.0
+_MERGED = b"merged"
 WAITING_MOST = 10_000
 
 Handler = Callable[[Any, Reply], None]
@@ -85,6 +88,9 @@ class Replica:
         self.scans = Scans(env, self, self.registers, self.send, self.prefer, self.was_late, unsafe)
         self.copies = Copies(env, self, self.send)
         self.copies.add(REGISTERS, RegisterSide(env, rows, self.acceptor, self.settle))
+        merged = meta.load(rows, _MERGED)
+        self._merged = int.from_bytes(merged, "big") if merged is not None else 0
+        self._new_here = self.epochs.current is None
         self.on_epoch: Callable[[Epoch], None] = lambda _: None
         self._row_handlers: dict[int, Handler] = {
             PREPARE: self.acceptor.prepare,
@@ -119,9 +125,8 @@ class Replica:
 
     async def confirm(self) -> None:
         """Return once this peer may vote. Raises identity.Amnesia."""
-        epoch = self.epochs.current
-        assert epoch is not None, "found or join first"
-        await self.identity.confirm(epoch)
+        assert self.epochs.current is not None, "found or join first"
+        await self.identity.confirm(lambda: self.epoch)
         self.env.spawn(self.identity.report(self._member_ids), "boot reports")
 
     def serve(self, op: int, handler: Handler, *, votes: bool = True) -> None:
@@ -287,13 +292,36 @@ class Replica:
         return not self.acceptor.idle or bool(self._rows.scan("rows", b"", b"\xff" * 8, 1))
 
     def _epoch_installed(self, epoch: Epoch) -> None:
-        table = epoch.table
+        if self._new_here:  # one that joins has nothing to merge
+            self._new_here, self._merged = False, epoch.generation
+            if epoch.generation:
+                self._rows.commit([meta.write(_MERGED, epoch.generation.to_bytes(8, "big"))], lambda _: None)
         self._circle = None
         self._fallbacks = {}
-        self._owned = bytes(self.me in table.owners(p) for p in range(1 << epoch.partition_power))
+        self._own(epoch)
         if self.identity.confirmed and len(epoch.members) > 1:  # a founder was confirmed by nobody but itself
             self.env.spawn(self.identity.tell(self._member_ids()), "boot report")
         self.on_epoch(epoch)
+
+    @property
+    def recovering(self) -> bool:
+        """The operator's override is in force, and what the other survivors hold has not been merged here yet (N4)."""
+        epoch = self.epochs.current
+        return epoch is not None and epoch.generation > self._merged
+
+    async def recovered(self, generation: int) -> None:
+        """Everything was merged: vote from now on. Raises Full or Unavailable if that cannot be kept."""
+        done = self.env.future()
+        self._rows.commit([meta.write(_MERGED, generation.to_bytes(8, "big"))], done.set_result)
+        if error := await done:
+            raise error
+        self._merged = generation
+        self._own(self.epoch)
+
+    def _own(self, epoch: Epoch) -> None:
+        """Note which partitions are answered for (N3, N4)."""
+        table, votes = epoch.table, not self.recovering
+        self._owned = bytes(votes and self.me in table.owners(p) for p in range(1 << epoch.partition_power))
 
     def _member_ids(self) -> list[str]:
         return [member.id for member in self.epoch.members]

@@ -43,6 +43,8 @@ class RegisterSide:
         self._rows = rows
         self._acceptor = acceptor
         self._settle_row = settle_row
+        self.void_promises = False
+        """While a new generation's rows are merged (`recovery`). Nobody votes then: nothing can be settled, nor need be."""
         self.digests = Digests(self._scan, ranges_of, partition_in, lambda key: key[0] == OBJECT)
         acceptor.on_commit = self.digests.fold
         acceptor.on_damage = lambda key: self.digests.drop(partition_in(key))
@@ -104,7 +106,7 @@ class RegisterSide:
             elif not self.lacks(key, ballot):
                 merged(key, (_SKIPPED,))  # it came by another way meanwhile
             else:
-                self._acceptor.merge(key, ballot, value, side, partial(merged, key))
+                self._acceptor.merge(key, ballot, value, side, partial(merged, key), self.void_promises)
         if found:
             await merged_all
         if BUSY in no_room:
@@ -115,6 +117,8 @@ class RegisterSide:
 
     async def settle(self, key: bytes, pulled: Pulled) -> None:
         """The value is accepted anew by a majority; this owner's part of it may come a moment later."""
+        if self.void_promises:
+            return
         before = self._acceptor.ballot_of(key)
         await self._settle_row(key)
         for _ in range(SETTLE_TRIES):

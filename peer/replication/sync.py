@@ -157,16 +157,22 @@ class Copies:
             roots = (await self._ask(member, (COPY_DIGESTS, tag, number, some)))[1]
             pulled.bytes += 12 * len(some)
             for partition, root in zip(some, roots, strict=True):
-                await self.build(side, [partition])  # it may have been dropped meanwhile
+                await self._ready(side, partition)
                 if side.digests.root(partition) != root:
                     await self._pull_partition(number, member, tag, partition, pulled)
         return pulled
+
+    async def _ready(self, side: Side, partition: int) -> None:
+        """Return in a turn in which the digest is ready; it may have been dropped while we waited for an answer."""
+        while not side.digests.ready(partition):
+            await self.build(side, [partition])
 
     async def _pull_partition(
         self, number: int, member: str, tag: int, partition: int, pulled: Pulled
     ) -> None:
         side = self._sides[number]
         theirs = (await self._ask(member, (COPY_LEAVES, tag, number, partition)))[1]
+        await self._ready(side, partition)
         mine = side.digests.leaves(partition)
         pulled.bytes += len(theirs)
         differ = [at for at in range(LEAVES) if theirs[8 * at : 8 * at + 8] != mine[8 * at : 8 * at + 8]]

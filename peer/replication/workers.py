@@ -243,10 +243,17 @@ class Workers:
             try:
                 self._states[worker.name] = "busy"
                 more = await worker.step()
-            except AtollError as error:
-                worker.last_error = str(error)
+            except Exception as error:  # W2: whatever it is, healing goes on
+                known = isinstance(error, AtollError)
+                worker.last_error = str(error) if known else f"an unexpected error: {error!r}"
                 self._states[worker.name] = "failing"
-                log.info("worker %s: %s", worker.name, error)
+                log.log(
+                    logging.INFO if known else logging.ERROR,
+                    "worker %s: %s",
+                    worker.name,
+                    error,
+                    exc_info=not known,
+                )
                 await worker.rest(backoff_s)
                 backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
                 continue

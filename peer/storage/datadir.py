@@ -10,6 +10,8 @@ import fcntl
 import json
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,16 @@ class DataDir:
         """StartupError if a live peer has the directory; touches nothing."""
         if path.is_dir():
             os.close(_lock(path))
+
+    @staticmethod
+    @contextmanager
+    def held(path: Path) -> Iterator[None]:
+        """Keep peers away from a directory and change nothing in it. StartupError if a live one has it."""
+        fd = _lock(path)
+        try:
+            yield
+        finally:
+            os.close(fd)
 
     @property
     def rows_path(self) -> Path:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ring": ("tools.cli.cluster:ring", "The ring and who owns what."),
     "repair": ("tools.cli.repair:repair", "What heals in the background."),
     "cluster": ("tools.cli.cluster:cluster", "The cluster as a whole."),
+    "recover": ("tools.cli.recover:recover", "Read stopped peers' disks; override a lost majority."),
     "bench": ("tools.bench:bench", "Generate load and measure."),
     "sim": ("tools.cli.sim:sim", "The deterministic simulator."),
     "profile": ("tools.cli.profile_commands:profile", "Clusters this machine knows."),
