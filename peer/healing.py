@@ -71,6 +71,12 @@ class Healing:
         if epoch is not None:
             self.anti_entropy.soon(source, CHUNKS, partition_of(name, epoch.partition_power))
 
+    @property
+    def dropped_s(self) -> float | None:
+        """Seconds since a hint was dropped here: what it was about is found only by a comparison begun since."""
+        at_s = self._chunks.hints.dropped_at_s
+        return None if at_s is None else self._env.now() - at_s
+
     def info(self) -> dict[str, Any]:
         """For the cluster's view: whether this peer is `behind`, how old its last comparison with everybody alive is, what
         chunk copies the puts it coordinated still `owed` to whom, for whom it keeps how many `hints`, chunks `missing`
@@ -82,6 +88,7 @@ class Healing:
             "compared_s": self.anti_entropy.compared_s,
             "owed": self._owed(),
             "hints": self.handoff.owing,
+            "dropped_s": self.dropped_s,
             "missing": self.side.missing,
             "damaged": self._chunks.holder.damaged,
             "objects": digests.rows,

@@ -10,6 +10,7 @@ from peer.replication.chunksync import CHUNKS, ChunkSide
 from peer.replication.holder import chunk_key
 from peer.replication.messages import ADD_REF, REPAIR, STORE_CHUNK
 from peer.replication.register import Put
+from peer.replication.sync import Pulled
 from peer.replication.workers import Throttle, Worker, Workers
 from tests.replication_chunks import (
     BULK,
@@ -72,6 +73,22 @@ def test_a_pull_brings_missed_chunks_with_all_their_references() -> None:
             await store.peer.replica.copies.build(store.peer.replica.copies.side(CHUNKS), places)
         roots = {tuple(s.peer.replica.copies.side(CHUNKS).digests.root(p) for p in places) for s in (a, b, c)}
         assert len(roots) == 1
+
+    simulate_stores(scenario)
+
+
+def test_two_who_want_one_chunk_fetch_it_once() -> None:
+    """Goal: hints and anti-entropy may come upon the same chunk at the same time; its bytes travel once."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        side = [side_of(store) for store in (a, b, c)][2]
+        world.isolate(c.peer)
+        name = await a.put(LARGE, b"attempt1")
+        world.join_up()
+        key = chunk_key(name, POWER) + b"attempt1"
+        pulled = Pulled()
+        await asyncio.gather(*(side.bring(key, b"back", pulled) for _ in range(3)))
+        assert c.holds(name) and pulled.rows == 3 and pulled.bytes == len(LARGE)
 
     simulate_stores(scenario)
 

@@ -232,6 +232,13 @@ class ClusterView:
         if waiting:
             message = f"{waiting} changes have missed an owner, which is about to fetch them"
             reasons.append({"code": "changes_missed", "message": message})
+        dropped = [info["dropped_s"] for info in healing if info.get("dropped_s") is not None]
+        compared = [info.get("compared_s") for info in healing]
+        if dropped and any(at_s is None or at_s >= min(dropped) for at_s in compared):
+            message = (
+                "changes that missed an owner were too many to be kept; all peers compare what they hold"
+            )
+            reasons.append({"code": "hints_dropped", "message": message})
         missing = sum(info.get("missing", 0) for info in healing)
         if missing:
             message = f"{missing} chunks could not be fetched from any owner when last tried"

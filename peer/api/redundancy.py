@@ -37,7 +37,10 @@ def redundancy(
         lacking = waiting
         names = _names(epoch, behind) or "their owners"
         when = f"all replicas in about {left_s:.0f} s" if left_s is not None else "all replicas soon"
-        message = f"{waiting:,} missed changes are on their way to {names}; {when}"
+        what = (
+            f"{waiting:,} missed changes are on their way to {names}" if waiting else f"{names}: catching up"
+        )
+        message = f"{what}; {when}"
     elif unhealed:
         lacking = sum(told.get("missing", 0) + told.get("damaged", 0) for told in healing.values())
         message = "some copies are being made good; see the reasons"

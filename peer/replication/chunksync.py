@@ -6,6 +6,7 @@ that a pull brings the bytes again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -49,6 +50,7 @@ class ChunkSide:
         self._chunks = chunks
         self._spend = spend
         self.digests = Digests(self._scan, self.ranges, _partition)
+        self._coming: dict[bytes, asyncio.Future[None]] = {}  # chunks that are being fetched
         self.missing = 0  # chunks that no owner could give when last asked
         holder.on_reference = lambda key: self.digests.fold(key, None, _PRESENT)
         holder.on_change = lambda key: self.digests.drop(_partition(key))
@@ -95,8 +97,15 @@ class ChunkSide:
 
         Raises Corrupt if everybody asked does not, Unavailable, Full."""
         name, attempt = key[2:NAME_END], key[NAME_END:]
+        while name in self._coming:  # another worker fetches it: once is enough
+            await asyncio.wait([self._coming[name]])
         if self._holder.find(name) is None:
-            await self._fetch_bytes(name, attempt, back, pulled, also)
+            coming = self._coming[name] = self._env.future()
+            try:
+                await self._fetch_bytes(name, attempt, back, pulled, also)
+            finally:
+                del self._coming[name]
+                coming.set_result(None)
         else:
             await self._refer(name, attempt, back)
         pulled.rows += 1

@@ -25,11 +25,13 @@ from .registersync import REGISTERS
 from .sync import Pulled
 from .workers import Worker
 
-ASK_EVERY_S = 30.0
+ASK_EVERY_S = 5.0
 ASK_S = 5.0
 RETRY_S, RETRY_MOST_S = 0.5, 30.0
 FULL_BACKOFF_S = 10.0
 PASS_AGAIN_S = 15.0
+STEP_BYTES = 16 << 20
+"""A step ends once it has moved more (W1)."""
 
 
 class Handoff(Worker):
@@ -107,8 +109,10 @@ class Handoff(Worker):
     def _next(self, epoch: Epoch) -> str | None:
         """A member whose turn to be asked has come."""
         now = self.env.now()
-        self._due_s = {m.id: self._due_s.get(m.id, 0.0) for m in epoch.members if m.id != self._replica.me}
-        due = [member for member, at_s in self._due_s.items() if at_s <= now and self._alive(member)]
+        me = self._replica.me
+        mine = me in self._hints.kept  # this peer's own disk may have refused what the others took
+        self._due_s = {m.id: self._due_s.get(m.id, 0.0) for m in epoch.members if m.id != me or mine}
+        due = [one for one, at_s in self._due_s.items() if at_s <= now and (one == me or self._alive(one))]
         return min(due, key=lambda member: (self._due_s[member], member), default=None)
 
     # --- the owner's end
@@ -121,13 +125,18 @@ class Handoff(Worker):
         items: list[Item] = [(item, value) for item, value in found]
         pulled = Pulled()
         done = await self._registers([one for one in items if one[0][0] == REGISTER], tag, pulled)
-        done += await self._bytes(member, [one for one in items if one[0][0] == CHUNK], pulled)
+        chunks = [one for one in items if one[0][0] == CHUNK]
+        done += await self._bytes(member, chunks, pulled)
+        if pulled.bytes > STEP_BYTES:  # the rest of this page is asked for once more
+            items = items[:0]
         if done:
             await self._ask(member, (HINTED, tag, me, done))
             self.did(len(done), pulled.bytes)
         self._failures.pop(member, None)
-        self.last_error = "" if len(done) == len(items) else self.last_error
-        if len(items) < PAGE:  # that was all; what could not be brought waits for the next round
+        self.last_error = "" if len(done) == len(found) else self.last_error
+        if not items and found:
+            self._left[member] = max(0, left - len(done))
+        elif len(items) < PAGE:  # that was all; what could not be brought waits for the next round
             self._after.pop(member, None)
             self._left[member] = len(items) - len(done)
             self._due_s[member] = self.env.now() + ASK_EVERY_S
@@ -163,6 +172,8 @@ class Handoff(Worker):
         done: list[Item] = []
         for item, value in items:
             reference = item[1:]
+            if pulled.bytes > STEP_BYTES:
+                break
             if self._replica.me not in self._chunks.owners_of(reference[2:34]):
                 continue  # its keeper hears of the epoch and passes it on
             try:

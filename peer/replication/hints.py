@@ -73,6 +73,7 @@ class Hints:
         """Told of a reference (its key) whose chunk was kept here in somebody's place, and need not be any more."""
         self.kept: dict[str, Kept] = {}
         self.counts = {"kept": 0, "dropped": 0, "delivered": 0}
+        self.dropped_at_s: float | None = None  # the last time
         self.on_kept: Callable[[], None] = lambda: None
         self._new: dict[bytes, bytes] = {}  # not written yet
         self._writing: dict[bytes, bytes] = {}
@@ -118,11 +119,16 @@ class Hints:
 
     def _note(self, key: bytes, value: bytes) -> None:
         if len(self._new) >= UNWRITTEN_MOST and key not in self._new:
-            self.counts["dropped"] += 1
-            return
+            return self._drop(1)
         if not self._new and not self._writing:
             self._env.call_later(WRITE_AFTER_S, self._write)
         self._new[key] = value
+        return None
+
+    def _drop(self, count: int) -> None:
+        """So many are not kept (G3)."""
+        self.counts["dropped"] += count
+        self.dropped_at_s = self._env.now()
 
     def _write(self) -> None:
         """Commit what was noted; one commit at a time."""
@@ -137,7 +143,7 @@ class Hints:
             if old is None:
                 wanted[target] = wanted.get(target, 0) + 1
                 if self.kept.get(target.hex(), _NOTHING).keys + wanted[target] > KEYS_MOST:
-                    self.counts["dropped"] += 1
+                    self._drop(1)
                     continue
                 fresh.append(key)
             writes.append(("hints", key, value))
@@ -149,7 +155,7 @@ class Hints:
     def _written(self, fresh: list[bytes], count: int, error: AtollError | None) -> None:
         self._writing.clear()
         if error is not None:
-            self.counts["dropped"] += count
+            self._drop(count)
         else:
             for key in fresh:
                 self._count(key, 0, 1)
