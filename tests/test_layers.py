@@ -63,6 +63,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tools.gossip_sim": ("tools.gossip_world", "gossip"),
     "tools.gossip_world": ("gossip",),
     "tools.ring_table": ("ring",),
+    "tools.chaos": ("tools", "peer.client", "peer.recovery", "peer.errors"),
     "tools.cli.recover": ("tools.cli", "peer.recovery", "peer.errors"),
     "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.process"),
     "tools": ("tools", "tui", "peer.client", "peer.errors", "peer.etag", "peer.config"),

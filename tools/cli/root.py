@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recover": ("tools.cli.recover:recover", "Read stopped peers' disks; override a lost majority."),
     "bench": ("tools.bench:bench", "Generate load and measure."),
     "sim": ("tools.cli.sim:sim", "The deterministic simulator."),
+    "chaos": ("tools.chaos.command:chaos", "Fault injection on a local cluster."),
     "profile": ("tools.cli.profile_commands:profile", "Clusters this machine knows."),
     "completion": ("tools.cli.misc:completion", "Completion for your shell."),
     "version": ("tools.cli.misc:version", "The version of this program."),

@@ -1,0 +1,115 @@
+"""What is done to a peer: each fault is begun, held, and ended. One at a time, so no majority is ever destroyed."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.chaos.machines import Machines
+
+FLIPS = 40
+FILL_STEP = 4 << 20
+PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`begin(machines, peer, chance)`, later `end(machines, peer)`, after which the peer runs."""
+
+    name: str
+    what: str
+    begin: Callable[[Machines, int, random.Random], None]
+    end: Callable[[Machines, int], None]
+
+
+def _kill(machines: Machines, peer: int, chance: random.Random) -> None:
+    machines.kill(peer)
+
+
+def _start(machines: Machines, peer: int) -> None:
+    machines.start(peer)
+    machines.wait_ready(peer)
+
+
+def _freeze(machines: Machines, peer: int, chance: random.Random) -> None:
+    machines.freeze(peer)
+
+
+def _thaw(machines: Machines, peer: int) -> None:
+    machines.thaw(peer)
+
+
+def _drop(machines: Machines, peer: int, chance: random.Random) -> None:
+    assert machines.network is not None
+    machines.network.drop(peer)
+
+
+def _restore(machines: Machines, peer: int) -> None:
+    assert machines.network is not None
+    machines.network.restore(peer)
+
+
+def _corrupt(machines: Machines, peer: int, chance: random.Random) -> None:
+    """Kill it, flip bits in what its segments and its rows hold."""
+    machines.kill(peer)
+    directory = machines.directory(peer)
+    segments = [path for path in sorted((directory / "segments").iterdir()) if path.stat().st_size]
+    for _ in range(FLIPS if segments else 0):
+        _flip(chance.choice(segments), chance)
+    with closing(sqlite3.connect(directory / "rows" / "atoll.db")) as database, database:
+        some = database.execute("select k, v from rows where k >= x'03' order by random() limit 5").fetchall()
+        for key, value in some:
+            damaged = bytearray(value)
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+            database.execute("update rows set v = ? where k = ?", (bytes(damaged), key))
+
+
+def _flip(path: Path, chance: random.Random) -> None:
+    """One bit of a byte that was written; holes stay holes."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        at = chance.randrange(os.fstat(fd).st_size)
+        try:
+            at = max(at, os.lseek(fd, at, os.SEEK_DATA))
+        except OSError:
+            return  # nothing behind it
+        byte = os.pread(fd, 1, at)
+        os.pwrite(fd, bytes((byte[0] ^ 1 << chance.randrange(8),)), at)
+    finally:
+        os.close(fd)
+
+
+def _fill(machines: Machines, peer: int, chance: random.Random) -> None:
+    """Fill its small disk to the last byte from outside."""
+    with (machines.small[peer] / "filler").open("wb", buffering=0) as file:
+        step = FILL_STEP
+        while step >= PAGE_BYTES:
+            try:
+                written = file.write(b"f" * step)
+            except OSError:
+                written = 0
+            if written < step:
+                step //= 4
+
+
+def _unfill(machines: Machines, peer: int) -> None:
+    (machines.small[peer] / "filler").unlink()
+    if not machines.running(peer):
+        _start(machines, peer)
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("kill", "SIGKILL, and a start", _kill, _start),
+        Fault("freeze", "SIGSTOP and SIGCONT", _freeze, _thaw),
+        Fault("drop", "all packets vanish", _drop, _restore),
+        Fault("corrupt", "bits flipped in segments and rows while it is dead", _corrupt, _start),
+        Fault("full", "its disk is filled from outside", _fill, _unfill),
+    )
+}
