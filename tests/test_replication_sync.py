@@ -180,6 +180,34 @@ def test_a_pull_brings_what_was_missed_and_costs_what_differs() -> None:
     simulate(scenario)
 
 
+def test_a_write_during_a_digest_rebuild_is_seen_by_the_next_exchange() -> None:
+    """Named test 12: writes that commit behind and ahead of the cursor while a source's digest is scanned anew, and that one
+    owner missed, are what the next comparison brings; afterwards the digests are equal."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        ordered = sorted(keys(3 * SLICE_ROWS))
+        await asyncio.gather(*(write(a, key, b"old") for key in ordered))
+        await c.replica.copies.pull(REGISTERS, a.id, [PARTITION])
+        for peer in (a, b, c):
+            await peer.replica.copies.build(side_of(peer), [PARTITION])
+        side_of(a).digests.drop(PARTITION)
+        rebuild = side_of(a).digests.build(PARTITION)
+        next(rebuild)
+        assert not side_of(a).digests.ready(PARTITION)
+        with world.lost(sender=a, to=c):
+            for key in (ordered[0], ordered[-1]):
+                await write(a, key, b"new")
+        for _ in rebuild:
+            pass
+        assert c.holds(ordered[0]) == c.holds(ordered[-1]) == b"old"
+        pulled = await c.replica.copies.pull(REGISTERS, a.id, [PARTITION])
+        assert pulled.rows == 2 and c.holds(ordered[0]) == c.holds(ordered[-1]) == b"new"
+        assert side_of(a).digests.root(PARTITION) == side_of(c).digests.root(PARTITION)
+        assert side_of(a).digests.leaves(PARTITION) == digest_by_hand(a)
+
+    simulate(scenario)
+
+
 def test_what_is_newer_here_stays() -> None:
     """Goal (Y1): a pull from an owner that is behind changes nothing."""
 
