@@ -227,6 +227,9 @@ class Hints:
         self._env.spawn(self._keep_then(message[2], message[3], reply), "keep hints")
 
     async def _keep_then(self, member: str, items: list[Any], reply: Reply) -> None:
+        if not self.room_for(member, 0):
+            self._drop(len(items))
+            return reply((OK,))
         try:
             await self.keep(member, [(item, value) for item, value in items])
         except AtollError as error:
