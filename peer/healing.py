@@ -18,8 +18,6 @@ from peer.replication.registersync import REGISTERS
 from peer.replication.workers import Workers
 from ring.hashing import partition_of
 
-OWED_KEPT_S = 600.0
-
 
 def full_disk(why: str | None, roomy: bool) -> str:
     """What a peer's disk has no room for, in words; "" while it has room. `why`: chunks are refused; not `roomy`: heads."""
@@ -79,14 +77,13 @@ class Healing:
 
     def info(self) -> dict[str, Any]:
         """For the cluster's view: whether this peer is `behind`, how old its last comparison with everybody alive is, what
-        chunk copies the puts it coordinated still `owed` to whom, for whom it keeps how many `hints`, chunks `missing`
+        for whom it keeps how many `hints`, when it last dropped one (`dropped_s` ago), chunks `missing`
         everywhere, how many lie here only `damaged`, how many `objects` it holds in how many `counted` partitions, and the
         workers."""
         digests = self._copies.side(REGISTERS).digests
         return {
             "behind": self.anti_entropy.behind or self._replica.recovering,
             "compared_s": self.anti_entropy.compared_s,
-            "owed": self._owed(),
             "hints": self.handoff.owing,
             "dropped_s": self.dropped_s,
             "missing": self.side.missing,
@@ -95,11 +92,3 @@ class Healing:
             "counted": digests.known,
             "workers": [status.to_map() for status in self.workers.statuses()],
         }
-
-    def _owed(self) -> dict[str, tuple[int, float]]:
-        """Owner -> (copies it missed, seconds since the last one). Old ones are forgotten: they were made up long ago."""
-        now = self._env.now()
-        owed = self._chunks.owed
-        for member in [member for member, (_, at_s) in owed.items() if now - at_s > OWED_KEPT_S]:
-            del owed[member]
-        return {member: (count, round(now - at_s, 3)) for member, (count, at_s) in owed.items()}

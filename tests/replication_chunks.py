@@ -272,9 +272,7 @@ class Store:
         """Store the bytes as one chunk; its name. The buffer is scribbled over as soon as it is released."""
         buffer = await self.pool.take(30)
         buffer.payload(len(data))[:] = data
-        return await self.chunks.put(
-            buffer, len(data), attempt, b"back", partial(self._release, buffer), self.chunks.owe
-        )
+        return await self.chunks.put(buffer, len(data), attempt, b"back", partial(self._release, buffer))
 
     async def get(self, name: bytes) -> bytes:
         buffer, length = await self.chunks.get(name)

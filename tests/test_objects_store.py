@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from peer.errors import Conflict, NotFound, Unavailable, UnknownOutcome
-from peer.objects.store import Conditions, Objects
+from peer.errors import NotFound, Unavailable, UnknownOutcome
+from peer.objects.store import Objects
 from peer.replication.messages import ACCEPT
 from tests.replication_chunks import LARGE, Store, simulate_stores
-from tests.replication_world import World, until
+from tests.replication_world import World
 
 
 class Body:
@@ -58,39 +56,6 @@ def test_what_was_deleted_stays_deleted(before: str) -> None:
         for store in (a, c, b):
             with pytest.raises(NotFound):
                 await objects[store].find("bucket", b"key")
-
-    simulate_stores(scenario)
-
-
-def test_copies_are_owed_of_acknowledged_puts_only() -> None:
-    """Goal: of a put that failed, or was refused, nothing is owed: nobody will ever ask for its chunks. Of one that was
-    acknowledged, or may have happened, the copy that an owner missed is."""
-
-    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
-        objects = objects_of(a)
-        await objects.buckets.create("bucket")
-        await put(objects, b"there", b"older")
-        world.isolate(c.peer)
-        with pytest.raises(Conflict):
-            await objects.put(
-                "bucket",
-                b"there",
-                Body(LARGE),
-                size=len(LARGE),
-                content_type="",
-                conditions=Conditions(if_none_match=frozenset({"*"})),
-            )
-        await until(lambda: a.lent == 0)
-        assert a.chunks.owed == {}
-        await put(objects, b"key", LARGE)
-        await asyncio.sleep(20)
-        owed = {owner: copies for owner, (copies, _) in a.chunks.owed.items()}
-        assert owed == {c.peer.id: -(-len(LARGE) // objects.chunk_bytes)}
-        world.isolate(b.peer)
-        with pytest.raises(Unavailable):
-            await put(objects, b"other", bytes(reversed(LARGE)))
-        await asyncio.sleep(20)
-        assert {owner: copies for owner, (copies, _) in a.chunks.owed.items()} == owed
 
     simulate_stores(scenario)
 

@@ -16,7 +16,7 @@ from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Full, Invalid
 from peer.etag import etag_of
 from peer.objects.heads import CHUNKS, INLINE, MANIFEST
-from peer.objects.upload import Missed, Upload
+from peer.objects.upload import Upload
 from peer.realenv import LoopEnv
 
 CHUNK = 4096  # 128 names to a manifest
@@ -30,9 +30,7 @@ class Chunks:
         self.fail_at = fail_at
         self.rng = random.Random(7)
 
-    async def put(
-        self, buffer: Buffer, length: int, attempt: bytes, back: bytes, release: Any, _: Any
-    ) -> bytes:
+    async def put(self, buffer: Buffer, length: int, attempt: bytes, back: bytes, release: Any) -> bytes:
         from blake3 import blake3
 
         try:
@@ -81,9 +79,7 @@ def upload(
             filling=contextlib.nullcontext, chunk_bytes=CHUNK,
         )  # fmt: skip
         try:
-            return await Upload(
-                objects, Body(content, pieces, error), b"attempt", b"back", Missed(objects.chunks)
-            ).run()
+            return await Upload(objects, Body(content, pieces, error), b"attempt", b"back").run()
         except AtollError as failure:
             return failure
         finally:

@@ -110,7 +110,7 @@ def test_a_straggler_keeps_a_buffer_for_a_second(data: bytes, coordinator: str) 
 
 
 def test_a_straggler_that_wants_the_bytes_too_late_does_not_get_them() -> None:
-    """Goal (§10): its MISSING comes after the cut: no transfer starts, the copy is owed."""
+    """Goal (§10): its MISSING comes after the cut: no transfer starts, the copy becomes a hint."""
 
     async def scenario(world: World, *stores: Store) -> None:
         ordered = owners_first(stores, name_of(LARGE))
@@ -123,7 +123,7 @@ def test_a_straggler_that_wants_the_bytes_too_late_does_not_get_them() -> None:
             await asyncio.sleep(SEND_S)
         assert late.hits == 0
         assert outsider.released == 1
-        assert outsider.chunks.counts["owed"] == 1
+        assert outsider.chunks.counts["missed"] == 1
 
     simulate_stores(scenario, peers=5)
 

@@ -47,13 +47,14 @@ def test_a_put_is_durable_at_a_majority_and_read_through_any_peer(data: bytes) -
 
 
 @BYTES
-def test_one_owner_down_is_owed_and_two_are_too_many(data: bytes) -> None:
+def test_one_owner_down_gets_a_hint_and_two_are_too_many(data: bytes) -> None:
     """Goal: a majority is enough; without one the put fails as Unavailable, and the buffer comes back."""
 
     async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
         world.isolate(c.peer)
         await a.put(data)
         assert holding((a, b), data) == 2
+        await until(lambda: a.chunks.hints.counts["kept"] == 1)
         world.isolate(b.peer)
         other = bytes(reversed(data))
         error = await error_of(a.put(other))

@@ -218,14 +218,6 @@ class ClusterView:
                 message = f"{member.name} has lost the bytes of {chunks}, and fetches them from the others"
                 reasons.append({"code": "chunks_damaged", "message": message})
         healing = [self._info_of(m.id).get("healing", {}) for m in epoch.members if self._lives(m.id)]
-        owed = 0
-        for owner, (copies, age_s) in (item for info in healing for item in info.get("owed", {}).items()):
-            compared_s = self._info_of(owner).get("healing", {}).get("compared_s")
-            if compared_s is None or compared_s >= age_s:  # it has not looked since
-                owed += copies
-        if owed:
-            message = f"{owed} copies have missed an owner, which will fetch them from the others"
-            reasons.append({"code": "copies_owed", "message": message})
         waiting = sum(
             count for info in healing for owner, count in info.get("hints", {}).items() if self._lives(owner)
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from peer.buffers import Buffer, BufferPool
-from peer.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable, UnknownOutcome
+from peer.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from peer.etag import etag_of
 from peer.replication.chunks import Chunks
 from peer.replication.node import Replica
@@ -23,7 +23,7 @@ from peer.replication.register import Current, GateRefused, Judge, Put
 from .buckets import Buckets
 from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES, Bucket, Head
 from .names import check_key
-from .upload import BUFFER_WAIT_S, EMPTY_ETAG, Body, Missed, Stored, Upload, read_all, too_large
+from .upload import BUFFER_WAIT_S, EMPTY_ETAG, Body, Stored, Upload, read_all, too_large
 
 INLINE_MAX = 24 * 1024
 GATE_TRIES = 4
@@ -167,13 +167,13 @@ class Objects:
         known = await self.buckets.find(bucket)
         if size is not None and size > self.largest:
             raise too_large(self.largest)
-        attempt, missed = self._attempt(), Missed(self.chunks)
+        attempt = self._attempt()
         if size is not None and size <= self.inline_max:
             data = await read_all(body, size)
             stored = Stored(INLINE, b"", len(data), etag_of(data) if data else EMPTY_ETAG, data)
         else:
             back = known.objects(self._power).row_key(key)
-            stored = await Upload(self, body, attempt, back, missed).run()
+            stored = await Upload(self, body, attempt, back).run()
         if size is not None and stored.size != size:
             raise Invalid(
                 f"the body ended after {stored.size} of {size} bytes; nothing was stored",
@@ -193,12 +193,7 @@ class Objects:
         first = (
             None if stored.kind == INLINE else known
         )  # its chunks say for whom they are there; inline bytes do not
-        try:
-            await self.in_bucket(bucket, self._writer(key, _judge(wanted, conditions), first, conditions))
-        except (UnknownOutcome, asyncio.CancelledError):
-            missed.acknowledge()  # it may stand
-            raise
-        missed.acknowledge()
+        await self.in_bucket(bucket, self._writer(key, _judge(wanted, conditions), first, conditions))
         return head
 
     async def delete(self, bucket: str, key: bytes, conditions: Conditions | None = None) -> bool:

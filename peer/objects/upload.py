@@ -7,7 +7,6 @@ accepted (`store`); what a failed upload leaves is garbage.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,36 +62,14 @@ class Stored:
     inline: bytes | None
 
 
-class Missed:
-    """Copies that owners missed of the chunks of one put. They are owed only once the put is acknowledged: of one that
-    failed they are garbage, which nobody has to have."""
-
-    def __init__(self, chunks: Chunks) -> None:
-        self._chunks = chunks
-        self._of: Counter[str] = Counter()
-        self._acknowledged = False
-
-    def add(self, owner: str) -> None:
-        if self._acknowledged:
-            self._chunks.owe(owner)
-        else:
-            self._of[owner] += 1
-
-    def acknowledge(self) -> None:
-        self._acknowledged = True
-        for owner, copies in self._of.items():
-            self._chunks.owe(owner, copies)
-
-
 class Upload:
     """A body on its way into chunks: fills a buffer, hands it over, at most IN_FLIGHT at once."""
 
-    def __init__(self, means: Means, body: Body, attempt: bytes, back: bytes, missed: Missed) -> None:
+    def __init__(self, means: Means, body: Body, attempt: bytes, back: bytes) -> None:
         self._m = means
         self._body = body
         self._attempt = attempt
         self._back = back
-        self._missed = missed
         self._chunk_bytes = means.chunk_bytes
         self._manifest_names = self._chunk_bytes // NAME_BYTES
         self._size = 0
@@ -207,7 +184,7 @@ class Upload:
 
     async def _put(self, buffer: Buffer, length: int) -> bytes:
         return await self._m.chunks.put(
-            buffer, length, self._attempt, self._back, lambda: self._m.pool.give(buffer), self._missed.add
+            buffer, length, self._attempt, self._back, lambda: self._m.pool.give(buffer)
         )
 
     async def _collect(self) -> None:

@@ -33,7 +33,7 @@ class Put:
 
     def __init__(
         self, chunks: Chunks, name: bytes, buffer: Buffer, length: int, attempt: bytes, back: bytes,
-        release: Callable[[], None], missed: Callable[[str], None],
+        release: Callable[[], None],
     ) -> None:  # fmt: skip
         self.c = chunks
         self.name = name
@@ -42,7 +42,6 @@ class Put:
         self.attempt = attempt
         self.back = back
         self.release = release
-        self.missed = missed
         self.owners = chunks.owners_of(name)
         self.spares = list(chunks.fallbacks_of(name))
         self.need = len(self.owners) // 2 + 1
@@ -172,7 +171,7 @@ class Put:
         self.failures.append((member, error))
         if member == slot:
             self.failed.add(slot)
-            self.missed(slot)
+            self.c.counts["missed"] += 1
         given_up = self.future.done() and len(self.filled) < self.need
         if given_up or slot in self.filled or slot in self.pending.values() or self._instead(slot):
             return

@@ -58,13 +58,11 @@ class Chunks:
         self.holder = Holder(env, rows, disk, ring, replica_pool, hints)
         self.hints = hints
         hints.let_go = self._let_go
-        self.owed: dict[str, tuple[int, float]] = {}
-        """Copies of acknowledged objects that an owner missed: how many, and when the last one (`owe`)."""
         self.on_bad_copy: Callable[[bytes, str], None] = lambda name, source: None
         """Told (chunk name, member that has it) when this peer's own copy turns out to be missing or damaged."""
         self._repairing: set[tuple[str, bytes]] = set()
         self.counts = {
-            "puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "owed": 0, "remote_gets": 0, "fallbacks": 0,
+            "puts": 0, "gets": 0, "hedges": 0, "corrupt": 0, "missed": 0, "remote_gets": 0, "fallbacks": 0,
             "read_repairs": 0,
         }  # fmt: skip
 
@@ -74,13 +72,12 @@ class Chunks:
 
     async def put(
         self, buffer: Buffer, length: int, attempt: bytes, back: bytes, release: Callable[[], None],
-        missed: Callable[[str], None] = lambda owner: None,
     ) -> bytes:  # fmt: skip
         """Store `buffer.payload(length)`; return its name once a majority of the owners hold it durably.
 
-        `release` is called exactly once, when nobody uses the buffer any more: at the latest about a second after
-        the majority was reached. `missed` is called for each owner that did not take its copy, perhaps after this
-        returned. Raises Unavailable or Full; copies that were made are garbage then.
+        `release` is called exactly once, when nobody uses the buffer any more: at the latest about a second after the
+        majority was reached. What an owner did not take becomes a hint. Raises Unavailable or Full; copies that were
+        made are garbage then.
         """
         self.counts["puts"] += 1
         named = self._env.future()
@@ -101,7 +98,7 @@ class Chunks:
             if not hashing:
                 release()
             raise
-        put = Put(self, name, buffer, length, attempt, back, release, missed)
+        put = Put(self, name, buffer, length, attempt, back, release)
         await put.run()
         return name
 
@@ -116,11 +113,6 @@ class Chunks:
         """
         self.counts["gets"] += 1
         return await _Get(self, name, also).run()
-
-    def owe(self, owner: str, copies: int = 1) -> None:
-        """An owner lacks copies of something that was acknowledged."""
-        self.counts["owed"] += copies
-        self.owed[owner] = self.owed.get(owner, (0, 0.0))[0] + copies, self._env.now()
 
     def give(self, buffer: Buffer) -> None:
         """Return the buffer of a `get`."""
