@@ -40,6 +40,12 @@ LIMITS: dict[str, tuple[str, float, float, str]] = {
     "form_fields": ("--form-fields", 1, 100_000, ""),
 }
 """The limits of the API that are options: field -> option, least, most, unit."""
+HEALING: dict[str, tuple[str, float, float, str]] = {
+    "garbage_after_s": ("--garbage-after", 0.1, 604_800, "s"),
+    "scrub_every_s": ("--scrub-every", 0.1, 31_536_000, "s"),
+    "scrub_bytes_per_s": ("--scrub-rate", 4096, 1 << 40, " bytes"),
+}
+"""The same for the background work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +104,12 @@ class PeerConfig:
     drain_s: float = 10.0
     json_bytes: int = 1 << 20
     form_fields: int = 1000
+
+    garbage_after_s: float = 300.0
+    """How long bytes stay after nothing names them any more, for reads under way."""
+    scrub_every_s: float = 86_400.0
+    """Everything this peer holds is read and checked so often, if the rate allows it."""
+    scrub_bytes_per_s: int = 20 << 20
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -275,7 +287,7 @@ def _size_problems(config: PeerConfig) -> list[str]:
 def _limit_problems(config: PeerConfig) -> list[str]:
     """What is wrong with the limits of the API. `nan` is within no bounds."""
     found = []
-    for name, (option, least, most, unit) in LIMITS.items():
+    for name, (option, least, most, unit) in (LIMITS | HEALING).items():
         value = getattr(config, name)
         if not (isinstance(value, int | float) and least <= value <= most):
             found.append(f"{option} {value}{unit}: between {least:g} and {most:.10g}{unit}")

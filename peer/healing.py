@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+from peer.buffers import BufferPool
+from peer.replication.adoption import Adoption
+from peer.replication.adoption import Disk as AdoptionDisk
 from peer.replication.antientropy import AntiEntropy
 from peer.replication.chunks import Chunks
 from peer.replication.chunksync import CHUNKS, ChunkSide
 from peer.replication.env import Env, RowStore
+from peer.replication.garbage import GRACE_S, Garbage
 from peer.replication.handoff import Handoff
 from peer.replication.holder import Disk
-from peer.replication.messages import HINT_KEEP, HINTED, HINTS, REPAIR
+from peer.replication.messages import (
+    DROP,
+    HELD,
+    HINT_KEEP,
+    HINTED,
+    HINTS,
+    NAMED,
+    PURGE,
+    PURGE_PROMISE,
+    REFERENCES,
+    REPAIR,
+)
 from peer.replication.node import Replica
+from peer.replication.purge import Purge
 from peer.replication.recovery import Recovery
 from peer.replication.registersync import REGISTERS
+from peer.replication.scrub import Disk as ScrubDisk
+from peer.replication.scrub import Scrub
+from peer.replication.verdicts import Verdicts
 from peer.replication.workers import Workers
 from ring.hashing import partition_of
 
@@ -26,13 +45,23 @@ def full_disk(why: str | None, roomy: bool) -> str:
     return f"it takes no new chunks ({why})" if why else ""
 
 
+class AllDisk(Disk, ScrubDisk, AdoptionDisk, Protocol):
+    """A peer's chunk files, for all who work with them."""
+
+
 class Healing:
     """One peer's workers, and what is known to be out of order."""
 
     def __init__(
-        self, env: Env, rows: RowStore, replica: Replica, chunks: Chunks, disk: Disk, alive: Callable[[str], bool]
+        self, env: Env, rows: RowStore, replica: Replica, chunks: Chunks, disk: AllDisk, pool: BufferPool,
+        alive: Callable[[str], bool], attempt_in: Callable[[bytes], bytes], grace_s: float = GRACE_S,
+        unsafe: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
+        """`attempt_in` reads the attempt out of a head's payload, Corrupt if it cannot; `grace_s`: see `garbage`."""
         self._env = env
+        self._rows = rows
+        self._disk = disk
+        self._pool = pool
         self._chunks = chunks
         self._replica = replica
         self._copies = replica.copies
@@ -52,11 +81,63 @@ class Healing:
         chunks.on_bad_copy = self._bad_copy
         replica.serve(REPAIR, chunks.on_repair)
 
-    def begin(self) -> None:
-        """Run the workers. Called once the peer's identity is confirmed."""
+        self._clean(env, rows, replica, disk, pool, alive, attempt_in, grace_s, unsafe)
+
+    def _clean(
+        self, env: Env, rows: RowStore, replica: Replica, disk: AllDisk, pool: BufferPool, alive: Callable[[str], bool],
+        attempt_in: Callable[[bytes], bytes], grace_s: float, unsafe: frozenset[str],
+    ) -> None:  # fmt: skip
+        me, send, holder = replica.me, replica.send, self._chunks.holder
+        verdicts = Verdicts(
+            env,
+            replica,
+            replica.registers,
+            send,
+            replica.attempts,
+            replica.acceptor.stored,
+            attempt_in,
+            unsafe,
+        )
+        self.verdicts = verdicts
+        self.garbage = Garbage(
+            env, rows, me, replica, send, holder, self._chunks, verdicts, alive, grace_s=grace_s
+        )  # fmt: skip
+        self.side.wanted, self.side.is_dead = verdicts.wanted, verdicts.is_dead
+        self.side.on_doubt = self.garbage.doubt
+        for op, handler in (
+            (NAMED, verdicts.on_named),
+            (DROP, self.garbage.on_drop),
+            (REFERENCES, self.garbage.loose.on_references),
+            (HELD, self.garbage.loose.on_held),
+        ):
+            replica.serve(op, handler)
+
+        self.scrub = Scrub(
+            env, rows, me, replica, send, holder, self.side, disk, pool, replica.settle, self.workers.throttle.spend
+        )  # fmt: skip
+        self.scrub.on_unwanted = self.garbage.look_at
+        self.purge = Purge(
+            env, rows, me, replica, send, replica.acceptor, REGISTERS,
+            replica.copies.side(REGISTERS).digests.drop, unsafe=unsafe,
+        )  # fmt: skip
+        replica.serve(PURGE_PROMISE, self.purge.on_promise)
+        replica.serve(PURGE, self.purge.on_purge)
+
+    def begin(self, adopting: bool) -> None:
+        """Run the workers. Called once the peer's identity is confirmed. `adopting`: chunks lie here without rows; they are
+        taken over first."""
+        if not adopting:
+            return self._begin()
+        holder = self._chunks.holder
+        return self.workers.add(Adoption(self._env, self._rows, holder, self._disk, self._pool, self._begin))
+
+    def _begin(self) -> None:
         self.workers.add(self.recovery)
         self.workers.add(self.handoff)
         self.workers.add(self.anti_entropy)
+        self.workers.add(self.garbage)
+        self.workers.add(self.purge)
+        self.workers.add(self.scrub)
 
     def reachable(self, member: str) -> None:
         """Gossip says that a member is alive (again)."""

@@ -32,13 +32,13 @@ from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
 from peer.healing import Healing, full_disk
 from peer.housekeeping import keep_house
 from peer.membership import Membership, MemberView
+from peer.objects.heads import attempt_in
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
 from peer.replication import meta
 from peer.replication.chunks import Chunks
 from peer.replication.epochs import tag_of
 from peer.replication.hints import Hints
-from peer.replication.holder import named_extents
 from peer.replication.identity import Amnesia
 from peer.replication.messages import ADD_REF, FAILED, JOIN, STORE_CHUNK
 from peer.replication.node import Replica
@@ -52,7 +52,6 @@ from peer.rpc.stats import Stats
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir
 from peer.storage.operations import ChunkOptions, Limits
-from peer.storage.records import Extent
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions
 from ring.epoch import Epoch
@@ -123,6 +122,7 @@ class Peer:
         self._started_s = time.monotonic()
         self._key = startup.cluster_key(config, directory)
         self._closers: list[Any] = []
+        self._adopting = False
         self.env = LoopEnv(loop)
         self.stats = Stats()
         self.membership: Membership | None = None
@@ -151,7 +151,7 @@ class Peer:
         )  # fmt: skip
         self.replica.serve(ADD_REF, self.chunks.holder.on_add_ref)
         self.replica.serve(STORE_CHUNK, self.chunks.holder.on_store)
-        self.healing = Healing(self.env, self.rows, self.replica, self.chunks, self.disk, self.is_alive)
+        self._heal(config)
         service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
         self.bulk_server = BulkServer(service.handle, self.replica_pool, stats=self.stats)
         self.exchange = Exchange(self._hello, self._key, self._on_exchange, stats=self.stats)
@@ -161,7 +161,7 @@ class Peer:
             "gossip": self.exchange,
         }
         self.listener = Listener(self._hello, self._key, services, stats=self.stats)
-        self.objects = Objects(self.replica, self.chunks, self.client_pool)
+        self.objects = Objects(self.replica, self.chunks, self.client_pool, garbage=self.healing.garbage)
         view = ClusterView(
             self.replica, self.objects.buckets, lambda: self.membership, self._info, __version__
         )
@@ -177,6 +177,14 @@ class Peer:
         self.replica_pool = BufferPool(REPLICA_BUFFERS, name="replica", chunk_bytes=size)
         self.serve_pool = BufferPool(SERVE_BUFFERS, name="serve", chunk_bytes=size)
         self.bulk = BulkClient(self._hello, self._key, self._address_of, chunk_bytes=size, stats=self.stats)
+
+    def _heal(self, config: PeerConfig) -> None:
+        self.healing = Healing(
+            self.env, self.rows, self.replica, self.chunks, self.disk, self.client_pool, self.is_alive, attempt_in,
+            config.garbage_after_s,
+        )  # fmt: skip
+        self.healing.scrub.pass_every_s = config.scrub_every_s
+        self.healing.scrub.bytes_per_s = config.scrub_bytes_per_s
 
     def _member_id(self) -> str:
         """Who lives here, or a new id. Raises Corrupt, StartupError."""
@@ -194,7 +202,8 @@ class Peer:
     async def start(self) -> None:
         """From an open directory to a serving peer. Raises StartupError, Refused, Unavailable, Amnesia."""
         config = self.config
-        await self._open_segments()
+        self._closers.append(self.files.close)
+        self._adopting = await startup.open_segments(self.env, self.files, self.rows, self.chunks.holder)
         await self.listener.start(config.host, config.peer_port)
         before = self.replica.epochs.current
         await self._enter_ring()
@@ -212,25 +221,6 @@ class Peer:
             "peer %s (id %s) of cluster %s answers on %s:%d",
             self._name, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
         )  # fmt: skip
-
-    async def _open_segments(self) -> None:
-        """Compare rows with files; rows whose bytes are gone stop counting as copies, before the first answer."""
-        lost: list[tuple[bytes, Extent]] = []
-
-        def missing(name: bytes, extent: Extent, why: str) -> None:
-            if len(lost) < 10:
-                log.error("the bytes of chunk %s are gone: %s", name.hex(), why)
-            lost.append((name, extent))
-
-        named = named_extents(self.rows, self.chunks.holder.found_damaged)
-        report = await asyncio.to_thread(self.files.open, named, missing)
-        self._closers.append(self.files.close)
-        log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
-        for at in range(0, len(lost), 1000):
-            future = self.env.future()
-            self.chunks.holder.lost(lost[at : at + 1000], future.set_result)
-            if error := await future:
-                raise error
 
     async def _enter_ring(self) -> None:
         """Found, join, or go on with the epoch the directory holds."""
@@ -288,7 +278,7 @@ class Peer:
         try:
             await self.replica.confirm()
             log.info("identity confirmed: start %d", self.replica.identity.boot)
-            self.healing.begin()
+            self.healing.begin(self._adopting)
         except Amnesia as error:
             self._die(error)
 

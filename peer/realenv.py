@@ -7,14 +7,15 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from blake3 import blake3
 
 from peer.buffers import Buffer
-from peer.errors import AtollError
+from peer.errors import AtollError, Unavailable
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.records import Extent
 
@@ -71,6 +72,8 @@ class DiskThreads:
         self.named = files.named
         self.abandon = files.abandon
         self.unnamed = files.unnamed
+        self.segments, self.scan = files.segments, files.scan
+        self.adopt, self.adopted = files.adopt, files.adopted
 
     def name_of(self, buffer: Buffer, length: int, done: Callable[[bytes], None]) -> None:
         """The BLAKE3 of the payload."""
@@ -126,6 +129,46 @@ class DiskThreads:
             if cached is not None:
                 return done(cached)
         return self._run(lambda: self._files.read(extent, name, buffer), done)
+
+    def verify(
+        self, extent: Extent, name: bytes, buffer: Buffer, done: Callable[[int | AtollError], None]
+    ) -> None:
+        """As `read`, but what the disk holds, not what is cached of it."""
+        self._run(lambda: self._files.read(extent, name, buffer, direct=True), done)
+
+    def some(
+        self, records: Iterator[tuple[bytes, Extent]], most: int,
+        done: Callable[[list[tuple[bytes, Extent]] | AtollError], None],
+    ) -> None:  # fmt: skip
+        """The next records of a scan; fewer than `most` at its end."""
+
+        def work() -> list[tuple[bytes, Extent]]:
+            try:
+                return list(islice(records, most))
+            except OSError as error:
+                raise Unavailable(f"cannot read a segment: {error}") from error
+
+        self._run(work, done)
+
+    def waste(self, done: Callable[[dict[int, int] | AtollError], None]) -> None:
+        """Segments of earlier starts, and how many bytes each holds that no row may name."""
+        self._run(self._files.waste, done)
+
+    def reclaim(
+        self, segment: int, buffer: Buffer, named: Callable[[bytes, Extent], bool],
+        done: Callable[[int | AtollError], None],
+    ) -> None:  # fmt: skip
+        """Read a segment of an earlier start, let each record go that no row names; how many. `named` runs in a thread."""
+        files = self._files
+
+        def work() -> int:
+            try:
+                found = [extent for name, extent in files.scan(segment, buffer) if not named(name, extent)]
+            except OSError as error:
+                raise Unavailable(f"cannot read segment {segment}: {error}") from error
+            return sum(files.stray(extent) for extent in found)
+
+        self._run(work, done)
 
     def _run(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         def run() -> None:

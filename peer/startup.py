@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
 import logging
 import os
 import socket
+from functools import partial
 
 from peer.config import PEER_FILE, PeerConfig, damaged_message
 from peer.errors import StartupError
+from peer.replication.adoption import is_adopting
+from peer.replication.chunkrows import named_extents
+from peer.replication.env import Env, RowStore
+from peer.replication.holder import Holder
+from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir, read_cluster_key
+from peer.storage.records import Extent
 
 log = logging.getLogger(__name__)
 
@@ -173,3 +181,28 @@ def _resolve(host: str) -> None:
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise StartupError(f"--host {host}: {why}; give an address of this machine") from None
+
+
+async def open_segments(env: Env, files: ChunkFiles, rows: RowStore, holder: Holder) -> bool:
+    """Compare rows with files; rows whose bytes are gone stop counting as copies, before the first answer. Whether bytes
+    may lie there that have no rows any more (`adoption`).
+
+    Raises StartupError, or Full if that cannot be kept.
+    """
+    adopting = is_adopting(rows)
+    lost: list[tuple[bytes, Extent]] = []
+
+    def missing(name: bytes, extent: Extent, why: str) -> None:
+        if len(lost) < 10:
+            log.error("the bytes of chunk %s are gone: %s", name.hex(), why)
+        lost.append((name, extent))
+
+    named = named_extents(rows, holder.found_damaged)
+    report = await asyncio.to_thread(partial(files.open, named, missing, adopting=adopting))
+    log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
+    for at in range(0, len(lost), 1000):
+        future = env.future()
+        holder.lost(lost[at : at + 1000], future.set_result)
+        if error := await future:
+            raise error
+    return adopting

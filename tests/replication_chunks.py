@@ -18,10 +18,11 @@ from blake3 import blake3
 from peer.buffers import Buffer, BufferPool
 from peer.bulkservice import NAME_CHUNK
 from peer.errors import AtollError, Corrupt, Full, NotFound, Unavailable
+from peer.replication.chunkrows import LIVE, chunk_key, decode_chunk_row, named_extents
 from peer.replication.chunks import Chunks
 from peer.replication.env import Write
 from peer.replication.hints import Hints
-from peer.replication.holder import LIVE, answer_to, chunk_key, decode_chunk_row, named_extents
+from peer.replication.holder import answer_to
 from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_world import POWER, Peer, Scenario, World, simulate, until
@@ -89,6 +90,14 @@ class MemoryFiles:
             return done(len(record.data))
 
         self._later(self.read_s, act)
+
+    verify = read
+
+    def waste(self, done: Callable[[Any], None]) -> None:
+        self._later(0.001, lambda: done({}))
+
+    def reclaim(self, segment: int, buffer: Buffer, named: Any, done: Callable[[Any], None]) -> None:
+        raise AssertionError("nothing is wasted here")
 
     def named(self, extent: Extent) -> None:
         assert self.records[extent].state == "synced"

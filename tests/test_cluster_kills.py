@@ -203,11 +203,13 @@ def test_a_peer_that_was_away_fetches_what_it_missed(world: ClusterWorld) -> Non
 
 
 def rows_and_chunks(world: ClusterWorld, peer: int) -> tuple[dict[bytes, bytes], list[bytes]]:
-    """Each register's accepted ballot, and the names of chunks, as they are in a peer's database."""
+    """Each register's accepted ballot, and the keys of chunks that anything refers to, as they are in a peer's database.
+    (Those that nothing refers to wait for garbage collection, and nobody fetches them.)"""
     path = world.place(peer).directory / "rows" / "atoll.db"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         rows = {key: row[5:25] for key, row in database.execute("select k, v from rows")}
-        return rows, sorted(key for (key,) in database.execute("select k from chunks"))
+        chunks = {key for (key,) in database.execute("select k from chunks")}
+        return rows, sorted(chunks & {key[:34] for (key,) in database.execute("select k from refs")})
 
 
 def test_racing_creators(world: ClusterWorld) -> None:

@@ -36,6 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "peer.healing": (
         "ring",
         "peer.replication",
+        "peer.buffers",
     ),
     "peer.recovery": (
         "peer.recovery",

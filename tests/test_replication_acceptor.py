@@ -60,7 +60,14 @@ def test_a1_a_prepare_needs_a_strictly_greater_ballot() -> None:
         assert await owner.prepare(ballot_at(20)) == (CONFLICT, ballot_at(20))
         assert await owner.accept(ballot_at(40), b"unprepared") == (OK,)
         assert await owner.prepare(ballot_at(40)) == (CONFLICT, ballot_at(40))
-        assert await owner.prepare(ballot_at(41)) == (OK, ballot_at(40), owner.stored().value, None, False)
+        assert await owner.prepare(ballot_at(41)) == (
+            OK,
+            ballot_at(40),
+            owner.stored().value,
+            None,
+            False,
+            b"",
+        )
 
     owner.run(scenario())
 

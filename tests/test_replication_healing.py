@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 
 from peer.replication.antientropy import PASS_EVERY_S, AntiEntropy
+from peer.replication.chunkrows import chunk_key
 from peer.replication.chunksync import CHUNKS, ChunkSide
-from peer.replication.holder import chunk_key
 from peer.replication.messages import ADD_REF, REPAIR, STORE_CHUNK
 from peer.replication.register import Put
 from peer.replication.sync import Pulled

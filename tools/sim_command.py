@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -20,6 +21,9 @@ from rich.table import Table
 
 from tools.sim.batch import ENOUGH_SEEDS, EXPECTED_FAULTS, EXPECTED_SAFEGUARDS, Totals, run_batch
 from tools.sim.controls import CONTROLS, hunt, sound
+from tools.sim.object_controls import OBJECT_CONTROLS, ObjectControl
+from tools.sim.object_controls import hunt as hunt_objects
+from tools.sim.object_world import ObjectOptions, run_object_seed
 from tools.sim.world import Options, Result, run_seed
 
 STORY_LINES = 60
@@ -206,8 +210,45 @@ def _control(name: str, first: int, seeds: int, stdout: Console) -> bool:
 
 
 @sim.command()
+@click.option(
+    "--seeds", default=20, type=click.IntRange(min=1), show_default=True, help="How many seeds to run."
+)
+@click.option("--seed", default=0, type=int, show_default=True, help="Where to start.")
+@click.option("--peers", default=3, show_default=True, type=click.IntRange(1, 30), help="Peers in each run.")
+@click.option("--story", is_flag=True, help="Print all that happened in one run.")
+def objects(seeds: int, seed: int, peers: int, story: bool) -> None:
+    """Whole objects, of chunks they share, under faults, while garbage is collected; every answer is judged."""
+    stdout, _ = _consoles()
+    options = ObjectOptions(peers=peers)
+    counts: Counter[str] = Counter()
+    for number in range(seed, seed + (1 if story else seeds)):
+        result = run_object_seed(number, options, story)
+        counts.update(result.counts + result.faults)
+        for line in (*result.lines, *result.problems):
+            stdout.print(line, markup=False)
+        if result.problems:
+            stdout.print(f"seed {number} is bad (replay: atoll sim objects --seed {number} --story)")
+            sys.exit(1)
+    stdout.print(", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())))
+    stdout.print("every promise held")
+
+
+@sim.command()
 def controls() -> None:
     """Remove every safeguard in turn; each must be caught."""
     stdout, _ = _consoles()
     results = [_control(name, 0, 0, stdout) for name in CONTROLS]
+    results += [_object_control(control, stdout) for control in OBJECT_CONTROLS.values()]
     sys.exit(0 if all(results) else 1)
+
+
+def _object_control(control: ObjectControl, stdout: Console) -> bool:
+    caught = hunt_objects(control)
+    if caught is None:
+        stdout.print(f"{control.name}: NOT caught; without it: {control.breaks}")
+        return False
+    sound_with = not control.run(caught[0], unsafe=False).problems
+    verdict = "sound with it" if sound_with else "but BROKEN with it as well"
+    stdout.print(f"{control.name}: caught by seed {caught[0]}, {verdict}; {control.breaks}")
+    stdout.print(f"  {caught[1].splitlines()[0]}", markup=False)
+    return sound_with

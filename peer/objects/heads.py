@@ -49,6 +49,11 @@ class Head(NamedTuple):
         return Head(*_fields(payload, 9, "an object's head"))
 
 
+def attempt_in(payload: bytes) -> bytes:
+    """The attempt that an object's head names. Raises Corrupt."""
+    return Head.decode(payload).attempt
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """One bucket as its name's register holds it. A name created anew has a new id."""

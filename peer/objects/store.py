@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from peer.buffers import Buffer, BufferPool
-from peer.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from peer.errors import AtollError, Conflict, Corrupt, Invalid, NotFound, Unavailable
 from peer.etag import etag_of
 from peer.replication.chunks import Chunks
 from peer.replication.node import Replica
@@ -59,14 +59,27 @@ class Found:
 
     head: Head
     inline: bytes | None
+    bucket: str = ""
+    key: bytes = b""
+
+
+class GarbageCan(Protocol):
+    """Who is told what became superfluous; `replication.garbage`."""
+
+    def replaced(self, attempt: bytes, names: bytes, manifest: bool) -> None:
+        """The head of this attempt lost its place, for certain; `names` are of chunks, or of manifests."""
+
+    def failed(self, attempt: bytes, back: bytes, names: bytes) -> None:
+        """A put stored these chunks and did not learn that its head was accepted."""
 
 
 class Objects:
     """All object operations of one peer."""
 
     def __init__(
-        self, replica: Replica, chunks: Chunks, pool: BufferPool, inline_max: int = INLINE_MAX
-    ) -> None:
+        self, replica: Replica, chunks: Chunks, pool: BufferPool, inline_max: int = INLINE_MAX,
+        garbage: GarbageCan | None = None,
+    ) -> None:  # fmt: skip
         self.buckets = Buckets(replica)
         self.inline_max = inline_max
         self._replica = replica
@@ -74,10 +87,9 @@ class Objects:
         self.env = replica.env
         self.chunks = chunks
         self.pool = pool
-        self._attempts = 0
+        self._garbage = garbage
         self._fills = asyncio.Semaphore(max(1, pool.bound // 2))
         self._queued: dict[object, float] = {}  # uploads that wait for a turn, and since when, in their order
-        self._me = bytes.fromhex(replica.me) + replica.identity.boot.to_bytes(4, "big")
 
     # --- reading
 
@@ -101,7 +113,7 @@ class Objects:
                 raise Corrupt(
                     "the object's inline bytes on this peer do not match its ETag; get it through another peer"
                 )
-        return Found(head, side)
+        return Found(head, side, bucket, key)
 
     async def read(
         self, found: Found, start: int, stop: int
@@ -123,7 +135,10 @@ class Objects:
         try:
             for index in range(first, last + 1):
                 assert ahead is not None
-                buffer, length = await ahead
+                try:
+                    buffer, length = await ahead
+                except Corrupt as error:
+                    raise await self._why_gone(found, error) from error
                 ahead = None
                 if length != min(size, head.size - index * size):
                     self.pool.give(buffer)
@@ -140,6 +155,19 @@ class Objects:
 
     async def _fetch(self, names: _Names, index: int) -> tuple[Buffer, int]:
         return await self.chunks.get(await names.of(index))
+
+    async def _why_gone(self, found: Found, error: Corrupt) -> AtollError:
+        """What to say of a chunk that no owner holds: the object may have been replaced for longer than bytes are kept."""
+        try:
+            now = await self.find(found.bucket, found.key, inline=False)
+            replaced = now.head.attempt != found.head.attempt
+        except NotFound:
+            replaced = True
+        if not replaced:
+            return error
+        return Unavailable(
+            "the object was replaced or deleted while it was being read; read it again", code="ObjectReplaced"
+        )
 
     def _give_back(self, task: asyncio.Task[tuple[Buffer, int]]) -> None:
         if not task.cancelled() and task.exception() is None:
@@ -167,34 +195,49 @@ class Objects:
         known = await self.buckets.find(bucket)
         if size is not None and size > self.largest:
             raise too_large(self.largest)
-        attempt = self._attempt()
-        if size is not None and size <= self.inline_max:
-            data = await read_all(body, size)
+        with self._replica.attempts.one() as attempt:
+            upload = None
+            if size is None or size > self.inline_max:
+                upload = Upload(self, body, attempt, known.objects(self._power).row_key(key))
+            try:
+                stored = await self._store(body, size, upload)
+                head = Head(
+                    stored.size, stored.etag, self.env.wall_us(), content_type, metadata or None, attempt, stored.kind,
+                    stored.names,
+                )  # fmt: skip
+                judge = _judge(Put(head.encode(), stored.inline), conditions)
+                # Chunks say for whom they are there; inline bytes do not, so these may go into a bucket made anew.
+                first = None if stored.kind == INLINE else known
+                stands = await self.in_bucket(bucket, self._writer(key, judge, first, conditions))
+            except BaseException:
+                if self._garbage is not None and upload is not None:
+                    self._garbage.failed(attempt, upload.back, upload.stored_names)
+                raise
+        self._tell_replaced(stands)
+        return head
+
+    async def _store(self, body: Body, size: int | None, upload: Upload | None) -> Stored:
+        """The bytes, made durable, or without an upload to be so with the head. Raises Invalid if they are not as many as
+        said."""
+        if upload is None:
+            data = await read_all(body, size or 0)
             stored = Stored(INLINE, b"", len(data), etag_of(data) if data else EMPTY_ETAG, data)
         else:
-            back = known.objects(self._power).row_key(key)
-            stored = await Upload(self, body, attempt, back).run()
+            stored = await upload.run()
         if size is not None and stored.size != size:
             raise Invalid(
                 f"the body ended after {stored.size} of {size} bytes; nothing was stored",
                 code="IncompleteBody",
             )
-        head = Head(
-            stored.size,
-            stored.etag,
-            self.env.wall_us(),
-            content_type,
-            metadata or None,
-            attempt,
-            stored.kind,
-            stored.names,
-        )
-        wanted = Put(head.encode(), stored.inline)
-        first = (
-            None if stored.kind == INLINE else known
-        )  # its chunks say for whom they are there; inline bytes do not
-        await self.in_bucket(bucket, self._writer(key, _judge(wanted, conditions), first, conditions))
-        return head
+        return stored
+
+    def _tell_replaced(self, current: Current) -> None:
+        """Let what a change took the place of become garbage."""
+        if current.replaced is not None and self._garbage is not None:
+            with contextlib.suppress(Corrupt):  # of another version: the walk of `garbage` asks again
+                head = Head.decode(current.replaced)
+                if head.kind != INLINE:
+                    self._garbage.replaced(head.attempt, head.names, head.kind == MANIFEST)
 
     async def delete(self, bucket: str, key: bytes, conditions: Conditions | None = None) -> bool:
         """Write a tombstone; True if there was an object. Raises as `put`.
@@ -211,7 +254,7 @@ class Objects:
             existed = current.payload is not None
             return conditional(current)
 
-        await self.in_bucket(bucket, self._writer(key, judge, None, conditions))
+        self._tell_replaced(await self.in_bucket(bucket, self._writer(key, judge, None, conditions)))
         return existed
 
     def _writer(
@@ -286,10 +329,6 @@ class Objects:
         """Bytes of the largest object: what the manifests that fit into a head can list."""
         chunk_bytes = self._replica.epoch.chunk_bytes
         return CHUNKS_IN_HEAD * (chunk_bytes // NAME_BYTES) * chunk_bytes
-
-    def _attempt(self) -> bytes:
-        self._attempts += 1
-        return self._me + self._attempts.to_bytes(8, "big")
 
 
 class _Names:

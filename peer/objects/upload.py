@@ -69,7 +69,7 @@ class Upload:
         self._m = means
         self._body = body
         self._attempt = attempt
-        self._back = back
+        self.back = back
         self._chunk_bytes = means.chunk_bytes
         self._manifest_names = self._chunk_bytes // NAME_BYTES
         self._size = 0
@@ -77,6 +77,11 @@ class Upload:
         self._names = bytearray()
         self._manifests = bytearray()
         self._etag = _EtagOfNames()
+
+    @property
+    def stored_names(self) -> bytes:
+        """Names of chunks that were stored so far, as far as a head could hold them."""
+        return bytes(self._manifests + self._names)[: CHUNKS_IN_HEAD * NAME_BYTES]
 
     async def run(self) -> Stored:
         try:
@@ -184,7 +189,7 @@ class Upload:
 
     async def _put(self, buffer: Buffer, length: int) -> bytes:
         return await self._m.chunks.put(
-            buffer, length, self._attempt, self._back, lambda: self._m.pool.give(buffer)
+            buffer, length, self._attempt, self.back, lambda: self._m.pool.give(buffer)
         )
 
     async def _collect(self) -> None:

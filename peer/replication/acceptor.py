@@ -17,7 +17,7 @@ A6  Who has too many writes queued promises nothing new, so that they become few
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from peer.errors import AtollError, Corrupt, Full
 
 from .ballot import NONE, after
 from .env import Reply, RowStore, Write
+from .floors import Floors
 from .gates import Gates
 from .keys import GATE, OBJECT
 from .messages import ABSTAIN, BUSY, CONFLICT, IS_FULL, OK, status_of
@@ -61,6 +62,8 @@ class Acceptor:
         self._full_until_s = 0.0
         self.promises = Promises(rows, unsafe)
         self.gates = Gates(rows, self._pending_value)
+        self.floors = Floors(rows, unsafe)
+        self._purging: set[bytes] = set()  # tombstones whose removal is queued
         self._pending: dict[bytes, _Pending] = {}
         self.on_commit: Callable[[bytes, bytes | None, bytes], None] = lambda key, old, new: None
         """Told of each commit: row key, accepted ballot before (None: no row), accepted ballot now."""
@@ -98,7 +101,8 @@ class Acceptor:
         except Corrupt as error:
             return self._abstain(error, reply)
         entry = self.promises.get(key)
-        promised = max(entry.promised if entry else self.promises.floor, accepted.ballot)
+        floor = self.promises.floor if entry is None else entry.promised
+        promised = max(floor, accepted.ballot, self.floors.promised(key))
         if ballot <= promised:
             self.conflicts += 1
             return reply((CONFLICT, promised))
@@ -107,7 +111,7 @@ class Acceptor:
         else:
             self.promises.remember(key, Entry(ballot, accepted.ballot, accepted.side_id))
         full = self._now() < self._full_until_s or not self._rows.roomy
-        reply((OK, accepted.ballot, accepted.value, side, full))
+        reply((OK, accepted.ballot, accepted.value, side, full, self.floors.floor(key)))
 
     def accept(self, message: Any, reply: Reply) -> None:
         """Store (ballot, value) durably and answer OK, or CONFLICT; a repeated accept answers as the first."""
@@ -120,9 +124,10 @@ class Acceptor:
             if key in self._pending:
                 return self._after_commit(key, lambda: self.accept(message, reply))
             return reply((OK,))
-        if ballot < entry.promised or ballot <= entry.ballot:
+        purged = self.floors.promised(key)
+        if ballot < entry.promised or ballot <= entry.ballot or ballot <= purged:
             self.conflicts += 1
-            return reply((CONFLICT, max(entry.promised, entry.ballot)))
+            return reply((CONFLICT, max(entry.promised, entry.ballot, purged)))
         room = self._room_for(key, value)
         if room != OK:
             self._undo(key, ballot)
@@ -143,12 +148,42 @@ class Acceptor:
         promised = entry.promised
         if (ballot < promised and not void) or ballot <= entry.ballot:
             return reply((CONFLICT, max(promised, entry.ballot)))
+        if entry.ballot == NONE and ballot <= self.floors.floor(key):  # F3: it was deleted
+            return reply((CONFLICT, self.floors.floor(key)))
         room = self._room_for(key, value)
         if room != OK:
             return reply((room, False))
         self._store(key, entry, Accepted(ballot, value, 0), side, reply)
         entry.promised = max(promised, ballot)
         return None
+
+    def purge(
+        self, partition: int, floor: bytes, tombstones: Sequence[tuple[bytes, bytes]],
+        done: Callable[[AtollError | None], None],
+    ) -> int:  # fmt: skip
+        """Make this ballot the partition's floor and remove these tombstones (key, ballot) in one commit, but for those
+        that something newer has taken the place of; how many. `done` when that is durable, or has failed."""
+        gone = [
+            key for key, ballot in tombstones if key not in self._pending and self.ballot_of(key) == ballot
+        ]
+        for key in gone:
+            entry = self.promises.get(key)
+            if entry is not None:
+                entry.ballot, entry.side_id = NONE, 0
+        self._purging.update(gone)
+
+        def committed(error: AtollError | None) -> None:
+            self._purging.difference_update(gone)
+            for key in gone if error is not None else ():
+                entry = self.promises.get(key)
+                if entry is not None:
+                    self.promises.forget(key, entry.promised)
+            done(error)
+
+        self._rows.commit(
+            [self.floors.raising(partition, floor), *(("rows", key, None) for key in gone)], committed
+        )
+        return len(gone)
 
     def _room_for(self, key: bytes, value: bytes) -> int:
         """OK, or why there is no room for this value. On a disk that is all but full only heads of objects are refused:
@@ -235,7 +270,8 @@ class Acceptor:
         if entry is None:
             pending = self._pending.get(key)  # its entry may have left memory meanwhile
             try:
-                accepted = pending.accepted if pending else decode_row(key, self._rows.get("rows", key))
+                row = None if key in self._purging else self._rows.get("rows", key)
+                accepted = pending.accepted if pending else decode_row(key, row)
             except Corrupt:  # A4: this accept was formed without us; it replaces the bad row
                 self.damaged += 1
                 self.on_damage(key)
@@ -304,6 +340,8 @@ class Acceptor:
         pending = self._pending.get(key)
         if pending is not None:
             return pending.ballot
+        if key in self._purging:
+            return NONE
         try:
             return decode_row(key, self._rows.get("rows", key)).ballot
         except Corrupt:

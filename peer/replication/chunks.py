@@ -19,9 +19,10 @@ from peer.errors import AtollError, Corrupt, NotFound, Refused, Unavailable
 from ring.hashing import partition_of
 
 from .chunkput import Put, error_of, silent_ones
+from .chunkrows import chunk_key
 from .env import Cancellable, Done, Env, Reply, RowStore
 from .hints import Hints
-from .holder import ChunkRing, Disk, Holder, chunk_key
+from .holder import ChunkRing, Disk, Holder
 from .messages import OK, REPAIR
 from .patience import Heard, Watch
 
@@ -46,7 +47,7 @@ class Chunks:
 
     def __init__(
         self, env: Env, ring: ChunkRing, rows: RowStore, disk: Disk, bulk: Bulk, pool: BufferPool,
-        replica_pool: BufferPool, me: str, hints: Hints,
+        replica_pool: BufferPool, me: str, hints: Hints, unsafe: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self._env = env
         self._ring = ring
@@ -55,7 +56,7 @@ class Chunks:
         self._pool = pool
         self._me = me
         self.heard = Heard(env)
-        self.holder = Holder(env, rows, disk, ring, replica_pool, hints)
+        self.holder = Holder(env, rows, disk, ring, replica_pool, hints, unsafe)
         self.hints = hints
         hints.let_go = self._let_go
         self.on_bad_copy: Callable[[bytes, str], None] = lambda name, source: None

@@ -1,7 +1,8 @@
 """Chunks as a side of copying: what travels are reference rows; the bytes follow where they are missing (§7, §8).
 
 A reference counts here only with the bytes behind it: one whose chunk is quarantined or lost is as good as absent, so
-that a pull brings the bytes again.
+that a pull brings the bytes again. And one is brought only if a head names its attempt: what an owner still has because it
+was away while the others dropped it does not come back (see `garbage`), nor does what is being stored just now.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from peer.buffers import Buffer
-from peer.errors import AtollError, Full, Unavailable
+from peer.errors import AtollError, Corrupt, Full, Unavailable
 from peer.storage.records import Extent
 
+from .chunkrows import NAME_END
 from .digests import Digests
 from .env import Env, RowStore
 from .holder import Disk, Holder
 from .sync import Pulled
+from .verdicts import Pair
 
 CHUNKS = 1
-NAME_END = 34
-"""A reference row's key: partition u16, chunk name 32 bytes, attempt."""
 _PRESENT = b""
 
 
@@ -30,6 +31,10 @@ class Chunks(Protocol):
 
     async def get(self, name: bytes, also: Sequence[str] = ()) -> tuple[Buffer, int]: ...
     def give(self, buffer: Buffer) -> None: ...
+
+
+async def _all(pairs: Sequence[Pair]) -> list[bool | None]:
+    return [True] * len(pairs)
 
 
 def _partition(key: bytes) -> int:
@@ -52,6 +57,12 @@ class ChunkSide:
         self.digests = Digests(self._scan, self.ranges, _partition)
         self._coming: dict[bytes, asyncio.Future[None]] = {}  # chunks that are being fetched
         self.missing = 0  # chunks that no owner could give when last asked
+        self.wanted: Callable[[Sequence[Pair]], Awaitable[list[bool | None]]] = _all
+        """For each (back pointer, attempt), whether a head names it; None: it cannot be told now."""
+        self.is_dead: Callable[[bytes], bool] = lambda attempt: False
+        """Whether an attempt is known to be dead."""
+        self.on_doubt: Callable[[bytes, bytes], None] = lambda key, back: None
+        """Told of a reference (key, back pointer) that another owner holds and no head names."""
         holder.on_reference = lambda key: self.digests.fold(key, None, _PRESENT)
         holder.on_change = lambda key: self.digests.drop(_partition(key))
 
@@ -71,16 +82,22 @@ class ChunkSide:
     def lacks(self, key: bytes, version: bytes) -> bool:
         if version == _ABSENT:
             return False
-        return self._rows.get("refs", key) is None or self._holder.find(key[2:NAME_END]) is None
+        return self._holder.back_of(key) is None or self._holder.find(key[2:NAME_END]) is None
 
     def fetch(self, keys: Sequence[bytes]) -> list[Any]:
         """[key, back pointer | None if the row is gone]"""
-        return [(key, self._rows.get("refs", key)) for key in keys]
+        return [(key, self._holder.back_of(key)) for key in keys]
 
     async def apply(self, found: Sequence[Any], pulled: Pulled) -> list[bytes]:
-        """Store the bytes that are missing here and the references; a chunk that nobody has now is counted and left."""
-        for key, back in found:
-            if back is None:
+        """Store the bytes that are missing here and the references; a chunk that nobody has now is counted and left.
+        Raises Unavailable if it cannot be told whether a head names one of them."""
+        there = [(key, back) for key, back in found if back is not None]
+        wanted = await self.wanted([(back, key[NAME_END:]) for key, back in there])
+        for (key, back), named in zip(there, wanted, strict=True):
+            if named is None:
+                raise Unavailable("the heads of some chunks cannot be read now; it is tried again")
+            if not named:
+                self.on_doubt(key, back)
                 continue
             pulled.bytes += len(key) + len(back)
             try:
@@ -91,6 +108,25 @@ class ChunkSide:
                 self.missing += 1
                 continue
         return []
+
+    async def is_wanted(self, key: bytes, back: bytes) -> bool | None:
+        """Whether a head names this reference's attempt; False if none ever will, None if that is not known (yet)."""
+        named = (await self.wanted([(back, key[NAME_END:])]))[0]
+        if named:
+            return True
+        if self.is_dead(key[NAME_END:]):
+            return False
+        self.on_doubt(key, back)
+        return None
+
+    async def rebuild(self, name: bytes, attempt: bytes, back: bytes) -> bool:
+        """Fetch the bytes of a chunk that is quarantined or lost here, for one of its references; whether they came."""
+        key = self._holder.key_of(name) + attempt
+        try:
+            await self.bring(key, back, Pulled())
+        except Corrupt:
+            return False
+        return True
 
     async def bring(self, key: bytes, back: bytes, pulled: Pulled, also: Sequence[str] = ()) -> None:
         """Hold this reference, and the bytes, durably. `also`: who else may have them, besides the owners.

@@ -30,6 +30,12 @@ def gate_payload(state: int, generation: int) -> bytes:
     return bytes(msgpack.packb([state, generation]))
 
 
+def gate_passed(payload: bytes) -> int:
+    """The configuration generation with which an identity change passes a gate of this state, open or closed."""
+    state, generation = msgpack.unpackb(payload)
+    return int(generation if state == OPEN else BEHIND - generation)
+
+
 class Gates:
     """The gates of the shards this peer owns, cached; the row is the truth."""
 

@@ -177,6 +177,12 @@ class Handoff(Worker):
             if self._replica.me not in self._chunks.owners_of(reference[2:34]):
                 continue  # its keeper hears of the epoch and passes it on
             try:
+                wanted = await self._side.is_wanted(reference, value[4:])
+                if wanted is None:
+                    continue  # a put may be under way; it is asked again
+                if not wanted:
+                    done.append((item, value))
+                    continue
                 if self._side.lacks(reference, b""):
                     await self._side.bring(reference, value[4:], pulled, (keeper,))
             except Full:

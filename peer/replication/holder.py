@@ -3,38 +3,43 @@
 C1  A chunk's row commits only after its bytes are synced; the row decides existence.
 C2  Two puts of one chunk on one peer never both name an extent: the second waits, references, and lets its go.
 C3  A damaged chunk is quarantined only if, read again, its row still names the damaged extent.
-C5  An extent is let go once: when the row that takes its place is durable.
+C5  An extent is let go once: when the row that takes its place, or the removal of its row, is durable.
 C6  What is stored in an unreachable owner's place has its hint in the same commit, and is let go only when the owner has
     said that it holds bytes and reference.
+C7  A chunk's row is removed in a turn in which no reference to it exists or waits for its commit, and until the removal
+    is durable nobody takes the bytes for a copy, as in C2. So whoever was told of a durable reference keeps the bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
-from peer.errors import AtollError, Corrupt, Full, NotFound
+from peer.errors import AtollError, Full, NotFound
 from peer.storage.records import Extent
 from ring.epoch import Epoch
-from ring.hashing import partition_of
 
+from .chunkrows import (
+    LIVE,
+    LOST,
+    NAME_END,
+    QUARANTINED,
+    chunk_key,
+    encode_chunk_row,
+    encode_reference,
+)
 from .env import Done, Env, Reply, RowStore, Write
+from .held import Held
 from .hints import Hints
-from .keys import prefix_end
 from .messages import BUSY, FAILED, IS_FULL, MISSING, OK, STALE, status_of
 
 TAKE_S = 5.0
 SMALL_BYTES = 256 * 1024
 """Chunks up to this size travel in a call: a thread at each end would cost more than the bytes."""
-LIVE, QUARANTINED, LOST = 1, 2, 3
-ROWS_A_PAGE = 2000
 NO_ROOM = "its disk is full but for what is kept back for deletions"
-_ROW_VERSION = 1
 
 
 class Disk(Protocol):
@@ -64,89 +69,28 @@ class ChunkRing(Protocol):
     def was_late(self, member: str) -> None: ...
 
 
-def chunk_key(name: bytes, partition_power: int) -> bytes:
-    """Row key of a chunk: partition u16, name."""
-    return partition_of(name, partition_power).to_bytes(2, "big") + name
-
-
-def encode_chunk_row(key: bytes, state: int, extent: Extent) -> bytes:
-    body = bytes((_ROW_VERSION, state)) + extent.encode()
-    return zlib.crc32(body, zlib.crc32(key)).to_bytes(4, "big") + body
-
-
-def decode_chunk_row(key: bytes, row: bytes) -> tuple[int, Extent]:
-    """(state, extent). Raises Corrupt."""
-    if (
-        len(row) != 22
-        or zlib.crc32(row[4:], zlib.crc32(key)).to_bytes(4, "big") != row[:4]
-        or row[4] != _ROW_VERSION
-    ):
-        raise Corrupt(f"the row of chunk {key[2:].hex()} does not match its checksum")
-    return row[5], Extent.decode(row[6:])
-
-
 def answer_to(error: AtollError | None) -> tuple[int]:
     """The reply that tells how a commit ended."""
     return (OK if error is None else status_of(error),)
 
 
-def named_extents(
-    rows: RowStore, damaged: Callable[[], None] = lambda: None
-) -> Iterator[tuple[bytes, Extent]]:
-    """(chunk name, extent) of every row whose bytes should be there, damaged rows left out; read in pages.
-
-    `damaged` is called for each row that says that its bytes are lost or quarantined.
-    """
-    start = b""
-    while True:
-        page = rows.scan("chunks", start, b"\xff" * 35, ROWS_A_PAGE)
-        for key, row in page:
-            start = key + b"\0"
-            with contextlib.suppress(Corrupt):
-                state, extent = decode_chunk_row(key, row)
-                if state != LIVE:
-                    damaged()
-                if state != LOST:
-                    yield key[2:], extent
-        if len(page) < ROWS_A_PAGE:
-            return
-
-
-class Holder:
+class Holder(Held):
     """The chunks this peer holds: rows over extents."""
 
     def __init__(
-        self, env: Env, rows: RowStore, disk: Disk, ring: ChunkRing, pool: BufferPool, hints: Hints
+        self, env: Env, rows: RowStore, disk: Disk, ring: ChunkRing, pool: BufferPool, hints: Hints,
+        unsafe: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
+        super().__init__(rows, lambda: ring.epoch.partition_power, unsafe)
         self._env = env
         self._hints = hints
-        self._rows = rows
         self._disk = disk
         self._ring = ring
         self._pool = pool
-        self._naming: dict[bytes, list[Callable[[], None]]] = {}
-        self._referring: set[bytes] = set()  # reference rows whose first commit is queued
         self.on_reference: Callable[[bytes], None] = lambda key: None
         """Told of each new reference row (chunk key, attempt), once it is durable."""
-        self.on_change: Callable[[bytes], None] = lambda key: None
-        """Told when all references of a chunk (its key) gain or lose their bytes."""
         self.damaged = 0
         """Chunks whose bytes are lost or quarantined here, and have not come anew."""
-        self.counts = {"stored": 0, "referenced": 0, "quarantined": 0, "duplicates": 0, "lost": 0}
-
-    def find(self, name: bytes) -> Extent | None:
-        """Where a live chunk lies, by its durable row."""
-        state, extent = self._row(name)
-        return extent if state == LIVE else None
-
-    def _row(self, name: bytes) -> tuple[int, Extent | None]:
-        """(state, extent); (0, None) without a row, or with one that is damaged."""
-        key = chunk_key(name, self._ring.epoch.partition_power)
-        row = self._rows.get("chunks", key)
-        if row is not None:
-            with contextlib.suppress(Corrupt):
-                return decode_chunk_row(key, row)
-        return 0, None
 
     def on_add_ref(self, message: Any, reply: Reply) -> None:
         """(ADD_REF, tag, name, attempt, back[, for]): OK once the reference is durable, MISSING without the bytes."""
@@ -187,8 +131,13 @@ class Holder:
         new = key not in self._referring and self._rows.get("refs", key) is None
         if new:
             self._referring.add(key)
+        chunk = key[:NAME_END]
+        self._pending[chunk] += 1
 
         def committed(error: AtollError | None) -> None:
+            self._pending[chunk] -= 1
+            if not self._pending[chunk]:
+                del self._pending[chunk]
             if error is None and hint is not None:
                 self._hints.stored(hint)
             if new:
@@ -197,7 +146,7 @@ class Holder:
                     self.on_reference(key)
             done(error)
 
-        self._rows.commit([("refs", key, back), *writes], committed)
+        self._rows.commit([("refs", key, encode_reference(key, back)), *writes], committed)
 
     def _no_room(self, place: str, size: int) -> Full | None:
         """Why no row, and no hint for `place`, can be added now."""
@@ -207,16 +156,49 @@ class Holder:
             return Full(f"as much as allowed is kept here for {place}")
         return None
 
-    def references(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bool]]:
-        """(key of a reference row, whether it counts): not one whose commit was not told of yet, or without bytes here."""
-        live: dict[bytes, bool] = {}
-        found = []
-        for key, _ in self._rows.scan("refs", start, end, limit):
-            name = key[2:34]
-            if name not in live:
-                live = {name: self.find(name) is not None}
-            found.append((key, live[name] and key not in self._referring))
-        return found
+    def remove(
+        self, chunk: bytes, done: Callable[[int | None], None], references: Sequence[bytes] | None = None
+    ) -> None:
+        """Forget a chunk, given its key, and let its extent go (C7); `done` with the bytes let go, None if it stays.
+
+        `references` (attempts): of a chunk whose present owners hold it with these, which goes with them; it stays if
+        it has others by now.
+        """
+        if self._rows.get("chunks", chunk) is None:
+            return done(None)
+        state, extent = self._row(chunk[2:])  # of a damaged row it is not known: scrub finds the bytes
+        writes: list[Any] = [("chunks", chunk, None)]
+        if references is None:
+            if self.referenced(chunk):
+                return done(None)
+        else:
+            held = [attempt for attempt, _ in self.references_of(chunk, len(references) + 1)]
+            if chunk in self._pending or chunk[2:] in self._naming or not set(held) <= set(references):
+                return done(None)
+            writes += [("refs", chunk + attempt, None) for attempt in held]
+        return self._remove(chunk, state, extent, writes, done)
+
+    def _remove(
+        self, chunk: bytes, state: int, extent: Extent | None, writes: list[Any], done: Callable[[int | None], None]
+    ) -> None:  # fmt: skip
+        name = chunk[2:]
+        if not self._unchecked:
+            self._naming[name] = []
+
+        def committed(error: AtollError | None) -> None:
+            gone = extent.record_bytes if extent is not None and state != LOST else 0
+            if error is None:
+                self.damaged -= state in (QUARANTINED, LOST)
+                self.counts["removed"] += 1
+                self.counts["removed_bytes"] += gone
+                if extent is not None and gone:
+                    self._disk.unnamed(extent)  # C5
+                self.on_change(chunk)
+            for resume in self._naming.pop(name, []):
+                resume()
+            done(gone if error is None else None)
+
+        self._rows.commit(writes, committed)
 
     def on_store(self, message: Any, reply: Reply) -> None:
         """(STORE_CHUNK, tag, name, attempt, back, bytes[, for]): OK once bytes and reference are durable."""
@@ -304,30 +286,18 @@ class Holder:
             self._naming[name] = []
 
     def let_go(self, reference: bytes) -> None:
-        """Drop a reference that was kept in an owner's place, and the chunk if that was the last one here (C6). Should the
-        commit fail, both stay, as garbage."""
-        name, key = reference[2:34], reference[:34]
+        """Drop a reference that was kept in an owner's place, and the chunk if that was the last one here (C6, C7). Should
+        the commit fail, both stay, as garbage."""
+        name, chunk = reference[2:NAME_END], reference[:NAME_END]
         if name in self._naming:
             self._naming[name].append(lambda: self.let_go(reference))
             return
-        others = [row for row, _ in self._rows.scan("refs", key, prefix_end(key), 2) if row != reference]
-        others += [row for row in self._referring if row.startswith(key)]
-        writes: list[Write] = [("refs", reference, None)]
+        others = [attempt for attempt, _ in self.references_of(chunk, 2) if chunk + attempt != reference]
+        if others or chunk in self._pending:
+            return self.drop([reference], lambda error: None)
         state, extent = self._row(name)
-        if not others:
-            writes.append(("chunks", key, None))
-        self._naming[name] = []
-
-        def committed(error: AtollError | None) -> None:
-            if error is None and not others:
-                self.damaged -= state in (QUARANTINED, LOST)
-                if extent is not None and state != LOST:
-                    self._disk.unnamed(extent)  # C5
-            self.on_change(key)
-            for resume in self._naming.pop(name):
-                resume()
-
-        self._rows.commit(writes, committed)
+        writes: list[Any] = [("refs", reference, None), ("chunks", chunk, None)]
+        return self._remove(chunk, state, extent, writes, lambda size: None)
 
     def settled(self, name: bytes, then: Callable[[], None]) -> None:
         """Call `then` when no commit about this chunk is under way, at once if there is none."""
@@ -336,10 +306,26 @@ class Holder:
         else:
             then()
 
-    def quarantine(self, name: bytes, extent: Extent) -> None:
-        """A read found the bytes damaged: forget them here, unless the row moved on meanwhile (C3)."""
+    def adopt(self, name: bytes, extent: Extent, done: Callable[[bool | AtollError], None]) -> None:
+        """Give a record that was found in a segment, and hashed, a row; `done(True)` when that is durable, False if the
+        chunk has one that is good."""
+        if name in self._naming or self._row(name)[0]:
+            return done(False)
+        key = chunk_key(name, self._ring.epoch.partition_power)
+        self._naming[name] = []
+
+        def committed(error: AtollError | None) -> None:
+            done(True if error is None else error)
+            for resume in self._naming.pop(name):
+                resume()
+
+        return self._rows.commit([("chunks", key, encode_chunk_row(key, LIVE, extent))], committed)
+
+    def quarantine(self, name: bytes, extent: Extent, done: Callable[[], None] = lambda: None) -> None:
+        """A read found the bytes damaged: forget them here, unless the row moved on meanwhile (C3). `done` when that has
+        ended, either way."""
         if name in self._naming or self.find(name) != extent:
-            return
+            return done()
         self.counts["quarantined"] += 1
         self._naming[name] = []  # until it is durable nobody may take the damaged bytes for a copy (C2)
         key = chunk_key(name, self._ring.epoch.partition_power)
@@ -349,8 +335,9 @@ class Holder:
             self.on_change(key)
             for resume in self._naming.pop(name):
                 resume()
+            done()
 
-        self._rows.commit([("chunks", key, encode_chunk_row(key, QUARANTINED, extent))], committed)
+        return self._rows.commit([("chunks", key, encode_chunk_row(key, QUARANTINED, extent))], committed)
 
     def found_damaged(self) -> None:
         """A start found a row of a chunk that is lost or quarantined."""

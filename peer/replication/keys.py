@@ -60,3 +60,16 @@ def prefix_end(prefix: bytes) -> bytes:
     """The least byte string greater than everything that begins with `prefix`; b"" if there is none."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b""
+
+
+TABLES = (SYSTEM, GATE, OBJECT)
+"""Of registers, in the order of their keys; a shard's gate comes before its rows."""
+
+
+def ranges_of(partition: int) -> list[tuple[bytes, bytes]]:
+    """The key ranges of a partition's registers, ascending."""
+    place, after = partition.to_bytes(2, "big"), (partition + 1).to_bytes(3, "big")
+    return [
+        (bytes((table,)) + place, bytes((table,)) + after[1:] if after[0] == 0 else bytes((table + 1,)))
+        for table in TABLES
+    ]

@@ -1,7 +1,7 @@
 """The messages between replicas: one array each, operation first, then the sender's epoch tag.
 
 Request                                                            Reply after OK
-(PREPARE, tag, row key, ballot, gate, want side)                   accepted ballot, value, side | None, full
+(PREPARE, tag, row key, ballot, gate, want side)                   accepted ballot, value, side | None, full, purge floor
 (ACCEPT, tag, row key, ballot, value, side | None, gate)           -
 (READ, tag, row key, gate, want side)                              accepted ballot, value, side | None
 (BALLOT, tag, row key, gate)                                       accepted ballot
@@ -23,6 +23,13 @@ Request                                                            Reply after O
 (HINTED, tag, target, [[item, value]])                             -
 (HINT_KEEP, tag, target, [[item, value]])                          -
 (REPAIR, tag, chunk name, source)                                  -
+(NAMED, tag, [[head's row key, attempt]])                          [whether the head held here names it]
+(ATTEMPTS, tag, [attempt])                                         [OPEN | OVER | UNKNOWN], see attempts.py
+(DROP, tag, [reference's key])                                     -  (references of dead attempts)
+(REFERENCES, tag, [chunk's key])                                   [[[attempt, back pointer]] of a chunk]
+(HELD, tag, [[chunk's key, [attempt]]])                            [whether no other copy is needed here]
+(PURGE_PROMISE, tag, [partition], ballot)                          [purge floor of a partition]
+(PURGE, tag, [[partition, floor]])                                 -
 (INFO, 0)                                                          a map about the peer
 (WORKERS, 0, verb, [worker], value)                                [a map about a worker]
 
@@ -43,6 +50,8 @@ ADD_REF, STORE_CHUNK = 30, 31
 INFO, WORKERS = 40, 41
 COPY_DIGESTS, COPY_LEAVES, COPY_LIST, COPY_FETCH = 50, 51, 52, 53
 HINTS, HINTED, HINT_KEEP, REPAIR = 60, 61, 62, 63
+PURGE_PROMISE, PURGE = 75, 76
+NAMED, ATTEMPTS, DROP, REFERENCES, HELD = 70, 71, 72, 73, 74
 
 OK = 0
 CONFLICT = 1  # ballot: the promise, or the accepted ballot, that stands against the request

@@ -30,6 +30,11 @@ _WHAT = {
     b"merged": "the generation whose rows it has merged",
     b"workers/paused": "the paused workers",
     b"workers/rates": "the rates set for workers",
+    b"epochs/": "the history of the ring",
+    b"floors/": "which tombstones were purged",
+    b"adopting": "whether its segments are being read for chunks",
+    b"scrub": "how far everything was checked",
+    b"garbage/walk": "how far garbage was looked for",
 }
 
 
@@ -47,7 +52,7 @@ def value_of(key: bytes, stored: bytes) -> bytes:
     value = stored[CRC_BYTES:]
     if stored[:CRC_BYTES] != _crc(key, value):
         name = repr(key)[2:-1]
-        what = _WHAT.get(key, "the history of the ring" if key.startswith(b"epochs/") else "not known here")
+        what = _WHAT.get(key) or _WHAT.get(key.partition(b"/")[0] + b"/", "not known here")
         raise Corrupt(f"the row {name!r} of this peer's own memory ({what}) does not match its checksum")
     return value
 

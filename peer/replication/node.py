@@ -23,6 +23,7 @@ from ring.members import Member
 
 from . import meta
 from .acceptor import Acceptor
+from .attempts import Attempts
 from .env import Done, Env, Network, Reply, RowStore
 from .epochs import Epochs
 from .identity import Identity
@@ -30,6 +31,7 @@ from .keys import partition_in
 from .messages import (
     ABSTAIN,
     ACCEPT,
+    ATTEMPTS,
     BALLOT,
     BOOTS,
     COPY_DIGESTS,
@@ -79,6 +81,7 @@ class Replica:
         self._owned = b""
         self._circle: Circle | None = None
         self._fallbacks: dict[int, tuple[str, ...]] = {}
+        self._member = False
         self._waiting = 0
         self.identity = Identity(env, rows, me, self.send, unsafe)
         boot = self.identity.boot
@@ -91,6 +94,7 @@ class Replica:
         merged = meta.load(rows, _MERGED)
         self._merged = int.from_bytes(merged, "big") if merged is not None else 0
         self._new_here = self.epochs.current is None
+        self.attempts = Attempts(me, boot)
         self.on_epoch: Callable[[Epoch], None] = lambda _: None
         self._row_handlers: dict[int, Handler] = {
             PREPARE: self.acceptor.prepare,
@@ -113,6 +117,7 @@ class Replica:
             COPY_LEAVES: self.copies.on_leaves,
             COPY_LIST: self.copies.on_list,
             COPY_FETCH: self.copies.on_fetch,
+            ATTEMPTS: self.attempts.on_ask,
         }
         if self.epochs.current is not None:
             self._epoch_installed(self.epochs.current)
@@ -145,6 +150,11 @@ class Replica:
         if self.epochs.current is None:
             raise Unavailable("this peer has not joined a cluster yet; try another peer")
         return self.epochs.current
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this peer is in the ring it knows; one that is not coordinates no change."""
+        return self._member
 
     def owners_of_row(self, row_key: bytes) -> tuple[str, ...]:
         return self.epoch.table.owners(partition_in(row_key))
@@ -298,6 +308,7 @@ class Replica:
                 self._rows.commit([meta.write(_MERGED, epoch.generation.to_bytes(8, "big"))], lambda _: None)
         self._circle = None
         self._fallbacks = {}
+        self._member = epoch.member(self.me) is not None
         self._own(epoch)
         if self.identity.confirmed and len(epoch.members) > 1:  # a founder was confirmed by nobody but itself
             self.env.spawn(self.identity.tell(self._member_ids()), "boot report")

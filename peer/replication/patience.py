@@ -32,8 +32,8 @@ class Heard:
 
 class Watch:
     """Watches one operation: `given_up()` is called once, when fewer than `needed()` of the owners that are `pending()`
-    have been heard of within PATIENCE_S; 0 needed: what is waited for just now is not theirs. `end` when the operation is
-    over."""
+    have been heard of within PATIENCE_S; none needed: what is waited for just now is not theirs, or all is there and the
+    operation is about to end. `end` when it has."""
 
     def __init__(
         self, heard: Heard, pending: Callable[[], Iterable[str]], needed: Callable[[], int], given_up: Callable[[], None]
@@ -53,7 +53,7 @@ class Watch:
             self._timer = None
             self._given_up()
         else:  # the owners that matter are those heard of last
-            again_s = left[-needed] if needed else LOOK_AGAIN_S
+            again_s = left[-needed] if needed > 0 else LOOK_AGAIN_S
             self._timer = self._heard.env.call_later(again_s, self._look)
 
     def end(self) -> None:

@@ -13,7 +13,6 @@ R3  "Nothing changed" is said only if no accept of ours can ever be chosen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from peer.errors import AtollError, Full, Refused, Unavailable, UnknownOutcome
@@ -21,6 +20,7 @@ from peer.errors import AtollError, Full, Refused, Unavailable, UnknownOutcome
 from .acceptor import FULL_FOR_S
 from .ballot import NONE, BallotClock
 from .env import Done, Env
+from .judged import Current, Judge, Keep, Put
 from .keys import OBJECT
 from .messages import (
     ACCEPT,
@@ -44,27 +44,6 @@ BACKOFF_MOST_S = 0.25
 CHOSEN_KEPT = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Current:
-    """A register as judged: `payload` None when the key is absent or deleted."""
-
-    ballot: bytes
-    payload: bytes | None
-    side: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """What a change wants stored: payload None writes a tombstone; `side` is the inline bytes beside it."""
-
-    payload: bytes | None
-    side: bytes | None = None
-
-
-class Keep:
-    """The change turned out to need nothing: the current value stands (and is chosen when `change` returns)."""
-
-
 class GateRefused(Refused):
     """The bucket's configuration moved on: `state` is absent, closed or newer. Nothing changed."""
 
@@ -82,14 +61,13 @@ class Stale(Refused):
         self.tag = tag
 
 
-Judge = Callable[[Current], Put | type[Keep] | AtollError]
-
-
 class Ring(Protocol):
     """What a coordinator must know of the ring right now."""
 
     @property
     def tag(self) -> int: ...
+    @property
+    def is_member(self) -> bool: ...
     def owners_of_row(self, row_key: bytes) -> tuple[str, ...]: ...
     async def catch_up(self, tag: int) -> None:
         """Learn the epoch `tag` from somebody, or wait a little."""
@@ -138,14 +116,14 @@ class Registers:
         finally:
             self._turns.give(key)
 
-    async def settle(self, key: bytes, *, gate: int, above: bytes) -> None:
+    async def settle(self, key: bytes, *, gate: int, above: bytes) -> Current:
         """Have what is chosen accepted once more, under a ballot above `above`: an owner that missed it, and has promised
-        no more than that, takes it then. Raises as `change`."""
+        no more than that, takes it then. What stands then; no accept begun before can change that. Raises as `change`."""
         await self._turns.take(key, BUDGET_S)
         try:
             one = _Change(self, key, lambda _: Keep, gate, False, self._env.now() + BUDGET_S)
             one.highest, one.anew = above, True
-            await one.run()
+            return await one.run()
         finally:
             self._turns.give(key)
 
@@ -270,6 +248,9 @@ class _Change:
     async def _attempt(self) -> Current | None:
         """One prepare and accept; None means: try again with a higher ballot."""
         r = self.r
+        if not r._ring.is_member:  # T2 of attempts
+            gone = UnknownOutcome if self.sent else Unavailable
+            raise gone("this peer is not in the ring any more; ask another one")
         owners, self.tag = r._ring.owners_of_row(self.key), r._ring.tag
         need = len(owners) // 2 + 1
         ballot = r._clock.next(self.highest)
@@ -286,6 +267,10 @@ class _Change:
         chosen = all(reply[1] == best[1] for _, reply in prepare.oks)
         if chosen:
             r._remember_chosen(self.key, newest_operation(best[2]))
+        if self.sent and max(reply[5] for _, reply in prepare.oks) >= self.sent:
+            raise UnknownOutcome(  # F4: the history that would tell may be gone
+                "this write was followed by a deletion long ago before its outcome was known; read the key"
+            )
         if self.sent:
             mine = best[1] >= self.sent and names_operation(best[2], self.op_id, self.follows)
             if mine is None:
@@ -310,7 +295,7 @@ class _Change:
             value = wrap(wanted.payload, best[2], self.op_id)
             if await self._accept(ballot, value, wanted.side, owners, need, new=True):
                 self.r._remember_chosen(self.key, self.op_id)
-                return Current(ballot, wanted.payload, wanted.side)
+                return Current(ballot, wanted.payload, wanted.side, current.payload)
             return None
         if isinstance(wanted, AtollError) and self.r._refuse_unchosen:
             raise wanted

@@ -9,28 +9,18 @@ from typing import Any
 from peer.errors import Corrupt, Full, Unavailable
 
 from .acceptor import Acceptor
+from .ballot import NONE
 from .digests import Digests
 from .env import Env, RowStore
-from .keys import GATE, OBJECT, SYSTEM, partition_in
+from .keys import OBJECT, partition_in, ranges_of
 from .messages import BUSY, IS_FULL, OK
 from .sync import Pulled
 from .value import decode_row
 
 REGISTERS = 0
-TABLES = (SYSTEM, GATE, OBJECT)
-"""In the order of their keys; a shard's gate comes before its rows."""
 FETCH_BYTES_MOST = 1 << 20
 SETTLE_S, SETTLE_TRIES = 1.0, 20
 _SKIPPED = -1
-
-
-def ranges_of(partition: int) -> list[tuple[bytes, bytes]]:
-    """The key ranges of a partition's registers, ascending."""
-    place, after = partition.to_bytes(2, "big"), (partition + 1).to_bytes(3, "big")
-    return [
-        (bytes((table,)) + place, bytes((table,)) + after[1:] if after[0] == 0 else bytes((table + 1,)))
-        for table in TABLES
-    ]
 
 
 class RegisterSide:
@@ -60,7 +50,8 @@ class RegisterSide:
         return [(key, _ballot(key, row)) for key, row in self._rows.scan("rows", start, end, limit)]
 
     def lacks(self, key: bytes, version: bytes) -> bool:
-        return version > self._acceptor.ballot_of(key)
+        held = self._acceptor.ballot_of(key)
+        return version > held and not (held == NONE and version <= self._acceptor.floors.floor(key))
 
     def fetch(self, keys: Sequence[bytes]) -> list[Any]:
         """[key, ballot | None if damaged, value, side | None]"""

@@ -52,6 +52,11 @@ def wrap(payload: bytes | None, previous: bytes, op_id: bytes) -> bytes:
     return bytes((count,)) + ids + payload
 
 
+def is_tombstone(value: bytes) -> bool:
+    """Whether an accepted value says that there is nothing."""
+    return bool(value) and bool(value[0] & _TOMBSTONE)
+
+
 def payload_of(value: bytes) -> bytes | None:
     """The payload, or None for a tombstone or a register never written."""
     if not value or value[0] & _TOMBSTONE:

@@ -291,6 +291,16 @@ class ChunkFiles:
         with self._lock:
             return sorted(s.id for s in self._machine.all.values() if s.earlier)
 
+    def waste(self) -> dict[int, int]:
+        """Of each sealed segment of an earlier start, the bytes it holds beyond what rows name and what is being let go."""
+        with self._lock:
+            known = {
+                s.id: s.live_bytes + s.dying_bytes
+                for s in self._machine.all.values()
+                if s.earlier and s.adopted and not s.punching
+            }
+        return {segment: self._files.allocated(segment) - size for segment, size in known.items()}
+
     def scan(self, segment: int, buffer: Buffer) -> Iterator[tuple[bytes, Extent]]:
         """Every record of a sealed segment whose bytes have the hash in its header, found without rows.
 

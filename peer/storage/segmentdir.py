@@ -11,7 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peer.buffers import HEADER_BYTES, PAGE_BYTES, Buffer
@@ -140,9 +140,18 @@ class SegmentDir:
         if path.exists():
             path.rename(self._sealed_path(segment))
 
+    def allocated(self, segment: int) -> int:
+        """Bytes that the file system holds for a sealed segment; 0 for one that vanished."""
+        with suppress(FileNotFoundError):
+            return self._sealed_path(segment).stat().st_blocks * 512
+        return 0
+
     def punch(self, segment: int, ranges: Sequence[tuple[int, int]]) -> None:
-        """Return the ranges (offset, bytes) to the file system."""
-        fd = self._open(segment, os.O_RDWR)
+        """Return the ranges (offset, bytes) to the file system. A file that vanished has returned them."""
+        try:
+            fd = self._open(segment, os.O_RDWR)
+        except FileNotFoundError:
+            return
         try:
             for offset, size in ranges:
                 punch_hole(fd, offset, size)
@@ -150,11 +159,12 @@ class SegmentDir:
             os.close(fd)
 
     def remove(self, segment: int) -> bool:
-        """Unlink the file, unless it still holds data: then False, and it stays."""
-        with self.readable(segment) as fd:
-            if data_end(fd):
-                return False
-        self._sealed_path(segment).unlink()
+        """Unlink the file, unless it still holds data: then False, and it stays. One that vanished is gone."""
+        with suppress(FileNotFoundError):
+            with self.readable(segment) as fd:
+                if data_end(fd):
+                    return False
+            self._sealed_path(segment).unlink()
         with self._lock:
             descriptor = self._readable.pop(segment, None)
             if descriptor is not None and not descriptor.users:

@@ -16,7 +16,7 @@ from peer.errors import Corrupt, StartupError
 from peer.storage.durable import sync_directory
 from peer.storage.rows import BYTES_TABLES, INT_TABLES, TABLES, Key, Write
 
-FORMAT = 2  # 1: without checksums in `meta` and `commits`
+FORMAT = 3  # 1: without checksums in `meta` and `commits`; 2: without those in `refs`
 APPLICATION_ID = 0x41544F4C  # "ATOL", in the file's header
 PAGE_BYTES = 4096
 

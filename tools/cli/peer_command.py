@@ -23,16 +23,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # option name -> field of PeerConfig, where they differ
 _FIELD_OF = {"capacity": "capacity_bytes", "chunk_size": "chunk_bytes"} | {
-    option.removeprefix("--").replace("-", "_"): name for name, (option, *_) in config.LIMITS.items()
+    option.removeprefix("--").replace("-", "_"): name
+    for name, (option, *_) in (config.LIMITS | config.HEALING).items()
 }
-_SIZES = ("capacity", "chunk_size", "json_limit")
-_TIMES = ("idle_body", "idle_body_pressed", "idle_connection", "drain")
+_SIZES = ("capacity", "chunk_size", "json_limit", "scrub_rate")
+_TIMES = ("idle_body", "idle_body_pressed", "idle_connection", "drain", "garbage_after", "scrub_every")
 _SECTIONS = {
     "name": "This peer in the ring",
     "replicas": "Founding only",
     "tls_cert": "Protection",
     "idle_body": "Limits of the API (times as in 90s, 500ms, 2m)",
-    "log_level": "Other options",
+    "garbage_after": "Other options",
 }
 """Of --help: the first option of each section, in the order in which they are declared, after plain "Options"."""
 
@@ -106,6 +107,9 @@ class Sectioned(click.Command):
     ("--drain", _text("TIME", "When stopping, for requests in flight.  [10s]")),
     ("--json-limit", _text("SIZE", "The largest JSON body.  [1MiB]")),
     ("--form-fields", _text("N", "The most fields of an uploaded form.  [1000]", type=int)),
+    ("--garbage-after", _text("TIME", "Keep bytes that no object names so long, for reads.  [5m]")),
+    ("--scrub-every", _text("TIME", "Read and check everything that is stored so often.  [24h]")),
+    ("--scrub-rate", _text("SIZE", "Bytes a second, at most, to do that with.  [20MiB]")),
     ("--log-level", {"type": click.Choice(config.LOG_LEVELS), "help": "[info]"}),
 )
 @click.option("--print-config", is_flag=True, help="Show every value and where it came from; run nothing.")

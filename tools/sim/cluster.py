@@ -57,7 +57,7 @@ def _table(previous: Table | None, members: tuple[Member, ...]) -> Table:
     return place(previous, members, REPLICAS, PARTITION_POWER)
 
 
-def founding_epoch(first: Member) -> Epoch:
+def founding_epoch(first: Member, chunk_bytes: int = 4 << 20) -> Epoch:
     return Epoch(
         generation=0,
         number=1,
@@ -67,7 +67,7 @@ def founding_epoch(first: Member) -> Epoch:
         replicas=REPLICAS,
         partition_power=PARTITION_POWER,
         format_level=1,
-        chunk_bytes=4 << 20,
+        chunk_bytes=chunk_bytes,
         table=_table(None, (first,)),
         previous=None,
         root_access_key="",
@@ -131,6 +131,7 @@ class SimPeer:
         link = cluster.network.link(self.id, env)
         replica = Replica(env, link, self.rows, self.id, cluster.unsafe)
         self.replica = replica
+        cluster.on_start(self)
         cluster.story.event(self.name, f"starts, boot {replica.identity.boot}")
         env.spawn(self._live(env, replica, founding), "life")
 
@@ -158,6 +159,7 @@ class SimPeer:
             return
         cluster.story.event(self.name, "serves")
         self.serving = True
+        cluster.on_serving(self)
 
     async def _join(self, env: SimEnv, replica: Replica) -> None:
         """Ask a running peer to be admitted; the answer is the epoch that contains us."""
@@ -257,9 +259,11 @@ class Cluster:
     """All machines of one run."""
 
     def __init__(
-        self, loop: VirtualLoop, story: Story, seed: int, peers: int, unsafe: frozenset[str]
-    ) -> None:
+        self, loop: VirtualLoop, story: Story, seed: int, peers: int, unsafe: frozenset[str],
+        chunk_bytes: int = 4 << 20,
+    ) -> None:  # fmt: skip
         self.loop = loop
+        self.chunk_bytes = chunk_bytes
         self.story = story
         self.seed = seed
         self.unsafe = unsafe
@@ -267,12 +271,15 @@ class Cluster:
         self.peers = [SimPeer(self, index + 1) for index in range(peers)]
         self.failures: list[str] = []
         self.counts: Counter[str] = Counter()
+        self.on_start: Callable[[SimPeer], None] = lambda peer: None
+        """Told of each process, its replica made and nothing begun; and, `on_serving`, when it is confirmed."""
+        self.on_serving: Callable[[SimPeer], None] = lambda peer: None
 
     async def found(self) -> None:
         """Found on the first peer and let the others join one by one, through any, mostly in bad weather."""
         if self.network.rng.random() < 0.7:
             self.network.weather = Weather(loss=0.15, duplicate=0.1, straggle=0.2, straggle_s=0.5)
-        self.peers[0].start(founding_epoch(self.peers[0].member))
+        self.peers[0].start(founding_epoch(self.peers[0].member, self.chunk_bytes))
         for peer in self.peers[1:]:
             peer.start()
         while not all(peer.serving for peer in self.peers):  # noqa: ASYNC110 - virtual time

@@ -19,6 +19,7 @@ from sortedcontainers import SortedDict
 
 from peer.errors import AtollError, Full, Unavailable
 from peer.replication import meta
+from peer.storage.records import Extent
 from peer.storage.rows import TABLES, Done, Key, Write
 from tools.sim.env import SimEnv
 from tools.sim.story import Story
@@ -50,11 +51,13 @@ class SimDisk:
     low: bool = False  # room only for what the ballast is kept for
     lying: bool = False
     unsynced: list[Undo] = field(default_factory=list)  # only of a lying disk, oldest first
+    extents: dict[Extent, bytes] = field(default_factory=dict)  # chunk bytes that are synced (`extents`)
+    newest_segment: int = 0
 
     def copy(self) -> SimDisk:
         """A backup taken now, as `cp -a` of a stopped peer's directory would."""
         tables = {name: SortedDict(table) for name, table in self.tables.items()}
-        return SimDisk(tables, self.sequence)
+        return SimDisk(tables, self.sequence, extents=dict(self.extents), newest_segment=self.newest_segment)
 
     def apply(self, group: Sequence[Write]) -> None:
         """One transaction, durable and visible at once."""

@@ -39,6 +39,8 @@ FAULTS = {
     "stranger joins": 2,
     "gates raised": 4,
 }
+CHUNK_FAULTS = {"rotten chunk": 6, "rotten rows": 3, "lost rows of chunks": 1}
+"""Those of worlds that store chunks."""
 
 
 BETWEEN_PEERS = ("partition", "one-way cut", "reset", "false suspicion")
@@ -91,6 +93,9 @@ class Nemesis:
             "rotten row": self.rotten_row,
             "stranger joins": self.stranger_joins,
             "gates raised": self.gates_raised,
+            "rotten chunk": self.rotten_chunk,
+            "rotten rows": self.rotten_rows,
+            "lost rows of chunks": self.lost_rows,
         }
         while self.running:
             await asyncio.sleep(self.rng.expovariate(1 / self.climate.every_s))
@@ -341,6 +346,36 @@ class Nemesis:
         key = peer.disk.corrupt(self.rng, "rows")
         if key is not None:
             self._note("rotten row", peer, f"a bit of row {key!r} flipped")
+
+    async def rotten_chunk(self) -> None:
+        """Flip a bit of some chunk, always on the same machine: there the second copy may lie, never the last."""
+        peer = self.cluster.peers[0]
+        extents = sorted(peer.disk.extents)
+        if extents and self._spare:
+            extent = extents[self.rng.randrange(len(extents))]
+            data = bytearray(peer.disk.extents[extent])
+            data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
+            peer.disk.extents[extent] = bytes(data)
+            self._note("rotten chunk", peer, f"a bit of {extent} flipped")
+
+    async def rotten_rows(self) -> None:
+        """Flip a bit of a row of some table, always on that same machine."""
+        peer = self.cluster.peers[0]
+        table = self.rng.choice(["rows", "side", "chunks", "refs"])
+        if self._spare:
+            key = peer.disk.corrupt(self.rng, table)
+            if key is not None:
+                self._note("rotten rows", peer, f"a bit of {key!r} of {table} flipped")
+
+    async def lost_rows(self) -> None:
+        """That machine restarts without any row of a chunk or a reference: its segments tell what it holds."""
+        peer = self.cluster.peers[0]
+        if self._spare and peer.running:
+            self._note("lost rows of chunks", peer, "and restarts")
+            peer.crash()
+            for table in ("chunks", "refs"):
+                peer.disk.tables[table].clear()
+            await self._start_after(peer, self._short_s(2))
 
     async def stranger_joins(self) -> None:
         """Somebody asks to be admitted to a ring that holds rows, through any peer."""

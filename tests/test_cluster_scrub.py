@@ -1,0 +1,144 @@
+"""Real peers find what rots on their disks, say so, and have it made good, while clients read."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from tests.cluster_tools import MIB, content, wait_until
+from tests.cluster_world import ClusterWorld
+from tests.test_cluster_garbage import live
+from tests.test_cluster_kills import Reader
+
+SIZES = (300_000, 2 * MIB + 7, 70_000, 900, 20_000) * 6
+EVERY_S = 4.0
+
+
+def segments(world: ClusterWorld, index: int) -> list[Path]:
+    folder = world.place(index).directory / "segments"
+    return sorted(path for path in folder.iterdir() if path.suffix == ".seg" and path.stat().st_size)
+
+
+def counts(world: ClusterWorld, index: int) -> dict[str, int]:
+    """What the peer counts of its chunks."""
+    return dict(world.json_of("/v1/cluster/nodes/self", peer=index)["replication"])
+
+
+def passes(world: ClusterWorld, index: int) -> int:
+    """How often the peer's scrub has gone over everything since its start."""
+    workers = world.json_of("/v1/cluster/workers")["workers"]
+    name = f"peer-{index + 1}"
+    return next(
+        int(one["detail"]["passes"])
+        for one in workers
+        if one["worker"] == "scrub" and one["node"]["name"] == name
+    )
+
+
+def told(world: ClusterWorld) -> tuple[str, list[str]]:
+    """The verdict of another peer, and the codes of its reasons."""
+    cluster = world.json_of("/v1/cluster", peer=0)
+    return cluster["verdict"], [reason["code"] for reason in cluster["reasons"]]
+
+
+def flip(path: Path, offset: int) -> None:
+    """Flip a bit of a file behind everybody's back."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 4]))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_rot_is_found_told_and_made_good(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Goal: bits flipped in one peer's segments, a segment cut short and one removed, under a running peer: status says so
+    within a pass, every chunk is fetched anew, and no read fails."""
+    environment = {
+        "ATOLL_SCRUB_EVERY": f"{EVERY_S}s",
+        "ATOLL_SCRUB_RATE": "1GiB",
+        "ATOLL_GARBAGE_AFTER": "1s",
+    }
+    with ClusterWorld(tmp_path, options=["--chunk-size", "1MiB"], environment=environment) as world:
+        with world.client() as client:
+            client.create_bucket("rot")
+            for number, size in enumerate(SIZES):
+                client.put("rot", f"steady/{number}", content(number, size))
+                if number % 10 == 9:  # a segment more each time
+                    world.restart(1)
+            world.restart(1)
+            wait_until(lambda: len(set(live(world))) == 1, "all copies are made")
+            held = live(world)
+            files = segments(world, 1)
+            assert len(files) >= 3
+            flip(files[0], 70_000)
+            os.truncate(files[1], files[1].stat().st_size // 2)
+            files[2].unlink()
+            began_s = time.monotonic()
+            verdicts: set[str] = set()
+            with Reader(client, "rot", list(SIZES), 1) as reader:
+                wait_until(lambda: counts(world, 1)["quarantined"] >= 3, "scrub finds it")
+                found_s = time.monotonic() - began_s
+
+                def good() -> bool:
+                    verdicts.add(told(world)[0])
+                    return live(world) == held and told(world) == ("healthy", [])
+
+                goal = passes(world, 1) + 2
+                wait_until(lambda: passes(world, 1) >= goal, "everything was looked at")
+                wait_until(good, "it is made good")
+                healed_s = time.monotonic() - began_s
+                reader.wait_for(20)
+            assert reader.failure is None and live(world) == held
+            for number, size in enumerate(SIZES):
+                assert client.get("rot", f"steady/{number}").read() == content(number, size)
+        bad = counts(world, 1)["quarantined"]
+        world.restart(1)
+        assert live(world) == held
+        wait_until(lambda: told(world) == ("healthy", []), "it has compared with the others")
+        record_property("chunks found bad and fetched anew", bad)
+        record_property("found after, s", round(found_s, 1))
+        record_property("healthy after, s", round(healed_s, 1))
+        record_property("verdicts meanwhile", sorted(verdicts))
+
+
+def test_chunks_without_rows_are_taken_over(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Goal: a peer whose rows of chunks and references are gone hashes its segments, names what they hold, gets the
+    references from the others, and fetches hardly a byte."""
+    with ClusterWorld(tmp_path, options=["--chunk-size", "1MiB"]) as world, world.client() as client:
+        client.create_bucket("rows")
+        for number, size in enumerate(SIZES):
+            client.put("rows", f"steady/{number}", content(number, size))
+        wait_until(lambda: len(set(live(world))) == 1, "all copies are made")
+        held = live(world)
+        world.stop(1)
+        with closing(sqlite3.connect(world.place(1).directory / "rows" / "atoll.db")) as rows, rows:
+            lost = sum(rows.execute(f"delete from {table}").rowcount for table in ("chunks", "refs"))
+        world.start(1)
+        world.wait_ready(1)
+        wait_until(lambda: live(world) == held and told(world) == ("healthy", []), "it holds what it held")
+        wait_until(lambda: references(world, 1) == references(world, 0), "the references are back")
+        fetched = world.json_of("/v1/cluster/nodes/self", peer=1)["storage"]["append_bytes"]
+        assert fetched < held[1] / 10
+        world.kill(0)
+        for number, size in enumerate(SIZES):
+            assert client.get("rows", f"steady/{number}").read() == content(number, size)
+        record_property("rows lost", lost)
+        record_property("bytes held", held[1])
+        record_property("bytes fetched", fetched)
+
+
+def references(world: ClusterWorld, index: int) -> int:
+    """How many a peer holds."""
+    database = world.place(index).directory / "rows" / "atoll.db"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as rows:
+        return int(rows.execute("select count(*) from refs").fetchone()[0])
