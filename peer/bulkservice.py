@@ -51,7 +51,11 @@ class BulkService:
         kind = header[0] if header else None
         epoch = self._replica.epochs.current
         newer = len(header) > 1 and isinstance(header[1], int) and header[1] > self._replica.tag
-        if not sender or epoch is None or (epoch.member(sender) is None and not newer):
+        if (
+            not sender
+            or epoch is None
+            or (sender not in {member.id for member in epoch.everybody} and not newer)
+        ):
             # One that is not known yet comes with a newer epoch.
             return (FAILED, "AccessDenied", f"{sender or 'a stranger'} is no member of this ring"), None, None
         if kind == "put" and len(header) in (5, 6) and buffer is not None:

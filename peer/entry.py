@@ -1,7 +1,7 @@
 """How a peer gets into a ring: it founds one, or a member admits it.
 
 A founder is its own first epoch. A joiner asks any seed; the seed proposes an epoch with the new member and answers
-with what was decided.
+with what was decided. Where the ring holds data that is a joint epoch: the joiner is a member then, and merges its share.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import logging
 import secrets
 import socket
-from dataclasses import replace
 from typing import Any
 
 from peer.config import PeerConfig
@@ -19,6 +18,7 @@ from peer.replication.env import Reply
 from peer.replication.messages import EPOCH_GET, FAILED, JOIN, OK
 from peer.replication.node import Replica
 from peer.rpc.peers import Peers
+from ring.changes import replaced
 from ring.epoch import Epoch
 from ring.members import Member
 from ring.placement import place
@@ -30,7 +30,7 @@ JOIN_FOR_S = 30.0
 JOIN_PAUSE_S = 0.3
 JOIN_CALL_S = 15.0
 SEED_CALL_S = 2.0
-_LATER = ("ServiceUnavailable", "OutcomeUnknown")
+_LATER = ("ServiceUnavailable", "OutcomeUnknown", "ChangeUnderWay")
 """Answers to a joiner after which it asks again; another seed may know by then that it was admitted."""
 
 
@@ -105,7 +105,7 @@ async def _ask(peers: Peers, host: str, port: int, member: Member, said: dict[st
     seed = f"{host}:{port}"
     try:
         reply = await peers.call_address(
-            host, port, (JOIN, 0, FORMAT_LEVEL, _pack_member(member)), JOIN_CALL_S
+            host, port, (JOIN, 0, FORMAT_LEVEL, _pack_member(member), ""), JOIN_CALL_S
         )
     except Refused as error:
         raise StartupError(f"{seed} refused this peer: {error}") from error
@@ -146,29 +146,49 @@ async def check_seeds(config: PeerConfig, cluster_id: str, peers: Peers) -> None
         )
 
 
+class LeftOut(AtollError):
+    """The ring was changed to one without this peer while it was away: `epoch`."""
+
+    code = "Removed"
+
+    def __init__(self, epoch: Epoch) -> None:
+        super().__init__("this peer was removed from the ring while it was away")
+        self.epoch = epoch
+
+
+async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
+    """A peer that starts again asks the members it remembers whether it still is one, until somebody answers.
+
+    Raises LeftOut. Silence is no reason to stay down: should it be out, it will hear of that.
+    """
+    newest = epoch
+    for member in epoch.everybody:
+        if member.id == me or newest is not epoch:
+            continue
+        try:
+            reply = await peers.call_address(member.host, member.peer_port, (EPOCH_GET, 0), SEED_CALL_S)
+            if reply[0] == OK:
+                newest = max(newest, Epoch.decode(reply[1]), key=lambda one: one.order)
+        except (AtollError, OSError, ValueError):
+            continue
+    if newest.kind == "final" and newest.member(me) is None:
+        raise LeftOut(newest)
+
+
 async def admit(replica: Replica, message: Any, reply: Reply) -> None:
-    """A stranger that knows the cluster key asks to become a member."""
+    """A stranger that knows the cluster key asks to become a member, perhaps in the place of one that it was before."""
     try:
-        _, _, level, fields = message
+        _, _, level, fields, replaces = message
         member = Member(*fields)
         if level != FORMAT_LEVEL:
             raise Invalid(
                 f"this cluster's format level is {FORMAT_LEVEL}, the peer's is {level}; use one version"
             )
-        epoch = await replica.admit(member, _with_member)
+        epoch = await replica.change_ring(lambda base: replaced(base, replaces, member))
         reply((OK, epoch.encode()))
     except (AtollError, TypeError, ValueError) as error:
         code = error.code if isinstance(error, AtollError) else "InvalidRequest"
         reply((FAILED, code, str(error)))
-
-
-def _with_member(base: Epoch, member: Member) -> Epoch:
-    """`base` with one more member and its share of the ring, as the next epoch."""
-    if any(m.name == member.name for m in base.members):
-        raise Invalid(f"the cluster has a peer named {member.name!r} already; choose another --name")
-    members = tuple(sorted((*base.members, member), key=lambda m: m.id))
-    table = place(base.table, members, base.replicas, base.partition_power)
-    return replace(base, number=base.number + 1, kind="final", members=members, table=table, previous=None)
 
 
 def _pack_member(member: Member) -> list[Any]:

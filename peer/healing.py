@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from peer.buffers import BufferPool
+from peer.errors import AtollError
 from peer.replication.adoption import Adoption
 from peer.replication.adoption import Disk as AdoptionDisk
 from peer.replication.antientropy import AntiEntropy
@@ -33,9 +35,15 @@ from peer.replication.recovery import Recovery
 from peer.replication.registersync import REGISTERS
 from peer.replication.scrub import Disk as ScrubDisk
 from peer.replication.scrub import Scrub
+from peer.replication.transition import Transition
 from peer.replication.verdicts import Verdicts
 from peer.replication.workers import Workers
+from ring.epoch import Epoch
 from ring.hashing import partition_of
+
+log = logging.getLogger(__name__)
+
+LEAVE_S = 5.0
 
 
 def full_disk(why: str | None, roomy: bool) -> str:
@@ -47,6 +55,12 @@ def full_disk(why: str | None, roomy: bool) -> str:
 
 class AllDisk(Disk, ScrubDisk, AdoptionDisk, Protocol):
     """A peer's chunk files, for all who work with them."""
+
+
+class Removed(AtollError):
+    """The ring has decided that this peer is no member any more."""
+
+    code = "Removed"
 
 
 class Healing:
@@ -65,11 +79,17 @@ class Healing:
         self._chunks = chunks
         self._replica = replica
         self._copies = replica.copies
+        self.on_removed: Callable[[AtollError], None] = lambda error: None
         self.workers = Workers(env, rows)
         self.side = ChunkSide(env, rows, chunks.holder, disk, chunks, self.workers.throttle.spend)
         replica.copies.add(CHUNKS, self.side)
         self.anti_entropy = AntiEntropy(
-            env, replica.me, replica.copies, lambda: replica.epochs.current, alive
+            env,
+            replica.me,
+            replica.copies,
+            lambda: replica.epochs.current,
+            alive,
+            replica.former_owners,
         )
         hints = chunks.hints
         self.handoff = Handoff(env, replica, chunks, self.side, hints, alive)
@@ -81,6 +101,8 @@ class Healing:
         chunks.on_bad_copy = self._bad_copy
         replica.serve(REPAIR, chunks.on_repair)
 
+        self.transition = Transition(env, rows, replica, alive, self.workers.throttle)
+        self.transition.fetching = lambda: self.anti_entropy.to_fetch
         self._clean(env, rows, replica, disk, pool, alive, attempt_in, grace_s, unsafe)
 
     def _clean(
@@ -133,11 +155,30 @@ class Healing:
 
     def _begin(self) -> None:
         self.workers.add(self.recovery)
+        self.workers.add(self.transition)
         self.workers.add(self.handoff)
         self.workers.add(self.anti_entropy)
         self.workers.add(self.garbage)
         self.workers.add(self.purge)
         self.workers.add(self.scrub)
+
+    def ring_changed(self, epoch: Epoch) -> None:
+        """Another epoch is in force."""
+        log.info(
+            "epoch %d.%d (%s): %d members", epoch.generation, epoch.number, epoch.kind, len(epoch.members)
+        )
+        self.transition.wake()
+        self.anti_entropy.wake()
+        if epoch.kind == "final" and epoch.member(self._replica.me) is None:
+            self._env.spawn(self._leave(), "leave")
+
+    async def _leave(self) -> None:
+        """The ring is without this peer: it ends once the others are sure to know, unless it is admitted anew."""
+        await self._replica.proposals.hand_on()
+        await self._env.sleep(LEAVE_S)
+        epoch = self._replica.epoch
+        if epoch.kind == "final" and epoch.member(self._replica.me) is None:
+            self.on_removed(Removed("this peer was removed from the ring, so it stops"))
 
     def reachable(self, member: str) -> None:
         """Gossip says that a member is alive (again)."""
@@ -157,13 +198,15 @@ class Healing:
         return None if at_s is None else self._env.now() - at_s
 
     def info(self) -> dict[str, Any]:
-        """For the cluster's view: whether this peer is `behind`, how old its last comparison with everybody alive is, what
-        for whom it keeps how many `hints`, when it last dropped one (`dropped_s` ago), chunks `missing`
-        everywhere, how many lie here only `damaged`, how many `objects` it holds in how many `counted` partitions, and the
-        workers."""
+        """For the cluster's view: partitions it is still `merging`, and `fetching` the chunks of; whether this peer is
+        `behind`, how old its last comparison with everybody alive is, for whom it keeps how many `hints`, when it last
+        dropped one (`dropped_s` ago), chunks `missing` everywhere, how many lie here only `damaged`, how many `objects` it
+        holds in how many `counted` partitions, and the workers."""
         digests = self._copies.side(REGISTERS).digests
         return {
             "behind": self.anti_entropy.behind or self._replica.recovering,
+            "merging": self.transition.queue(),
+            "fetching": self.anti_entropy.to_fetch,
             "compared_s": self.anti_entropy.compared_s,
             "hints": self.handoff.owing,
             "dropped_s": self.dropped_s,

@@ -18,16 +18,18 @@ from typing import Any
 
 from gossip.record import Record
 from peer import __version__, startup
-from peer.api.cluster import ClusterView, process_info
+from peer.api.cluster import ClusterView
 from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
+from peer.api.processinfo import process_info
+from peer.api.ringadmin import RingAdmin
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
 from peer.api.workers import WorkersView
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
-from peer.entry import FORMAT_LEVEL, admit, check_seeds, enter, member_of
+from peer.entry import FORMAT_LEVEL, LeftOut, admit, check_membership, check_seeds, enter, member_of
 from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
 from peer.healing import Healing, full_disk
 from peer.housekeeping import keep_house
@@ -90,7 +92,13 @@ async def _serve(config: PeerConfig) -> int:
         startup.refuse_forgotten(directory)
         try:
             peer = Peer(config, directory, loop, stop)
-            await peer.start()
+            try:
+                await peer.start()
+            except LeftOut as out:
+                await peer.stop()
+                peer = None
+                peer = Peer(startup.as_newcomer(directory, config, out.epoch), directory, loop, stop)
+                await peer.start()
         except Corrupt as error:
             raise StartupError(f"{directory.path}: {error}; {startup.MEMORY_LOST}") from error
         except Full as error:
@@ -143,7 +151,7 @@ class Peer:
         self.replica = Replica(self.env, self, self.rows, self.me)
         self.replica.identity.on_amnesia = self._die
         self.replica.on_epoch = self._on_epoch
-        self.replica.serve(JOIN, lambda m, reply: self._spawn(admit(self.replica, m, reply)), votes=False)
+        self.replica.serve(JOIN, self._on_join, votes=False)
         self._pools()
         self.chunks = Chunks(
             self.env, self.replica, self.rows, self.disk, self.bulk, self.client_pool, self.replica_pool, self.me,
@@ -152,6 +160,7 @@ class Peer:
         self.replica.serve(ADD_REF, self.chunks.holder.on_add_ref)
         self.replica.serve(STORE_CHUNK, self.chunks.holder.on_store)
         self._heal(config)
+        self.healing.on_removed = self._die
         service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
         self.bulk_server = BulkServer(service.handle, self.replica_pool, stats=self.stats)
         self.exchange = Exchange(self._hello, self._key, self._on_exchange, stats=self.stats)
@@ -167,8 +176,12 @@ class Peer:
         )
         workers = WorkersView(self.replica, self.healing.workers, view)
         self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**config.limits))
+        self.context.ring = RingAdmin(self.replica, view)
         self.api = ApiServer(self.context)
         self.s3 = UnbuiltS3()
+
+    def _on_join(self, message: Any, reply: Any) -> None:
+        self.env.spawn(admit(self.replica, message, reply), "admission")
 
     def _pools(self) -> None:
         epoch = self.replica.epochs.current
@@ -206,6 +219,8 @@ class Peer:
         self._adopting = await startup.open_segments(self.env, self.files, self.rows, self.chunks.holder)
         await self.listener.start(config.host, config.peer_port)
         before = self.replica.epochs.current
+        if before is not None:
+            await check_membership(before, self.me, self.peers)
         await self._enter_ring()
         await self.replica.begin()
         if before is not None:
@@ -296,9 +311,6 @@ class Peer:
         known = self.replica.epoch.member(self.me)
         return self.config.name or (known.name if known is not None else self.me[:8])
 
-    def _spawn(self, work: Any) -> None:
-        self.env.spawn(work, "admission")
-
     def _flag(self, flags: frozenset[str]) -> None:
         if self.membership is not None:
             self.membership.update(flags=flags)
@@ -354,8 +366,8 @@ class Peer:
         if view is not None:
             return view.host, view.peer_port
         epoch = self.replica.epochs.current
-        member = epoch.member(member_id) if epoch is not None else None
-        return (member.host, member.peer_port) if member is not None else None
+        everybody = epoch.everybody if epoch is not None else ()
+        return next(((member.host, member.peer_port) for member in everybody if member.id == member_id), None)
 
     def _handle(self, sender: str, message: list[Any], reply: Any) -> None:
         if not message or not isinstance(message[0], int):
@@ -384,7 +396,7 @@ class Peer:
             self.env.spawn(self.replica.epochs.catch_up(tag, view.id), "catch up")
 
     def _on_epoch(self, epoch: Epoch) -> None:
-        log.info("epoch %d.%d: %d members", epoch.generation, epoch.number, len(epoch.members))
+        self.healing.ring_changed(epoch)
         if self.membership is not None:
             self.membership.update(epoch=epoch.order)
             self._meet(self.membership, epoch)

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import os
 import socket
+from dataclasses import replace
 from functools import partial
 
 from peer.config import PEER_FILE, PeerConfig, damaged_message
@@ -20,13 +21,14 @@ from peer.replication.holder import Holder
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir, read_cluster_key
 from peer.storage.records import Extent
+from ring.epoch import Epoch
 
 log = logging.getLogger(__name__)
 
 MEMORY_LOST = (
     "look at the disk, and put the database back if it was moved (never one from a backup). If it is lost, so is this"
-    " peer's memory, and it must not vote again: move the directory away and start a new peer on an empty one, which in"
-    " this version only a ring without data takes; the others go on without it (docs/operations.md, When a peer dies)"
+    " peer's memory, and it must not vote again: move the directory away, start a new peer on an empty one, and remove"
+    " this one from the ring (docs/operations.md, When a peer dies)"
 )
 """What helps when a peer's metadata database is gone or damaged (architecture.md, Identity and amnesia)."""
 
@@ -92,6 +94,19 @@ def _owner(directory: DataDir) -> tuple[str, str]:
     if not isinstance(kept, dict) or not isinstance(kept.get("id"), str):
         raise StartupError(damaged_message(directory.path / PEER_FILE))
     return kept["id"], str(kept.get("name") or kept["id"])
+
+
+def as_newcomer(directory: DataDir, config: PeerConfig, epoch: Epoch) -> PeerConfig:
+    """Forget who this peer was, as the ring did: its registers go with its name, its chunks stay. The options to join anew.
+
+    Should it be interrupted here, the next start finds the epoch without this peer, or has to be told where to join.
+    """
+    log.warning("this peer was removed from the ring while it was away; it joins again under a new id")
+    (directory.path / PEER_FILE).unlink(missing_ok=True)
+    for path in directory.rows_path.parent.glob(directory.rows_path.name + "*"):
+        path.unlink()
+    members = tuple((member.host, member.peer_port) for member in epoch.members)
+    return replace(config, found=False, join=(*config.join, *members))
 
 
 def unsafe_switches() -> frozenset[str]:

@@ -2,13 +2,14 @@
 
 Epochs are ordered by (generation, number): a generation is raised only by an operator who accepts data
 loss, and outranks every number of an older one. A change is two decided epochs: `joint` carries the new
-table and the previous one, `final` the new one alone.
+table and members and the previous ones, `final` the new ones alone.
 
 Encoding: a msgpack array that starts with its version. Version 1:
 
     [1, generation, number, joint?, cluster id (16 bytes), [member, ...] by id, replicas, partition power,
-     format level, chunk bytes, table, previous table or nil, root access key, root secret key]
-    member = [id (8 bytes), name, host, peer port, s3 port, api port, zone, weight]
+     format level, chunk bytes, table, previous or nil, root access key, root secret key]
+    previous = [table, [member, ...] by id], or only the table where its members are not known
+    member = [id (8 bytes), name, host, peer port, s3 port, api port, zone, weight]  and its state, unless "active"
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Literal
 import msgpack
 
 from ring.hashing import check_partition_power
-from ring.members import Member, by_id
+from ring.members import ACTIVE, Member, by_id
 from ring.table import Table, check_replicas
 
 VOTERS = 5
@@ -46,7 +47,7 @@ class Epoch:
     """One decided state of the ring. Raises ValueError if its parts contradict each other.
 
     `members` is kept sorted by id. Every member the table names is among them; a previous owner need
-    not be: it may be gone for good. `chunk_bytes` is the cluster's chunk size.
+    not be: it may be gone for good, and is one of `previous_members`. `chunk_bytes` is the cluster's chunk size.
     """
 
     generation: int
@@ -62,9 +63,11 @@ class Epoch:
     previous: Table | None = field(repr=False)
     root_access_key: str
     root_secret_key: str = field(repr=False)
+    previous_members: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", by_id(self.members))
+        object.__setattr__(self, "previous_members", by_id(self.previous_members))
         if not isinstance(self.cluster_id, str) or _CLUSTER_ID.match(self.cluster_id) is None:
             raise ValueError(f"a cluster id is 32 lower-case hex digits, not {self.cluster_id!r}")
         for name, least in (("generation", 0), ("number", 0), ("format_level", 0), ("chunk_bytes", 1)):
@@ -83,6 +86,8 @@ class Epoch:
             raise ValueError(f"an epoch is final or joint, not {self.kind!r}")
         if (self.kind == "joint") != (self.previous is not None):
             raise ValueError("a joint epoch carries the previous table, a final one does not")
+        if self.previous is None and self.previous_members:
+            raise ValueError("a final epoch has no previous members")
         if self.table.replicas != self.replicas:
             raise ValueError(
                 f"the epoch asks for {self.replicas} replicas, its table has {self.table.replicas}"
@@ -92,9 +97,9 @@ class Epoch:
                 raise ValueError(
                     f"the epoch's partition power is {self.partition_power}, not {table.partition_power}"
                 )
-        unknown = set(self.table.member_ids).difference(member.id for member in self.members)
-        if unknown:
-            raise ValueError(f"the table names members that the epoch lacks: {', '.join(sorted(unknown))}")
+        _check_named(self.table, self.members)
+        if self.previous is not None and self.previous_members:
+            _check_named(self.previous, self.previous_members)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -103,10 +108,15 @@ class Epoch:
 
     def member(self, member_id: str) -> Member | None:
         """The member of that id, or None."""
-        for member in self.members:
-            if member.id == member_id:
-                return member
-        return None
+        return next((member for member in self.members if member.id == member_id), None)
+
+    @property
+    def everybody(self) -> tuple[Member, ...]:
+        """The members and, in a joint epoch, those of before, by id: whoever may have to be asked for something."""
+        if self.previous is None:
+            return self.members
+        known = {member.id: member for member in (*self.previous_members, *self.members)}
+        return by_id(known.values())
 
     def voters(self) -> tuple[str, ...]:
         """The members that decide the next epoch, sorted by id: see `choose_voters`."""
@@ -127,12 +137,17 @@ class Epoch:
                 self.format_level,
                 self.chunk_bytes,
                 self.table.encode(),
-                None if self.previous is None else self.previous.encode(),
+                self._pack_previous(),
                 self.root_access_key,
                 self.root_secret_key,
             )
         )
         return packed
+
+    def _pack_previous(self) -> Any:
+        if self.previous is None or not self.previous_members:
+            return None if self.previous is None else self.previous.encode()
+        return [self.previous.encode(), [_pack_member(member) for member in self.previous_members]]
 
     @staticmethod
     def decode(data: bytes) -> Epoch:
@@ -140,26 +155,34 @@ class Epoch:
         fields = _unpack(data)
         (_, generation, number, joint, cluster_id, members, replicas, power, level, chunk_bytes) = fields[:10]
         table, previous, access_key, secret_key = fields[10:]
-        if type(joint) is not bool or type(members) is not list:
+        if type(joint) is not bool:
             raise ValueError("malformed epoch: a field has the wrong type")
-        unpacked = tuple(_unpack_member(member) for member in members)
-        if any(one.id >= other.id for one, other in pairwise(unpacked)):
-            raise ValueError("malformed epoch: members must be distinct and ascending by id")
+        if type(previous) is not list:
+            previous = [previous, []]
+        if len(previous) != 2:
+            raise ValueError("malformed epoch: the previous ring is a table and its members")
         return Epoch(
             generation=generation,
             number=number,
             kind="joint" if joint else "final",
             cluster_id=_bytes(cluster_id).hex(),
-            members=unpacked,
+            members=_unpack_members(members),
             replicas=replicas,
             partition_power=power,
             format_level=level,
             chunk_bytes=chunk_bytes,
             table=Table.decode(_bytes(table)),
-            previous=None if previous is None else Table.decode(_bytes(previous)),
+            previous=None if previous[0] is None else Table.decode(_bytes(previous[0])),
+            previous_members=_unpack_members(previous[1]),
             root_access_key=access_key,
             root_secret_key=secret_key,
         )
+
+
+def _check_named(table: Table, members: Sequence[Member]) -> None:
+    unknown = set(table.member_ids).difference(member.id for member in members)
+    if unknown:
+        raise ValueError(f"the table names members that the epoch lacks: {', '.join(sorted(unknown))}")
 
 
 def choose_voters(members: Sequence[Member]) -> tuple[str, ...]:
@@ -190,12 +213,24 @@ def _pack_member(member: Member) -> tuple[Any, ...]:
         member.api_port,
         member.zone,
         member.weight,
+        *(() if member.state == ACTIVE else (member.state,)),
     )
 
 
+def _unpack_members(packed: Any) -> tuple[Member, ...]:
+    if type(packed) is not list:
+        raise ValueError("malformed epoch: members are a list")
+    members = tuple(_unpack_member(member) for member in packed)
+    if any(one.id >= other.id for one, other in pairwise(members)):
+        raise ValueError("malformed epoch: members must be distinct and ascending by id")
+    return members
+
+
 def _unpack_member(packed: Any) -> Member:
-    if type(packed) is not list or len(packed) != 8:
-        raise ValueError("malformed epoch: a member is a list of eight fields")
+    if type(packed) is not list or len(packed) not in (8, 9):
+        raise ValueError("malformed epoch: a member is a list of eight fields, or nine")
+    if len(packed) == 9 and packed[8] == ACTIVE:
+        raise ValueError("malformed epoch: that a member is active is not said")
     member_id, *rest = packed
     return Member(_bytes(member_id).hex(), *rest)
 

@@ -18,13 +18,17 @@ MAX_TEXT_BYTES = 255
 
 _MEMBER_ID = re.compile(r"[0-9a-f]{16}\Z")
 
+ACTIVE, DRAINING, LEAVING = "active", "draining", "leaving"
+STATES = (ACTIVE, DRAINING, LEAVING)
+"""What the ring wants of a member: to own its share; to own nothing; to own nothing and then be removed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """One member. `id` is 16 lower-case hex digits and says who it is; `name` is only a label.
 
     `zone` is the failure domain (by default the host); replicas of a partition are spread over zones.
-    `weight` is the capacity in bytes: any positive integer, only ratios matter.
+    `weight` is the capacity in bytes: any positive integer, only ratios matter. `state` is one of STATES.
     Raises ValueError for a field that could not be encoded or would break placement.
     """
 
@@ -36,6 +40,7 @@ class Member:
     api_port: int
     zone: str
     weight: int
+    state: str = ACTIVE
 
     def __post_init__(self) -> None:
         check_member_id(self.id)
@@ -51,6 +56,8 @@ class Member:
             raise ValueError(
                 f"member {self.id}: the weight must be from 1 to {MAX_WEIGHT}, not {self.weight!r}"
             )
+        if self.state not in STATES:
+            raise ValueError(f"member {self.id}: the state is one of {', '.join(STATES)}, not {self.state!r}")
 
 
 def check_member_id(member_id: object) -> None:

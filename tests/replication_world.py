@@ -12,17 +12,18 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from peer.errors import AtollError, Conflict, Corrupt, Unavailable
-from peer.replication.epochs import again
 from peer.replication.identity import Amnesia
 from peer.replication.keys import SYSTEM, Space
 from peer.replication.messages import ACCEPT, BALLOT, NO_GATE, PREPARE, READ, SCAN
 from peer.replication.node import Replica
+from peer.replication.proposals import again
 from peer.replication.register import Current, Judge, Put
 from peer.replication.value import Accepted, decode_row, payload_of, wrap
+from ring.changes import joined
 from ring.epoch import Epoch
 from ring.members import Member
 from ring.placement import place
@@ -128,7 +129,7 @@ class Peer:
         await self.replica.begin()
         while True:
             try:
-                epoch = await seed.replica.admit(self.member, grown)
+                epoch = await seed.replica.change_ring(partial(joined, member=self.member))
                 break
             except Unavailable:
                 await self.env.sleep(0.2)
@@ -235,7 +236,7 @@ class World:
 
     def owners(self, key: bytes) -> list[Peer]:
         by_id = {peer.id: peer for peer in self.peers}
-        return [by_id[owner] for owner in self.peers[0].replica.owners_of_row(key)]
+        return [by_id[owner] for owner in self.peers[0].replica.owners_of_row(key).everyone]
 
     def holding(self, payload: bytes | None, key: bytes = KEY) -> int:
         """On how many disks the register holds this payload."""
@@ -339,7 +340,7 @@ def next_of(number: int) -> Callable[[Epoch], Epoch]:
 
 async def change_ring(peer: Peer) -> None:
     """Decide the same ring under the next number, through this peer."""
-    await peer.replica.epochs.propose(next_of(peer.replica.epoch.number))
+    await peer.replica.proposals.propose(next_of(peer.replica.epoch.number))
 
 
 def tags_of(*peers: Peer) -> list[int]:

@@ -129,7 +129,7 @@ def test_views_validate(cluster: ClusterWorld, bucket: str) -> None:
     assert cluster.call("PUT", f"/v1/buckets/{bucket}/objects/k", os.urandom(100_000)).status == 200
     for peer in range(3):
         for route in ROUTES:
-            if "bucket}" in route or "{verb}" in route or route == "/openapi.json":
+            if "bucket}" in route or route == "/openapi.json" or ROUTES[route] == ("POST",):
                 continue
             for node in ("self", "peer-1", "peer-3") if "{node}" in route else ("",):
                 path = route.replace("{node}", node)

@@ -105,8 +105,8 @@ def test_a_strangers_key(
         refusal = start(tmp_path / "new", *joining, key)
         assert refusal.code == 1
         assert "rejected our cluster key" in refusal and "give this peer the cluster.key" in refusal
-    refusal = start(tmp_path / "new", *joining, world.place(0).directory / "cluster.key")
-    assert "already holds data" in refusal
+    refusal = start(tmp_path / "new", *joining, world.place(0).directory / "cluster.key", "--name", "peer-1")
+    assert "has a peer named 'peer-1' already" in refusal
 
 
 def test_no_key_and_bad_key(world: ClusterWorld, tmp_path: Path) -> None:
@@ -118,15 +118,17 @@ def test_no_key_and_bad_key(world: ClusterWorld, tmp_path: Path) -> None:
     assert "is not a cluster key" in start(tmp_path / "c", *joining, "--cluster-key-file", tmp_path / "short")
 
 
-def test_joining_a_cluster_that_holds_data(world: ClusterWorld, tmp_path: Path) -> None:
+def test_joining_under_a_name_that_is_taken(world: ClusterWorld, tmp_path: Path) -> None:
     """Goal: refused, clearly, through every seed; reads and writes go on afterwards and the ring is as before."""
     ring = world.call("GET", "/v1/cluster/ring").json
     key = world.place(0).directory / "cluster.key"
     for peer in range(3):
         seed = f"127.0.0.1:{world.place(peer).peer_port}"
-        refusal = start(tmp_path / "new", "--port", free_base(1), "--join", seed, "--cluster-key-file", key)
+        refusal = start(
+            tmp_path / "new", "--port", free_base(1), "--join", seed, "--cluster-key-file", key, "--name", "peer-2"
+        )  # fmt: skip
         assert refusal.code == 1
-        assert "already holds data" in refusal and "Nothing changed" in refusal
+        assert "has a peer named 'peer-2' already" in refusal
         assert_works(world, f"after-join-{peer}")
     assert world.call("GET", "/v1/cluster/ring", peer=2).json == ring
 

@@ -10,10 +10,12 @@ import pytest
 
 from peer.api.cluster import ClusterView
 from peer.replication.messages import INFO, OK
+from peer.replication.owners import Owners
 from tools.devcluster import FULL_DISK
 
 PORTS = {"peer_port": 3, "s3_port": 1, "api_port": 2}
 NAMES = ("one", "two", "three")
+OWNERS = Owners(NAMES)
 
 
 class Peers:
@@ -21,17 +23,18 @@ class Peers:
 
     def __init__(self) -> None:
         members = tuple(
-            SimpleNamespace(id=name, name=name, host="h", weight=1, zone="z", **PORTS) for name in NAMES
+            SimpleNamespace(id=name, name=name, host="h", weight=1, zone="z", state="active", **PORTS)
+            for name in NAMES
         )
-        table = SimpleNamespace(owners=lambda partition: NAMES, partitions_of=lambda member: 4)
+        table = SimpleNamespace(owners=lambda partition: NAMES, partitions_of=lambda member: 4, width=3)
         self.infos: dict[str, dict[str, Any]] = {name: {"full": "", "healing": {}} for name in NAMES}
         self.flags: dict[str, frozenset[str]] = dict.fromkeys(NAMES, frozenset())
         self.silent: set[str] = set()
         self.now_s = 0.0
         epoch = SimpleNamespace(members=members, replicas=3, partition_power=2, table=table, order=(0, 3))
-        epoch.generation, epoch.number = 0, 3
+        epoch.generation, epoch.number, epoch.kind, epoch.everybody = 0, 3, "final", members
         replica: Any = SimpleNamespace(
-            me="one", epoch=epoch, epochs=SimpleNamespace(current=epoch, fenced=False),
+            me="one", epoch=epoch, owners_of=lambda partition: OWNERS, epochs=SimpleNamespace(current=epoch, fenced=False),
             identity=SimpleNamespace(confirmed=True, boot=1), serve=lambda *_, **__: None, send=self._send, env=self,
         )  # fmt: skip
         self.view = ClusterView(

@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ring",
         "peer.replication",
         "peer.buffers",
+        "peer.errors",
     ),
     "peer.recovery": (
         "peer.recovery",

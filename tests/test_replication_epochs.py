@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from peer.config import PeerConfig
 from peer.entry import admit, enter
 from peer.errors import AtollError, StartupError, Unavailable, UnknownOutcome
 from peer.replication.ballot import NONE
-from peer.replication.epochs import HoldsRows, again, tag_of
+from peer.replication.epochs import tag_of
 from peer.replication.keys import OBJECT, Space
 from peer.replication.messages import (
     ACCEPT,
@@ -26,6 +27,8 @@ from peer.replication.messages import (
     NO_GATE,
     OK,
 )
+from peer.replication.proposals import RingRefused, again
+from ring.changes import aborted, joined, removed, with_replicas
 from ring.epoch import Epoch
 from tests.replication_world import (
     KEY,
@@ -56,7 +59,7 @@ async def fence(world: World, *peers: Peer) -> bytes:
     """A proposer prepares at these peers, and is never heard of again; its ballot."""
     ballot = world.ballot()
     for peer in peers:
-        assert (await peer.ask(EPOCH_PREPARE, ballot))[0] == OK
+        assert (await peer.ask(EPOCH_PREPARE, ballot, True))[0] == OK
     return ballot
 
 
@@ -99,7 +102,7 @@ def test_a_loser_that_missed_the_announcement_catches_up_and_proposes_on_top() -
         with world.lost(EPOCH_DECIDED, to=c):
             await change_ring(a)
         assert tags_of(a, b, c) == [2, 2, 1]
-        epoch = await c.replica.epochs.propose(lambda base: base if base.number == 3 else again(base))
+        epoch = await c.replica.proposals.propose(lambda base: base if base.number == 3 else again(base))
         assert tag_of(epoch) == 3
         assert tags_of(a, b, c) == [3, 3, 3]
 
@@ -120,7 +123,7 @@ def test_an_accepted_value_is_finished_by_the_next_proposer() -> None:
             decided.append(base.number)
             return mine if base.number == 1 else base
 
-        epoch = await a.replica.epochs.propose(transform)
+        epoch = await a.replica.proposals.propose(transform)
         assert decided == [1, 2]
         assert epoch == theirs
 
@@ -136,10 +139,10 @@ def test_an_acceptor_keeps_its_word_over_a_restart() -> None:
         assert await a.ask(EPOCH_ACCEPT, ballot, value) == (OK,)
         await a.restart()
         assert a.replica.epochs.fenced
-        assert await a.ask(EPOCH_PREPARE, ballot) == (CONFLICT, ballot)
+        assert await a.ask(EPOCH_PREPARE, ballot, True) == (CONFLICT, ballot)
         assert await a.ask(EPOCH_ACCEPT, world.ballot(-10_000_000), value) == (CONFLICT, ballot)
         higher = world.ballot(10_000_000)
-        assert await a.ask(EPOCH_PREPARE, higher) == (OK, ballot, value, False)
+        assert await a.ask(EPOCH_PREPARE, higher, True) == (OK, ballot, value, False)
 
     simulate(scenario)
 
@@ -149,8 +152,8 @@ def test_a_full_disk_promises_no_epoch() -> None:
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         b.disk.full = True
-        assert await b.ask(EPOCH_PREPARE, world.ballot()) == (IS_FULL,)
-        assert isinstance(await error_of(a.replica.epochs.propose(again, 1.0)), Unavailable)
+        assert await b.ask(EPOCH_PREPARE, world.ballot(), True) == (IS_FULL,)
+        assert isinstance(await error_of(a.replica.proposals.propose(again, 1.0)), Unavailable)
         b.disk.full = False
         await c.put(b"v")
         assert await a.get() == b"v"
@@ -234,7 +237,7 @@ def test_e1_a_row_whose_commit_is_pending_counts_as_held() -> None:
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         accept = a.ask(ACCEPT, KEY, world.ballot(), b"\0v", None, NO_GATE)
-        prepare = a.ask(EPOCH_PREPARE, world.ballot())
+        prepare = a.ask(EPOCH_PREPARE, world.ballot(), True)
         assert not accept.done()
         assert await prepare == (OK, NONE, b"", True)
         assert not a.replica.epochs.fenced
@@ -244,24 +247,27 @@ def test_e1_a_row_whose_commit_is_pending_counts_as_held() -> None:
 
 
 def test_e1_every_member_must_be_fenced_not_just_a_majority() -> None:
-    """Goal (E1): with one member silent nothing is decided, whoever it is, and nobody stays fenced."""
+    """Goal (E1): with one member silent nobody joins a ring without rows, whoever it is, and nobody stays fenced; that one
+    can be removed, in two steps."""
 
     async def scenario(world: World, *peers: Peer) -> None:
         voters = peers[0].replica.epoch.voters()
         assert len(voters) == 5
         for silent in peers[1:]:
             world.isolate(silent)
-            error = await error_of(peers[0].replica.admit(member(9), grown))
+            error = await error_of(peers[0].replica.change_ring(partial(joined, member=member(9))))
             assert isinstance(error, Unavailable)
-            assert "Nothing changed" in str(error)
             world.join_up()
         assert tags_of(*peers) == [1] * 6
         await until(lambda: not any(fenced(world)))
+        world.isolate(peers[5])
+        epoch = await peers[0].replica.change_ring(partial(removed, member_id=peers[5].id))
+        assert (epoch.kind, epoch.number) == ("joint", 2)
 
     simulate(scenario, peers=6)
 
 
-def test_e1_rows_on_one_member_that_is_no_voter_are_enough_to_refuse() -> None:
+def test_e1_rows_on_one_member_that_is_no_voter_are_enough_for_two_steps() -> None:
     """Goal (E1): a value that only a non-voter holds is not left behind by a change of the ring."""
 
     async def scenario(world: World, *peers: Peer) -> None:
@@ -269,9 +275,8 @@ def test_e1_rows_on_one_member_that_is_no_voter_are_enough_to_refuse() -> None:
         outside = next(peer for peer in peers if peer.id not in voters)
         key = next(key for key in map(_numbered, range(1000)) if outside in world.owners(key))
         await outside.plant(b"v", world.ballot(), key)
-        with pytest.raises(HoldsRows):
-            await peers[0].replica.admit(member(9), grown)
-        assert tags_of(*peers) == [1] * 6
+        epoch = await peers[0].replica.change_ring(partial(joined, member=member(9)))
+        assert epoch.kind == "joint"
 
     simulate(scenario, peers=6)
 
@@ -281,27 +286,96 @@ def _numbered(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("holding", [1, 2, 3])
-def test_e1_a_join_is_refused_once_rows_exist_and_the_cluster_goes_on(holding: int) -> None:
-    """Goal: refused with a message that says why and what to do; afterwards requests work, epoch unchanged.
-
-    Also when only one or two members hold rows: the others were fenced by the prepare and are released.
-    """
+def test_e1_a_join_into_a_ring_with_rows_is_joint_and_fences_nobody(holding: int) -> None:
+    """Goal: also when only one or two members hold rows: the others were fenced by the first prepare."""
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         for peer in world.peers[:holding]:
             await peer.plant(b"v", world.ballot())
-        for seed in world.peers:
-            error = await error_of(seed.replica.admit(member(9), grown))
-            assert isinstance(error, HoldsRows)
-            assert (error.code, error.status, error.state_changed) == ("RingHoldsData", 409, False)
-            assert "already holds data" in str(error)
-            assert "Nothing changed" in str(error)
-        assert tags_of(a, b, c) == [1, 1, 1]
+        epoch = await c.replica.change_ring(partial(joined, member=member(9)))
+        assert (
+            epoch.kind == "joint"
+            and epoch.previous_members == ring_of(*(p.member for p in world.peers)).members
+        )
+        assert fenced(world) == [False] * 3
         start_s = world.now
         await c.put(b"w")
         assert await a.get() == b"w"
         assert world.now - start_s < 1.0
-        assert fenced(world) == [False] * 3
+
+    simulate(scenario)
+
+
+def test_a_change_under_way_refuses_another_and_an_abort_restores_what_was() -> None:
+    """Goal: the loser is told; aborted, the ring has its old members and table again, whatever was changed."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await a.put(b"v")
+        before = a.replica.epoch
+        await a.replica.change_ring(partial(joined, member=member(9)))
+        with pytest.raises(RingRefused) as refused:
+            await b.replica.change_ring(partial(joined, member=member(8)))
+        assert (refused.value.code, refused.value.status) == ("ChangeUnderWay", 409)
+        await c.replica.change_ring(lambda base: aborted(base) if base.kind == "joint" else base)
+        after = a.replica.epoch
+        assert (after.kind, after.number) == ("final", before.number + 2)
+        assert (after.members, after.table, after.replicas) == (before.members, before.table, before.replicas)
+        assert await b.get() == b"v"
+
+    simulate(scenario)
+
+
+def test_two_peers_change_a_ring_with_rows_at_once() -> None:
+    """Goal (2): one epoch, and the loser is told; afterwards everybody has the same one."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await a.put(b"v")
+        outcomes = await asyncio.gather(
+            a.replica.change_ring(partial(joined, member=member(8))),
+            b.replica.change_ring(partial(with_replicas, replicas=2)),
+            c.replica.change_ring(partial(joined, member=member(9))),
+            return_exceptions=True,
+        )
+        decided = [outcome for outcome in outcomes if isinstance(outcome, Epoch)]
+        told = [outcome for outcome in outcomes if isinstance(outcome, RingRefused)]
+        assert (len(decided), len(told)) == (1, 2)
+        assert {outcome.code for outcome in told} == {"ChangeUnderWay"}
+        await until(lambda: tags_of(a, b, c) == [2, 2, 2])
+        assert {peer.replica.epoch.encode() for peer in world.peers} == {decided[0].encode()}
+        assert await c.get() == b"v"
+
+    simulate(scenario)
+
+
+def test_a_change_in_one_step_that_may_be_decided_is_finished_behind_fences() -> None:
+    """Goal (J3): a joint proposal meets an accepted change in one step and decides that first, as nobody holds rows."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        ballot = await fence(world, a, b, c)
+        theirs = grown(a.replica.epoch, member(9))
+        assert await b.ask(EPOCH_ACCEPT, ballot, theirs.encode()) == (OK,)
+        await c.replica.change_ring(lambda base: again(base) if base.number < 3 else base)
+        assert [entry["number"] for entry in c.replica.epochs.history()] == [1, 2, 3]
+        assert names(c.replica.epoch) == ["p1", "p2", "p3", "p9"]
+
+    simulate(scenario)
+
+
+def test_a_change_in_one_step_is_dead_once_a_member_holds_rows() -> None:
+    """Goal (J3): its fences were released, so it cannot be decided any more, and must not be: rows were written since."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        ballot = await fence(world, a, b, c)
+        theirs = grown(a.replica.epoch, member(9))
+        assert await b.ask(EPOCH_ACCEPT, ballot, theirs.encode()) == (OK,)
+        higher = world.ballot(1_000_000)
+        for peer in (a, b, c):
+            assert (await peer.ask(EPOCH_PREPARE, higher, True))[0] == OK
+            assert await peer.ask(EPOCH_RELEASE, higher) == (OK,)
+        await a.put(b"v")
+        epoch = await c.replica.change_ring(lambda base: again(base) if base.number == 1 else base)
+        assert names(epoch) == ["p1", "p2", "p3"]
+        assert await b.get() == b"v"
 
     simulate(scenario)
 
@@ -315,7 +389,7 @@ def test_e2_a_release_needs_the_ballot_that_stands() -> None:
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         lower = await fence(world, a)
         higher = world.ballot(1_000_000)
-        assert (await a.ask(EPOCH_PREPARE, higher))[0] == OK
+        assert (await a.ask(EPOCH_PREPARE, higher, True))[0] == OK
         assert await a.ask(EPOCH_RELEASE, lower) == (CONFLICT, higher)
         assert a.replica.epochs.fenced
         assert await a.ask(EPOCH_RELEASE, higher) == (OK,)
@@ -335,11 +409,11 @@ def test_e2_no_release_while_a_lower_ballot_may_be_decided() -> None:
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         ballot = await fence(world, a, b, c)
-        value = again(a.replica.epoch)
+        value = grown(a.replica.epoch, member(9))
         for voter in (b, c):
             assert await voter.ask(EPOCH_ACCEPT, ballot, value.encode()) == (OK,)
         world.isolate(c)
-        assert isinstance(await error_of(a.replica.epochs.propose(again, 3.0)), Unavailable)
+        assert isinstance(await error_of(a.replica.proposals.propose(again, 3.0)), Unavailable)
         assert fenced(world) == [True] * 3
         assert isinstance(await error_of(a.put(b"lost")), Unavailable)
         world.join_up()
@@ -375,6 +449,6 @@ def test_e2_a_fence_on_one_member_does_not_stop_the_others() -> None:
         await a.put(b"w")
         assert fenced(world) == [False] * 3
         assert (a.holds(), c.holds()) == (b"w", b"w")
-        assert tags_of(a, b, c) == [1, 1, 1]
+        assert tags_of(a, b, c) == [2, 1, 2]
 
     simulate(scenario)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from peer.errors import Corrupt
 from peer.replication import meta
-from peer.replication.epochs import again
 from peer.replication.messages import NO_GATE, PREPARE
+from peer.replication.proposals import again
 from peer.replication.workers import Workers
 from tests.replication_world import KEY, Peer, World, ballot_at, simulate
 from tools.sim.disk import SimDisk, SimRows
@@ -27,9 +27,11 @@ KINDS = (
     b"bound",
     b"epoch",
     b"epochs/",
+    b"joint/",
     b"member",
     b"merged",
     b"paxos",
+    b"tables/",
     b"workers/paused",
     b"workers/rates",
 )
@@ -50,7 +52,7 @@ def used() -> SimDisk:
 
     async def scenario(world: World, a: Peer, *_: Peer) -> None:
         await a.ask(PREPARE, KEY, ballot_at(1 << 60), NO_GATE, False)
-        await a.replica.epochs.propose(lambda base: again(base) if base.number == 1 else base)
+        await a.replica.proposals.propose(lambda base: again(base) if base.number == 1 else base)
         await a.ask(PREPARE, KEY, ballot_at(1 << 61), NO_GATE, False)
         await Workers(a.env, a.rows).pause(["anti-entropy"])
         await Workers(a.env, a.rows).limit(["anti-entropy"], 5.0)
@@ -59,7 +61,10 @@ def used() -> SimDisk:
 
     simulate(scenario)
     disk = disks[0]
-    for key, value in ((b"member", b"0123456789abcdef"), (b"amnesiac", b"1"), (b"paxos", b"\x90")):
+    for key, value in (
+        (b"member", b"0123456789abcdef"), (b"amnesiac", b"1"), (b"paxos", b"\x90"),
+        (b"joint/" + bytes(10), b"\x01"), (b"tables/" + bytes(8), bytes(100)),
+    ):  # fmt: skip
         disk.apply([meta.write(key, value)])
     return disk
 

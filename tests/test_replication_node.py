@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from peer.errors import Unavailable
-from peer.replication.epochs import again, tag_of
+from peer.replication.epochs import tag_of
 from peer.replication.messages import (
     ABSTAIN,
     EPOCH_ACCEPT,
@@ -19,6 +19,7 @@ from peer.replication.messages import (
     READ,
     STALE,
 )
+from peer.replication.proposals import again
 from peer.replication.register import Put
 from ring.epoch import Epoch
 from tests.replication_world import (
@@ -83,7 +84,7 @@ def test_n1_a_stale_sender_is_refused_with_the_newer_tag() -> None:
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         await change_ring(a)
-        requests = [*ROW_REQUESTS, (EPOCH_PREPARE, world.ballot()), (EPOCH_ACCEPT, world.ballot(), b"")]
+        requests = [*ROW_REQUESTS, (EPOCH_PREPARE, world.ballot(), True), (EPOCH_ACCEPT, world.ballot(), b"")]
         for request in requests:
             assert await b.ask(*request, tag=1) == (STALE, 2)
         assert not b.replica._holds_rows()
@@ -138,7 +139,11 @@ def test_n2_an_unconfirmed_peer_votes_on_nothing() -> None:
         c.open()
         starting = asyncio.ensure_future(c.start())
         await asyncio.sleep(3)
-        for request in [*ROW_REQUESTS, (EPOCH_PREPARE, world.ballot()), (EPOCH_ACCEPT, world.ballot(), b"")]:
+        for request in [
+            *ROW_REQUESTS,
+            (EPOCH_PREPARE, world.ballot(), True),
+            (EPOCH_ACCEPT, world.ballot(), b""),
+        ]:
             assert (await c.ask(*request))[0] == ABSTAIN
         world.join_up()
         await starting

@@ -435,7 +435,7 @@ async def fill(peers: list[Peer], space: Space, keys: list[bytes], value_bytes: 
     """Give each of these owners rows with values of this size, all under one ballot."""
     rows = [(space.row_key(key), wrap(b"v" * value_bytes, b"", b"op-id-01")) for key in keys]
     for peer in peers:
-        owned = [(key, value) for key, value in rows if peer.id in peer.replica.owners_of_row(key)]
+        owned = [(key, value) for key, value in rows if peer.id in peer.replica.owners_of_row(key).everyone]
         futures = [peer.env.future() for _ in owned]
         for (key, value), future in zip(owned, futures, strict=True):
             peer.rows.commit([("rows", key, encode_row(key, ballot_at(1), 0, value))], future.set_result)

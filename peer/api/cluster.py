@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -13,11 +12,12 @@ from peer.objects.buckets import Buckets
 from peer.replication.keys import partition_in
 from peer.replication.messages import INFO, OK
 from peer.replication.node import Replica
+from peer.replication.owners import Owners
 from peer.replication.quorum import Poll, Round
-from ring.members import Member
+from ring.members import DRAINING, Member
 
 from .http import iso_time
-from .redundancy import redundancy
+from .redundancy import moving, redundancy
 
 INFO_EVERY_S = 0.25
 INFO_DEADLINE_S = 1.0
@@ -68,22 +68,22 @@ class ClusterView:
     def _count(self, gone: frozenset[str] = frozenset()) -> dict[str, int]:
         """Partitions by how many of their owners live, and failures tolerated now."""
         epoch = self._replica.epoch
-        dead = {m.id for m in epoch.members if not self._lives(m.id)} | gone
+        dead = {m.id for m in epoch.everybody if not self.lives(m.id)} | gone
         lacking = dead | self._behind() | self._damaged()
         full = degraded = unavailable = 0
         tolerates = len(epoch.members)
-        cache: dict[tuple[str, ...], tuple[int, int, int]] = {}
+        cache: dict[Owners, tuple[bool, int, int]] = {}
         for partition in range(1 << epoch.partition_power):
-            owners = epoch.table.owners(partition)
+            owners = self._replica.owners_of(partition)
             counted = cache.get(owners)
             if counted is None:
-                need = len(owners) // 2 + 1
-                whole = sum(owner not in lacking for owner in owners)
-                live = sum(owner not in dead for owner in owners)
-                counted = cache[owners] = (whole, whole - need, live - need)
+                whole = all(owner not in lacking for owner in owners.everyone)
+                spare = min(sum(o not in lacking for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
+                votes = min(sum(o not in dead for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
+                counted = cache[owners] = whole and not owners.joint, spare, votes
             whole, spare, votes = counted
             tolerates = min(tolerates, spare)
-            if whole == len(owners):
+            if whole:
                 full += 1
             elif votes >= 0:
                 degraded += 1
@@ -119,7 +119,7 @@ class ClusterView:
     async def infos(self) -> dict[str, dict[str, Any]]:
         """Member id -> what that peer tells of itself, of those that live and answered just now."""
         await self._refresh()
-        living = [m.id for m in self._replica.epoch.members if self._lives(m.id) and m.id not in self._silent]
+        living = [m.id for m in self._replica.epoch.members if self.lives(m.id) and m.id not in self._silent]
         return {member: self._info_of(member) for member in living}
 
     def verdict(self) -> dict[str, Any]:
@@ -135,17 +135,14 @@ class ClusterView:
                     {"code": "peer_down", "message": f"{member.name} is {WORDS.get(state, state)}"}
                 )
         if counts["unavailable"]:
-            reasons.append(
-                {
-                    "code": "no_quorum",
-                    "message": f"{counts['unavailable']} partitions have lost their majority",
-                }
-            )
-        if len(epoch.members) < epoch.replicas:
-            missing = epoch.replicas - len(epoch.members)
+            message = f"{counts['unavailable']} partitions have lost their majority"
+            reasons.append({"code": "no_quorum", "message": message})
+        if epoch.table.width < epoch.replicas:
+            missing = epoch.replicas - epoch.table.width
             reasons.append(
                 {"code": "too_few_peers", "message": f"{missing} more peers are needed for full replication"}
             )
+        reasons += self._moving()
         reasons += self._unhealed()
         reasons += self._full_disks()
         reasons += [
@@ -171,14 +168,14 @@ class ClusterView:
         return frozenset(
             member.id
             for member in self._replica.epoch.members
-            if self._lives(member.id)
+            if self.lives(member.id)
             and (member.id in self._silent or self._info_of(member.id).get("healing", {}).get("behind"))
         )
 
     def _damaged(self) -> frozenset[str]:
         """Members that live, but hold some chunks only as damaged or lost bytes."""
         members = self._replica.epoch.members
-        return frozenset(m.id for m in members if self._lives(m.id) and self._damaged_chunks(m.id))
+        return frozenset(m.id for m in members if self.lives(m.id) and self._damaged_chunks(m.id))
 
     def _damaged_chunks(self, member: str) -> int:
         return int(self._info_of(member).get("healing", {}).get("damaged", 0))
@@ -187,7 +184,7 @@ class ClusterView:
         """Peers that say that their disk is full: to us, or, should they not answer just now, in gossip."""
         reasons = []
         for member in self._replica.epoch.members:
-            if not self._lives(member.id):
+            if not self.lives(member.id):
                 continue
             why = self._info_of(member.id).get("full")
             flags = self._node(member)["flags"] if why is None else ()
@@ -196,8 +193,13 @@ class ClusterView:
                 reasons.append({"code": "disk_full", "message": message})
         return reasons
 
-    def _lives(self, member: str) -> bool:
+    def lives(self, member: str) -> bool:
         return self._state(member) in ("alive", "suspect")
+
+    def _moving(self) -> list[dict[str, str]]:
+        epoch = self._replica.epoch
+        living = (member.id for member in epoch.members if self.lives(member.id))
+        return moving(epoch.kind == "joint", (self._info_of(member).get("healing", {}) for member in living))
 
     def _unhealed(self) -> list[dict[str, str]]:
         """What the living know to be out of order, and heal by themselves."""
@@ -213,13 +215,13 @@ class ClusterView:
             if member.id in behind
         ]
         for member in epoch.members:
-            if self._lives(member.id) and (count := self._damaged_chunks(member.id)):
+            if self.lives(member.id) and (count := self._damaged_chunks(member.id)):
                 chunks = "1 chunk" if count == 1 else f"{count} chunks"
                 message = f"{member.name} has lost the bytes of {chunks}, and fetches them from the others"
                 reasons.append({"code": "chunks_damaged", "message": message})
-        healing = [self._info_of(m.id).get("healing", {}) for m in epoch.members if self._lives(m.id)]
+        healing = [self._info_of(m.id).get("healing", {}) for m in epoch.members if self.lives(m.id)]
         waiting = sum(
-            count for info in healing for owner, count in info.get("hints", {}).items() if self._lives(owner)
+            count for info in healing for owner, count in info.get("hints", {}).items() if self.lives(owner)
         )
         if waiting:
             message = f"{waiting} changes have missed an owner, which is about to fetch them"
@@ -239,8 +241,8 @@ class ClusterView:
 
     def _redundancy(self) -> dict[str, Any]:
         epoch = self._replica.epoch
-        living = [member.id for member in epoch.members if self._lives(member.id)]
-        dead = [member.id for member in epoch.members if not self._lives(member.id)]
+        living = [member.id for member in epoch.members if self.lives(member.id)]
+        dead = [member.id for member in epoch.members if not self.lives(member.id)]
         infos = {member: self._info_of(member) for member in living}
         return redundancy(epoch, dead, self._behind(), infos, bool(self._unhealed()))
 
@@ -311,7 +313,7 @@ class ClusterView:
         space = known.objects(epoch.partition_power)
         row = space.row_key(key) if key is not None else space.prefix(0)
         owners = []
-        for owner in self._replica.owners_of_row(row):
+        for owner in self._replica.owners_of_row(row).sets[-1]:
             node = self._node(self.find(owner))
             owners.append({k: node[k] for k in ("id", "name", "state", "api_url")})
         return {
@@ -333,8 +335,12 @@ class ClusterView:
         )
         return [self._node(member) for member in members]
 
+    def used_bytes(self, member: str) -> int | None:
+        """What a member said last that it uses."""
+        return self._info_of(member).get("used_bytes")
+
     def find(self, name: str) -> Member:
-        """A member by id or name; `self` is this one. Raises NotFound."""
+        """A member by id or name, or this peer for "self". Raises NotFound."""
         if name == "self":
             name = self._replica.me
         found = [m for m in self._replica.epoch.members if name in (m.id, m.name)]
@@ -367,6 +373,7 @@ class ClusterView:
             "peer_address": f"{shown}:{peer_port}",
             "zone": member.zone,
             "state": self._state(member.id),
+            "ring": self._ring_state(member),
             "incarnation": view.incarnation if view is not None else 0,
             "boot": self._replica.identity.boot if me else view.boot if view is not None else 0,
             "last_heard_s": 0.0 if me else round(view.last_heard_s, 3) if view is not None else None,
@@ -384,6 +391,11 @@ class ClusterView:
             "owned_fair": member.weight / weights,
         }
 
+    def _ring_state(self, member: Member) -> str:
+        """active, draining, drained (nothing of it is needed any more) or leaving."""
+        needed = self._moving() or self._replica.epoch.table.partitions_of(member.id)
+        return member.state if member.state != DRAINING or needed else "drained"
+
     async def _refresh(self) -> None:
         """Ask the living for their figures, if that was not done a moment ago; who does not answer is `_silent`."""
         replica = self._replica
@@ -396,17 +408,3 @@ class ClusterView:
         await one.run()
         self._infos = {**self._infos, **{member: reply[1] for member, reply in one.oks}}
         self._silent = frozenset(others) - {member for member, _ in one.oks}
-
-
-def process_info(started_s: float) -> dict[str, Any]:
-    """CPU seconds, resident bytes, uptime and open files of this process."""
-    usage = os.times()
-    with open("/proc/self/statm") as statm:
-        resident = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "pid": os.getpid(),
-        "cpu_s": usage.user + usage.system,
-        "rss_bytes": resident,
-        "uptime_s": round(time.monotonic() - started_s, 3),
-        "open_files": len(os.listdir("/proc/self/fd")),
-    }

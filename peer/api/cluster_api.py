@@ -10,6 +10,7 @@ from aiohttp import web
 from peer.errors import Invalid
 from peer.objects.names import check_key
 
+from .buckets_api import read_json
 from .context import Call
 from .http import decode_name
 
@@ -84,6 +85,38 @@ async def command_workers(call: Call, rest: str) -> web.StreamResponse:
             raise Invalid("per_second: a number of items, 0 for as many as it can", code="InvalidArgument")
     told = await call.context.workers.command(verb, decode_name(worker), call.query.get("node"), value)
     return web.json_response(told)
+
+
+async def change_node(call: Call, name: str, action: str) -> web.StreamResponse:
+    """POST /v1/cluster/nodes/{node}/ACTION."""
+    plan = _plan(call)
+    admin = call.context.ring
+    wanted = await read_json(call)
+    if action == "set":
+        return web.json_response(await admin.revise(name, wanted, plan=plan))
+    if wanted:
+        raise Invalid(f"{action} takes no body", code="InvalidArgument")
+    change = {"drain": admin.drain, "undrain": admin.undrain, "remove": admin.remove}[action]
+    return web.json_response(await change(name, plan=plan))
+
+
+async def set_replicas(call: Call) -> web.StreamResponse:
+    plan = _plan(call)
+    return web.json_response(await call.context.ring.set_replicas(await read_json(call), plan=plan))
+
+
+async def abort(call: Call) -> web.StreamResponse:
+    call.only()
+    return web.json_response(await call.context.ring.abort())
+
+
+def _plan(call: Call) -> bool:
+    """Whether only the plan is wanted."""
+    call.only("plan")
+    value = call.query.get("plan", "false")
+    if value not in ("true", "false"):
+        raise Invalid("plan is true or false", code="InvalidArgument")
+    return value == "true"
 
 
 _OPENAPI: list[bytes] = []

@@ -55,6 +55,17 @@ class Workers(Protocol):
     async def command(self, verb: str, worker: str, node: str | None, value: float) -> dict[str, Any]: ...
 
 
+class Ring(Protocol):
+    """Changes of the ring (peer.api.ringadmin.RingAdmin)."""
+
+    async def drain(self, name: str, *, plan: bool) -> dict[str, Any]: ...
+    async def undrain(self, name: str, *, plan: bool) -> dict[str, Any]: ...
+    async def remove(self, name: str, *, plan: bool) -> dict[str, Any]: ...
+    async def revise(self, name: str, wanted: dict[str, Any], *, plan: bool) -> dict[str, Any]: ...
+    async def set_replicas(self, wanted: dict[str, Any], *, plan: bool) -> dict[str, Any]: ...
+    async def abort(self) -> dict[str, Any]: ...
+
+
 @dataclass(slots=True)
 class Limits:
     """Every limit of the HTTP surface, an option each (peer.config.LIMITS has their bounds).
@@ -81,6 +92,7 @@ class Context:
     cluster: Cluster
     workers: Workers
     limits: Limits = field(default_factory=Limits)
+    ring: Ring = field(init=False)
     counts: dict[str, int] = field(default_factory=dict)
     transfers: dict[Transfer, None] = field(default_factory=dict)
     _secret: tuple[Any, bytes] = (None, b"")

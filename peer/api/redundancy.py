@@ -6,7 +6,7 @@ and objects are spread evenly over those.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ring.epoch import Epoch
@@ -20,7 +20,7 @@ def redundancy(
     """{"whole", "lacking", "left_s", "message"}. `dead` and `behind` are member ids, `infos` what the living tell, and
     `unhealed` says that something else is known to be out of order."""
     healing = {member: info.get("healing", {}) for member, info in infos.items()}
-    few = len(epoch.members) < epoch.replicas
+    few = epoch.table.width < epoch.replicas
     lacking = _objects_of(epoch, dead, healing)
     waiting = sum(
         count
@@ -78,3 +78,18 @@ def _left_s(healing: Mapping[str, Info], behind: Collection[str]) -> float | Non
 def _names(epoch: Epoch, ids: Collection[str]) -> str:
     found = sorted(member.name for member in epoch.members if member.id in ids)
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+
+
+def moving(joint: bool, healing: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Reasons for a verdict: what is still on its way to new owners, registers in a joint epoch, chunks after it too."""
+    told = list(healing)
+    reasons = []
+    if joint:
+        left = sum(info.get("merging", 0) for info in told)
+        message = f"the ring is being changed; its new owners have still to merge {left} partitions"
+        reasons.append({"code": "ring_changing", "message": message})
+    fetching = sum(info.get("fetching", 0) for info in told)
+    if fetching:
+        message = f"the chunks of {fetching} partitions are still to be fetched from their former owners"
+        reasons.append({"code": "chunks_moving", "message": message})
+    return reasons

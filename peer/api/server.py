@@ -60,8 +60,14 @@ LIST_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = 
 UPLOAD_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
     "POST": objects_api.upload_form,
 }
+ADMIN_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
+    "/v1/cluster/ring/replicas": cluster_api.set_replicas,
+    "/v1/cluster/ring/abort": cluster_api.abort,
+}
 NODE = "/v1/cluster/nodes/"
 WORKER = "/v1/cluster/workers/"
+NODE_ACTIONS = ("drain", "undrain", "remove", "set")
+ADMIN_METHODS = ("POST",)
 OPEN_METHODS = ("GET", "HEAD")
 VIEW_METHODS = ("GET",)
 COMMAND_METHODS = ("POST",)
@@ -70,6 +76,8 @@ ROUTES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(FIXED_PATHS, VIEW_METHODS),
     NODE + "{node}": VIEW_METHODS,
     WORKER + "{worker}/{verb}": COMMAND_METHODS,
+    **{NODE + "{node}/" + action: ADMIN_METHODS for action in NODE_ACTIONS},
+    **dict.fromkeys(ADMIN_PATHS, ADMIN_METHODS),
     BUCKETS + "/{bucket}": tuple(BUCKET_METHODS),
     BUCKETS + "/{bucket}/objects": tuple(LIST_METHODS),
     BUCKETS + "/{bucket}/objects/{key}": tuple(OBJECT_METHODS),
@@ -190,13 +198,25 @@ class ApiServer:
             self._allow(method, VIEW_METHODS)
             context.count("views")
             return await FIXED_PATHS[raw](call)
+        if raw in ADMIN_PATHS:
+            self._allow(method, ADMIN_METHODS)
+            context.count("admin")
+            return await ADMIN_PATHS[raw](call)
         if raw.startswith(NODE):
-            self._allow(method, VIEW_METHODS)
-            return await cluster_api.node(call, decode_name(raw[len(NODE) :]))
+            return await self._node_route(call, raw[len(NODE) :])
         if raw.startswith(WORKER):
             self._allow(method, COMMAND_METHODS)
             return await cluster_api.command_workers(call, raw[len(WORKER) :])
         raise NotFound(f"there is nothing at {raw[:200]!r}; see /openapi.json", code="NoSuchPath")
+
+    async def _node_route(self, call: Call, rest: str) -> web.StreamResponse:
+        raw_name, slash, action = rest.partition("/")
+        if slash and action in NODE_ACTIONS:
+            self._allow(call.method, ADMIN_METHODS)
+            call.context.count("admin")
+            return await cluster_api.change_node(call, decode_name(raw_name), action)
+        self._allow(call.method, VIEW_METHODS)
+        return await cluster_api.node(call, decode_name(rest))
 
     async def _bucket_route(self, call: Call, rest: str) -> web.StreamResponse:
         raw_name, slash, tail = rest.partition("/")

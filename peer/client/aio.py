@@ -244,6 +244,21 @@ class AsyncClient:
         did not answer, where nothing changed. NotFound."""
         return await self._run(calls.command_workers(verb, worker, node, per_second))
 
+    async def change_node(
+        self, name: str, action: str, body: Mapping[str, Any] | None = None, *, plan: bool = False
+    ) -> dict[str, Any]:
+        """drain, undrain, remove or set a peer, or plan it: partitions and bytes to move. NotFound, Conflict."""
+        return await self._run(calls.change_node(name, action, body, plan))
+
+    async def set_replicas(self, replicas: int, *, plan: bool = False) -> dict[str, Any]:
+        """Keep so many copies of everything from now on, or plan it. Conflict."""
+        body = {"replicas": replicas}
+        return await self._run(calls.change_ring("ring/replicas", "set replicas", body, plan))
+
+    async def abort_change(self) -> dict[str, Any]:
+        """Give up the change of the ring that is under way. Conflict if there is none."""
+        return await self._run(calls.change_ring("ring/abort", "abort the change of the ring", None, False))
+
     # inside
 
     async def _learn(self, *, transfer: bool) -> None:

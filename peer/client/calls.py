@@ -164,6 +164,21 @@ def lookup(name: str, key: str | None, patience_s: float | None = None) -> Call[
     return _read(wire.lookup_path(name, key), what, dict[str, Any], patience_s)
 
 
+def change_ring(path: str, what: str, body: Mapping[str, Any] | None, plan: bool) -> Call[dict[str, Any]]:
+    """A change of the ring, or what it would move."""
+    content = b"" if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"} if content else {}
+    path = f"/v1/cluster/{path}" + ("?plan=true" if plan else "")
+    request = Request(
+        "POST", path, what, Repeat.SAME_RESULT, headers, content, silence_s=wire.STREAM_SILENCE_S
+    )
+    return Call(request, lambda status, headers, body: parse_json(body, what))
+
+
+def change_node(name: str, action: str, body: Mapping[str, Any] | None, plan: bool) -> Call[dict[str, Any]]:
+    return change_ring(f"nodes/{quote(name, safe='')}/{action}", f"{action} {name}", body, plan)
+
+
 def health() -> Call[str]:
     """The verdict, from the one cluster view that is open without credentials."""
 

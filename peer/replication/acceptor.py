@@ -17,6 +17,7 @@ A6  Who has too many writes queued promises nothing new, so that they become few
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,6 +195,35 @@ class Acceptor:
             return OK
         return IS_FULL
 
+    def learn(self, key: bytes, ballot: bytes, value: bytes, side: bytes | None, reply: Reply) -> None:
+        """Apply what is known to be chosen: OK once it is durable, or CONFLICT if as much is accepted here already.
+
+        No promise is asked: whoever prepared a higher ballot met a majority of those that chose this value, whether or
+        not this owner told of it. The promise stands.
+        """
+        entry = self._entry(key)
+        if ballot <= entry.ballot:
+            return reply((CONFLICT, entry.ballot))
+        room = self._room_for(key, value)
+        if room != OK:
+            return reply((room, False))
+        return self._store(key, entry, Accepted(ballot, value, 0), side, reply)
+
+    def discard(self, keys: Sequence[bytes], done: Callable[[AtollError | None], None]) -> None:
+        """Take rows out, with all memory of them: those of a partition that this peer does not own."""
+        writes: list[Write] = []
+        for key in keys:
+            assert key not in self._pending, "a row of a partition that is not owned is being written"
+            self.promises.drop(key)
+            self.gates.forget(key)
+            row = self._rows.get("rows", key)
+            with contextlib.suppress(Corrupt):
+                side_id = decode_row(key, row).side_id
+                if side_id:
+                    writes.append(("side", side_id, None))
+            writes.append(("rows", key, None))
+        self._rows.commit(writes, done)
+
     def _store(self, key: bytes, entry: Entry, new: Accepted, side: bytes | None, reply: Reply) -> None:
         """Queue the commit of an accept that was judged good."""
         ballot, value = new.ballot, new.value
@@ -207,7 +237,8 @@ class Acceptor:
             writes.append(("side", entry.side_id, None))
         writes.append(("rows", key, encode_row(key, ballot, side_id, value)))
         old = entry.ballot if entry.ballot != NONE else None
-        entry.promised = entry.ballot = ballot
+        entry.ballot = ballot
+        entry.promised = max(entry.promised, ballot)
         entry.side_id = side_id
         self.promises.remember(key, entry)
         earlier = self._pending.get(key)

@@ -3,18 +3,22 @@
 A pass goes over all partitions this peer shares with each other owner. One begins at the start, when a peer comes back,
 and every PASS_EVERY_S, with those whose last one is over; whoever is or was away is first. Reading, hedging and hints only
 shorten what this guarantees: after a fault ends, all owners come to hold the same.
+
+Chunks are brought from their former owners as well, once after each change of the ring. Registers are left alone while
+their owners change: `merging` takes them over, and says why not as here.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from peer.errors import AtollError
 from ring.epoch import Epoch
 
 from .env import Env
+from .registersync import REGISTERS
 from .sync import Copies, Pulled
 from .workers import Worker
 
@@ -30,24 +34,28 @@ class _Task:
     side: int
     partitions: list[int]
     since_s: float
+    former: bool = False  # the member does not own them any more
 
 
 class AntiEntropy(Worker):
-    """One peer's pulls. `alive(member)` says whom it makes sense to ask."""
+    """One peer's pulls. `alive(member)` says whom it makes sense to ask, `former(partition)` who owned it before
+    and does no more."""
 
     name = "anti-entropy"
     every_s = 1.0
 
     def __init__(
-        self, env: Env, me: str, copies: Copies, epoch: Callable[[], Epoch | None], alive: Callable[[str], bool]
+        self, env: Env, me: str, copies: Copies, epoch: Callable[[], Epoch | None], alive: Callable[[str], bool],
+        former: Callable[[int], Sequence[str]] = lambda partition: (),
     ) -> None:  # fmt: skip
         super().__init__(env)
         self._me = me
         self._copies = copies
         self._epoch = epoch
         self._alive = alive
+        self._former = former
+        self._seen: Epoch | None = None
         self._tasks: deque[_Task] = deque()
-        self._of_epoch: Epoch | None = None
         self._soon: dict[tuple[str, int, int], float] = {}  # (member, side, partition) -> since when
         self._began_s = float("-inf")
         self._asked_not_before_s: dict[str, float] = {}
@@ -66,7 +74,7 @@ class AntiEntropy(Worker):
         self._unsure.setdefault(member, self.env.now())
         self._asked_not_before_s.pop(member, None)
         self._failures.pop(member, None)
-        self._tasks = deque(task for task in self._tasks if task.member != member)
+        self._tasks = deque(task for task in self._tasks if task.member != member or task.former)
         self._tasks.extendleft(reversed(self._of(member)))
         self.wake()
 
@@ -115,8 +123,8 @@ class AntiEntropy(Worker):
         if epoch is None:
             return False
         now = self.env.now()
-        if epoch is not self._of_epoch:
-            self._ring_changed(epoch)
+        if epoch is not self._seen:
+            self._changed(epoch)
         if self._soon:
             await self._pull_soon()
             return True
@@ -134,23 +142,56 @@ class AntiEntropy(Worker):
             self._asked_not_before_s[task.member] = self.env.now() + min(
                 RETRY_MOST_S, RETRY_S * 2 ** min(failed, 9)
             )
-            self._tasks.append(task)
+            if self._epoch() is epoch:
+                self._tasks.append(task)
             return True
         self.last_error = ""
         self._failures.pop(task.member, None)
         self._count(pulled)
-        if not any(other.member == task.member for other in self._tasks):
+        if task.former:
+            if pulled.missing and self._epoch() is epoch:  # nobody may be let go before all of it is here
+                self._tasks.append(task)
+                self._asked_not_before_s[task.member] = self.env.now() + RETRY_S
+            return True
+        if not any(other.member == task.member and not other.former for other in self._tasks):
             self._unsure.pop(task.member, None)
             self._compared[task.member] = task.since_s
         return True
 
-    def _ring_changed(self, epoch: Epoch) -> None:
-        """What was to be compared was so under another ring: begin anew, with the owners there are now."""
-        self._of_epoch = epoch
+    def _changed(self, epoch: Epoch) -> None:
+        """Another ring: other partitions, and chunks to fetch from those who had them."""
+        self._seen = epoch
         self._tasks.clear()
-        members = {member.id for member in epoch.members}
+        members = {member.id for member in epoch.everybody}
         self._unsure = {member: since_s for member, since_s in self._unsure.items() if member in members}
         self._began_s = float("-inf")
+        now = self.env.now()
+        wanted: dict[str, list[int]] = {}
+        for partition in range(1 << epoch.partition_power):
+            owners = epoch.table.owners(partition)
+            if self._me in owners:
+                for member in self._former(partition):
+                    wanted.setdefault(member, []).append(partition)
+        for member in sorted(wanted):
+            some = wanted[member]
+            self._tasks.extend(
+                _Task(member, side, some[at : at + BATCH], now, True)
+                for side in self._copies.numbers
+                if side != REGISTERS
+                for at in range(0, len(some), BATCH)
+            )
+
+    @staticmethod
+    def _old(epoch: Epoch, partition: int) -> Sequence[str]:
+        return () if epoch.previous is None else epoch.previous.owners(partition)
+
+    @property
+    def to_fetch(self) -> int:
+        """Partitions whose chunks were not yet compared with all who owned them before; members that left do not count."""
+        epoch = self._epoch()
+        if epoch is not self._seen:
+            return 1
+        return sum(len(task.partitions) for task in self._tasks if task.former)
 
     async def _pull_soon(self) -> None:
         """One partition out of turn; if that fails, its turn comes."""
@@ -165,7 +206,9 @@ class AntiEntropy(Worker):
         self._began_s = self.env.now()
         first = self.detail["passes"] == 0
         self.detail["passes"] += 1
-        waiting = {task.member for task in self._tasks}  # one that is dead must not keep us from the others
+        waiting = {
+            task.member for task in self._tasks if not task.former
+        }  # one that is dead must not keep us from the others
         for member in epoch.members:
             if member.id != self._me and member.id not in waiting:
                 if first:
@@ -186,11 +229,16 @@ class AntiEntropy(Worker):
             if self._me in (owners := epoch.table.owners(partition)) and member in owners
         ]
         now = self.env.now()
-        return [
-            _Task(member, side, shared[at : at + BATCH], now)
-            for side in self._copies.numbers
-            for at in range(0, len(shared), BATCH)
+        settled = [
+            p
+            for p in shared
+            if set(self._old(epoch, p) or epoch.table.owners(p)) == set(epoch.table.owners(p))
         ]
+        tasks = []
+        for side in self._copies.numbers:
+            some = settled if side == REGISTERS else shared
+            tasks += [_Task(member, side, some[at : at + BATCH], now) for at in range(0, len(some), BATCH)]
+        return tasks
 
     def _next(self, now: float) -> _Task | None:
         """The first task whose member can be asked; the others keep their places."""

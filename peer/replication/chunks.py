@@ -6,7 +6,7 @@ equal chunks are stored, and sent, once. A get verifies what it got against the 
 
 What one owner does with them is in `holder` (C1 to C3, C5, C6), what a put does in `chunkput`.
 
-C4  "Not found" is said only when every owner and every fallback said so; silence is Unavailable.
+C4  "Not found" is said only when every owner, present or former, and every fallback said so; silence is Unavailable.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class _Get:
     def __init__(self, chunks: Chunks, name: bytes, also: Sequence[str]) -> None:
         self.c = chunks
         self.name = name
-        self.order = chunks._ring.prefer(chunks.owners_of(name))
+        self.order = chunks._ring.places_of(name)
         self.order += [m for m in (*chunks.fallbacks_of(name), *also) if m not in self.order]
         self.future = chunks._env.future()
         self.failures: list[tuple[str, AtollError]] = []
@@ -198,9 +198,8 @@ class _Get:
             self._tell_of_bad_copies()
             return result
         if all(isinstance(error, NotFound) for _, error in self.failures):
-            raise Corrupt(
-                f"chunk {self.name.hex()} is on none of its owners: data is lost unless a peer returns"
-            )
+            name = self.name.hex()
+            raise Corrupt(f"chunk {name} is on none of its owners: data is lost unless a peer returns")
         story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
         raise Unavailable(f"no owner could serve a chunk of this object ({story}); try again")
 

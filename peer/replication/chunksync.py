@@ -106,6 +106,7 @@ class ChunkSide:
                 if isinstance(error, Full):
                     raise
                 self.missing += 1
+                pulled.missing += 1
                 continue
         return []
 

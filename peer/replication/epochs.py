@@ -1,47 +1,38 @@
-"""Epochs: one peer's view of the decided ring, and its part in deciding the next one.
+"""Epochs: one peer's view of the decided ring, and its vote on the next one. Who asks for votes is in `proposals`.
 
 Epoch e+1 is decided by Paxos among the voters of epoch e. An epoch is persisted before it is used, and every
 replica message carries its sender's epoch **tag** (generation and number in one integer).
 
-Until the joint change exists, a ring changes only while it holds no rows, and this module sees to it:
+A ring that holds rows changes in two epochs, joint and final (`proposals` says why that is safe). One that holds none may
+change in one, and this module sees to it that it stays without rows meanwhile:
 
-E1  A member that answers EPOCH_PREPARE without holding rows is **fenced**: it takes no row of epoch e from
-    that commit on. A proposer goes on to accept only when every member of e is fenced, not just the voters:
+E1  A member that answers EPOCH_PREPARE with `fence`, without holding rows, is **fenced**: it takes no row of epoch e from
+    that commit on. A proposer that fences goes on to accept only when every member of e is fenced, not just the voters:
     with four members or more, the owners of a row may be a minority of the voters.
 E2  A fence is released only by a proposer that knows no value of a lower ballot was or can be decided.
 E3  While a newer epoch waits for its commit, rows of the old one are refused, so the check is in commit order.
+E4  The tables of earlier epochs are kept, in the commit that installs the next: chunks may lie where they say.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgpack
 
-from peer.errors import AtollError, Conflict, Unavailable, UnknownOutcome
+from peer.errors import AtollError
 from ring.epoch import Epoch
 
 from . import meta
-from .ballot import NONE, BallotClock
+from .ballot import NONE
+from .earlier import Earlier
 from .env import Env, Reply, RowStore, Write
-from .messages import (
-    CONFLICT,
-    EPOCH_ACCEPT,
-    EPOCH_DECIDED,
-    EPOCH_GET,
-    EPOCH_PREPARE,
-    EPOCH_RELEASE,
-    OK,
-    STALE,
-    status_of,
-)
+from .messages import CONFLICT, EPOCH_GET, OK, status_of
 from .quorum import Round, Send
 
 HISTORY_KEPT = 1000
-PROPOSE_S = 10.0
 ROUND_S = 2.0
 _CURRENT = b"epoch"
 _PAXOS = b"paxos"
@@ -65,22 +56,14 @@ def writes_of(epoch: Epoch) -> list[Write]:
     ]
 
 
-class HoldsRows(Conflict):
-    """The ring cannot change this way any more: it holds rows. Nothing changed."""
-
-    code = "RingHoldsData"
-    status = 409
-
-
 class Epochs:
-    """The current epoch of one peer; proposer and acceptor of the next."""
+    """The current epoch of one peer; acceptor of the next."""
 
     def __init__(
         self,
         env: Env,
         rows: RowStore,
         me: str,
-        boot: int,
         send: Send,
         holds_rows: Callable[[], bool],
         installed: Callable[[Epoch], None],
@@ -91,12 +74,11 @@ class Epochs:
         self._send = send
         self._holds_rows = holds_rows
         self._installed = installed
-        self._clock = BallotClock(env, me, boot)
         self._installing = 0
-        self._proposing = False
         self._catching_up: list[Any] = []
         stored = meta.load(rows, _CURRENT)
         self.current: Epoch | None = Epoch.decode(stored) if stored else None
+        self.earlier = Earlier(rows)
         self.tag = tag_of(self.current) if self.current else -1
         self._load_paxos()
 
@@ -116,13 +98,13 @@ class Epochs:
     # --- acceptor
 
     def on_prepare(self, message: Any, reply: Reply) -> None:
-        """Promise, and fence if this peer holds no rows."""
-        ballot = message[2]
+        """Promise, and fence (if that is asked for) if this peer holds no rows."""
+        _, _, ballot, fence = message
         if ballot <= self._promised:
             return reply((CONFLICT, self._promised))
         holds = self._holds_rows()
         self._promised = ballot
-        self._fenced = self._fenced or not holds
+        self._fenced = self._fenced or (fence and not holds)
         self._persist(lambda: reply((OK, self._accepted, self._value, holds)), reply)
         return None
 
@@ -171,9 +153,11 @@ class Epochs:
         if tag <= self.tag:
             return then(None)
         self._installing = max(self._installing, tag)
+        keep, kept = self.earlier.keeping(self.current, epoch)
 
         def done(error: AtollError | None) -> None:
             if error is None and tag > self.tag:
+                kept()
                 self.current = epoch
                 self.tag = tag
                 self._promised, self._accepted, self._value, self._fenced = NONE, NONE, b"", False
@@ -182,7 +166,7 @@ class Epochs:
                 self._installing = self.tag
             then(error)
 
-        return self._rows.commit(writes_of(epoch), done)
+        return self._rows.commit([*writes_of(epoch), *keep], done)
 
     async def installed(self, epoch: Epoch) -> None:
         """Install and wait until it is durable. Raises Full or Unavailable if the disk cannot keep it: nothing changed."""
@@ -212,7 +196,7 @@ class Epochs:
             await waiter
             return
         try:
-            others = [member.id for member in self.current.members if member.id not in (self._me, first)]
+            others = [m.id for m in self.current.everybody if m.id not in (self._me, first)]
             for member in [first, *others] if first else others:
                 one = Round(self._env, self._send, (EPOCH_GET, 0), 1, ROUND_S)
                 if await one.start([member]):
@@ -226,105 +210,3 @@ class Epochs:
             for one_waiter in waiters:
                 if not one_waiter.done():
                     one_waiter.set_result(None)
-
-    # --- proposer
-
-    async def propose(self, transform: Callable[[Epoch], Epoch], budget_s: float = PROPOSE_S) -> Epoch:
-        """Decide `transform(current)`; it is applied anew on top when another change wins, and returns its
-        argument when there is nothing left to do. Raises HoldsRows, Unavailable, or what transform raises."""
-        until_s = self._env.now() + budget_s
-        highest = NONE
-        while True:
-            base = self.current
-            assert base is not None
-            wanted = transform(base)
-            if wanted is base:
-                return base
-            ballot = self._clock.next(highest)
-            highest = ballot
-            seen = await self._try(base, wanted, ballot)
-            highest = max(highest, seen)
-            if self._env.now() >= until_s:
-                raise Unavailable("other changes of the ring kept winning; try again")
-            if seen:
-                await self._env.sleep(0.02 + 0.2 * self._env.rng.random())
-
-    async def _try(self, base: Epoch, wanted: Epoch, ballot: bytes) -> bytes:
-        """One Paxos attempt on top of `base`. NONE: something was decided and installed; else what conflicts."""
-        tag = tag_of(base)
-        members = [member.id for member in base.members]
-        voters = set(base.voters())
-        majority = len(voters) // 2 + 1
-        prepare = Round(self._env, self._send, (EPOCH_PREPARE, tag, ballot), len(members), ROUND_S)
-        everybody = await prepare.start(members)
-        newer = prepare.refused_with(STALE)
-        if newer is not None and newer[1] > tag:  # another change won, and its announcement did not reach us
-            await self.catch_up(newer[1])
-            return NONE if self.tag > tag else ballot
-        conflict = prepare.conflict()
-        if conflict is not None:
-            return conflict
-        holds = any(reply[3] for _, reply in prepare.oks)
-        accepted = [reply for member, reply in prepare.oks if member in voters and reply[1] != NONE]
-        heard = {member for member, _ in prepare.oks}
-        if holds or not everybody:
-            if self.tag > tag:
-                return ballot
-            if len(accepted) + len(voters - heard) < majority:
-                await self._release(members, tag, ballot)
-            if holds:
-                raise HoldsRows(
-                    "this cluster already holds data; joining or changing it then needs the two-step (joint) ring"
-                    " change, which this version does not implement yet. Start all peers before the first bucket"
-                    " is made. Nothing changed."
-                )
-            raise Unavailable(
-                f"until the joint ring change exists every peer must be reachable to change the ring"
-                f" ({prepare.story()}); start the missing peers and try again. Nothing changed."
-            )
-        value = max(accepted, key=lambda reply: reply[1])[2] if accepted else wanted.encode()
-        accept = Round(self._env, self._send, (EPOCH_ACCEPT, tag, ballot, value), majority, ROUND_S)
-        if not await accept.start(sorted(voters)):
-            return accept.conflict() or ballot
-        await self._announce(Epoch.decode(value))
-        return NONE
-
-    async def _release(self, members: list[str], tag: int, ballot: bytes) -> None:
-        release = Round(self._env, self._send, (EPOCH_RELEASE, tag, ballot), len(members), ROUND_S)
-        await release.start(members)
-
-    async def _announce(self, epoch: Epoch) -> None:
-        """Use it here and tell the others. A proposer whose disk has no room tells them all the same, then says so."""
-        failed = None
-        try:
-            await self.installed(epoch)
-        except AtollError as error:
-            failed = error
-        others = [member.id for member in epoch.members if member.id != self._me]
-        told = Round(self._env, self._send, (EPOCH_DECIDED, 0, epoch.encode()), len(others), 0.5)
-        await told.start(others)
-        if failed is not None:
-            raise UnknownOutcome(
-                f"a ring change was decided, but this peer cannot keep it ({failed}); free space there, or ask another peer"
-            )
-
-    async def lift_fence(self) -> None:
-        """A proposer left members fenced: decide the same ring again, or release them."""
-        if self._proposing:
-            await self._env.sleep(0.05)
-            return
-        self._proposing = True
-        tag = self.tag
-        try:
-            await self._env.sleep(0.3 * self._env.rng.random())
-            if self.tag == tag:
-                await self.propose(lambda base: again(base) if tag_of(base) == tag else base, ROUND_S)
-        except (HoldsRows, Unavailable):
-            return
-        finally:
-            self._proposing = False
-
-
-def again(base: Epoch) -> Epoch:
-    """The same ring under the next number."""
-    return replace(base, number=base.number + 1, kind="final", previous=None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from peer.errors import Corrupt
+from peer.errors import Corrupt, Refused
 
 from .env import RowStore
 from .keys import OBJECT, gate_key_of
@@ -24,6 +24,15 @@ BEHIND = -2
 """A request with generation BEHIND - g looks behind gates closed at generation g: who deletes a bucket does."""
 GATES_KEPT = 65_536
 _DAMAGED = (-1, -1)
+
+
+class GateRefused(Refused):
+    """The bucket's configuration moved on: `state` is absent, closed or newer. Nothing changed."""
+
+    def __init__(self, state: str, generation: int) -> None:
+        super().__init__(f"the bucket's gate is {state} (generation {generation})", code="BucketChanged")
+        self.state = state
+        self.generation = generation
 
 
 def gate_payload(state: int, generation: int) -> bytes:
@@ -41,6 +50,9 @@ class Gates:
 
     def __init__(self, rows: RowStore, pending: Callable[[bytes], bytes | None] = lambda _: None) -> None:
         """`pending`: the value of a row whose commit is queued. It guards already, whatever the cache forgot."""
+        self.may_lack: Callable[[bytes], bool] = lambda _: False
+        """Whether a gate's absence here means nothing: a new owner in a joint epoch may not have merged it yet, and the
+        old owners, of whom every request needs a majority, have it."""
         self._rows = rows
         self._pending = pending
         self._known: dict[bytes, tuple[int, int] | None] = {}
@@ -57,7 +69,7 @@ class Gates:
         except KeyError:
             gate = self._load(gate_key)
         if gate is None:
-            return (GATE_REFUSED, "absent", 0)
+            return None if self.may_lack(gate_key) else (GATE_REFUSED, "absent", 0)
         if gate is _DAMAGED:
             return (ABSTAIN, "the gate's row does not match its checksum")
         state, stands_at = gate

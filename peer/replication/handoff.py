@@ -151,7 +151,7 @@ class Handoff(Worker):
         sources: dict[str, list[bytes]] = {}
         for item, ballot in items:
             key = item[1:]
-            owners = replica.owners_of_row(key)
+            owners = replica.owners_of_row(key).everyone
             if replica.me in owners and side.lacks(key, ballot):
                 others = [owner for owner in replica.prefer(owners) if owner != replica.me]
                 if others:
@@ -161,7 +161,7 @@ class Handoff(Worker):
         done: list[Item] = []
         for item, ballot in items:
             key = item[1:]
-            if replica.me in replica.owners_of_row(key):
+            if replica.me in replica.owners_of_row(key).everyone:
                 if side.lacks(key, ballot):  # the source lacked it, too
                     await side.settle(key, pulled)
                 done.append((item, ballot))

@@ -142,8 +142,8 @@ class Identity:
     @staticmethod
     def _amnesia(why: str) -> Amnesia:
         return Amnesia(
-            f"this data directory is an old copy ({why}). It must not vote under its old id. Returning as a new member"
-            " needs the joint ring change, which this version does not implement yet"
+            f"this data directory is an old copy ({why}). It must not vote under its old id: start a new peer on an empty"
+            " directory, and remove this one from the ring (`atoll node remove`)"
         )
 
     def _message(self) -> tuple[object, ...]:

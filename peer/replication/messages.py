@@ -6,12 +6,13 @@ Request                                                            Reply after O
 (READ, tag, row key, gate, want side)                              accepted ballot, value, side | None
 (BALLOT, tag, row key, gate)                                       accepted ballot
 (SCAN, tag, [shard prefix], after, end, limit, gate, mode)         [one answer a shard, see scan.py]
-(EPOCH_PREPARE, tag, ballot)                                       accepted ballot, epoch bytes, holds rows
+(EPOCH_PREPARE, tag, ballot, fence)                                accepted ballot, epoch bytes, holds rows
 (EPOCH_ACCEPT, tag, ballot, epoch bytes)                           -
 (EPOCH_RELEASE, tag, ballot)                                       -
 (EPOCH_DECIDED, 0, epoch bytes)                                    -
 (EPOCH_GET, 0)                                                     epoch bytes
-(JOIN, 0, member fields, level)                                    epoch bytes
+(JOIN, 0, level, member fields, replaced member | "")              epoch bytes
+(MERGED, tag)                                                      partitions that are still to be merged
 (BOOTS, 0, [[member, boot, sequence, nonce]], before, lineage)     the table as known before the request
 (ADD_REF, tag, chunk name, attempt, back pointer[, for])           -
 (STORE_CHUNK, tag, chunk name, attempt, back pointer, bytes[, for])  -  (small ones; larger go by bulk transfer)
@@ -45,6 +46,7 @@ from peer.errors import AtollError, Full
 
 PREPARE, ACCEPT, READ, BALLOT, SCAN = 1, 2, 3, 4, 5
 EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10, 11, 12, 13, 14, 15
+MERGED = 16
 BOOTS = 20
 ADD_REF, STORE_CHUNK = 30, 31
 INFO, WORKERS = 40, 41

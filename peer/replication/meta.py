@@ -31,6 +31,8 @@ _WHAT = {
     b"workers/paused": "the paused workers",
     b"workers/rates": "the rates set for workers",
     b"epochs/": "the history of the ring",
+    b"tables/": "the tables of earlier epochs",
+    b"joint/": "how far a change of the ring has come",
     b"floors/": "which tombstones were purged",
     b"adopting": "whether its segments are being read for chunks",
     b"scrub": "how far everything was checked",
@@ -65,8 +67,13 @@ def load(rows: RowStore, key: bytes) -> bytes | None:
 
 def scan(rows: RowStore, prefix: bytes, limit: int) -> list[bytes]:
     """The values of at most `limit` keys that begin with `prefix`, in their order. Raises Corrupt."""
+    return [value for _, value in items(rows, prefix, limit)]
+
+
+def items(rows: RowStore, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+    """At most `limit` keys that begin with `prefix`, in their order, each with its value. Raises Corrupt."""
     found = rows.scan(TABLE, prefix, prefix + b"\xff" * 9, limit)
-    return [value_of(key, stored) for key, stored in found]
+    return [(key, value_of(key, stored)) for key, stored in found]
 
 
 def check(rows: RowStore) -> None:

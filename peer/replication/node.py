@@ -6,7 +6,8 @@ The checks that hold for every message are here, in one place:
 N1  The sender's epoch: a replica that is behind persists the newer epoch before it answers; one that is ahead
     refuses with its own tag.
 N2  A peer whose identity is not confirmed votes on nothing.
-N3  Rows are answered for owned partitions only, and not while this epoch is fenced.
+N3  Rows are answered for owned partitions only, and not while this epoch is fenced. In a joint epoch old and new owners
+    answer; who is new only once it has forgotten what it may have held of the partition in former times (`progress`).
 N4  In a new generation (the operator's override) a peer owns nothing until it has merged what all members hold.
 """
 
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from peer.errors import AtollError, Invalid, Unavailable
+from peer.errors import AtollError, Unavailable
+from ring.changes import ChangeRefused
 from ring.circle import Circle
 from ring.epoch import Epoch
-from ring.members import Member
+from ring.hashing import partition_of
 
 from . import meta
 from .acceptor import Acceptor
@@ -51,6 +53,9 @@ from .messages import (
     SCAN,
     STALE,
 )
+from .owners import Owners
+from .progress import CLEAN, Progress
+from .proposals import Proposals, RingRefused
 from .register import Registers
 from .registersync import REGISTERS, RegisterSide
 from .scan import Scans, answer_scan
@@ -58,6 +63,8 @@ from .sync import Copies
 
 LATE_FOR_S = 3.0
 _MERGED = b"merged"
+_UNCLEAN, _ANSWERS = 1, 2  # of an owner; 0 is no owner
+_NOT_YET = (ABSTAIN, "it has not yet forgotten what it held of this partition in former times")
 WAITING_MOST = 10_000
 
 Handler = Callable[[Any, Reply], None]
@@ -78,7 +85,9 @@ class Replica:
         self._net = net
         self._rows = rows
         self._late: dict[str, float] = {}
+        self._old_only = "joint_old_only" in unsafe
         self._owned = b""
+        self._owners: list[Owners] = []
         self._circle: Circle | None = None
         self._fallbacks: dict[int, tuple[str, ...]] = {}
         self._member = False
@@ -86,11 +95,15 @@ class Replica:
         self.identity = Identity(env, rows, me, self.send, unsafe)
         boot = self.identity.boot
         self.acceptor = Acceptor(rows, env.now, unsafe)
-        self.epochs = Epochs(env, rows, me, boot, self.send, self._holds_rows, self._epoch_installed)
+        self.epochs = Epochs(env, rows, me, self.send, self._holds_rows, self._epoch_installed)
+        self.proposals = Proposals(env, me, boot, self.epochs, self.send, self._holds_rows)
+        self.progress = Progress(rows)
         self.registers = Registers(env, me, boot, self, self.send, self.prefer, self.was_late, unsafe)
         self.scans = Scans(env, self, self.registers, self.send, self.prefer, self.was_late, unsafe)
         self.copies = Copies(env, self, self.send)
-        self.copies.add(REGISTERS, RegisterSide(env, rows, self.acceptor, self.settle))
+        self.register_side = RegisterSide(env, rows, self.acceptor, self.settle, self.plain)
+        self.copies.add(REGISTERS, self.register_side)
+        self.acceptor.gates.may_lack = lambda key: self.newly_owned(partition_in(key))
         merged = meta.load(rows, _MERGED)
         self._merged = int.from_bytes(merged, "big") if merged is not None else 0
         self._new_here = self.epochs.current is None
@@ -156,8 +169,49 @@ class Replica:
         """Whether this peer is in the ring it knows; one that is not coordinates no change."""
         return self._member
 
-    def owners_of_row(self, row_key: bytes) -> tuple[str, ...]:
-        return self.epoch.table.owners(partition_in(row_key))
+    def owners_of_row(self, row_key: bytes) -> Owners:
+        if not self._owners:
+            raise Unavailable("this peer has not joined a cluster yet; try another peer")
+        return self._owners[(row_key[1] << 8) | row_key[2]]
+
+    def owners_of(self, partition: int) -> Owners:
+        """The owners of a partition's rows: two sets of them while they change."""
+        return self._owners[partition]
+
+    def former_owners(self, partition: int) -> list[str]:
+        """Members that owned a partition in this epoch's old table or in an earlier one, and do no more, latest first.
+        Chunks may still lie there, and only there. One that has left the ring for good is not asked any more."""
+        epoch = self.epoch
+        before = () if epoch.previous is None else epoch.previous.owners(partition)
+        known = {member.id for member in epoch.everybody}.difference(epoch.table.owners(partition))
+        return [m for m in dict.fromkeys((*before, *self.epochs.earlier.owners(partition))) if m in known]
+
+    def places_of(self, name: bytes) -> list[str]:
+        """Where a chunk may lie, in the order to ask: its owners, then those of earlier epochs (§5)."""
+        partition = partition_of(name, self.epoch.partition_power)
+        owners = self.epoch.table.owners(partition)
+        return [*self.prefer(owners), *self.prefer(self.former_owners(partition))]
+
+    def plain(self, row_key: bytes) -> bool:
+        """Whether a row of another owner may be taken over as it is: it has one set of owners, this peer is one of them, and
+        no epoch waits."""
+        owners = self.owners_of_row(row_key)
+        return not owners.joint and self.me in owners.everyone and not self.epochs.fenced
+
+    def newly_owned(self, partition: int) -> bool:
+        """Whether this peer is one of the new owners of a partition and none of the old, in a joint epoch."""
+        owners = self._owners[partition]
+        return owners.joint and self.me not in owners.sets[0]
+
+    def cleaned(self, partitions: Iterable[int]) -> None:
+        """This new owner holds nothing of former times of these partitions any more: it answers for them from now on."""
+        owned = bytearray(self._owned)
+        for partition in partitions:
+            owned[partition] = _ANSWERS
+        self._owned = bytes(owned)
+
+    def unclean(self, partition: int) -> bool:
+        return self._owned[partition] == _UNCLEAN
 
     def fallbacks(self, partition: int) -> tuple[str, ...]:
         """The members that take the chunks of owners out of reach: the next ones of the walk, as many as there are owners
@@ -181,7 +235,7 @@ class Replica:
         await self.epochs.catch_up(tag)
 
     async def lift_fence(self) -> None:
-        await self.epochs.lift_fence()
+        await self.proposals.lift_fence()
 
     def prefer(self, owners: Iterable[str]) -> list[str]:
         """Owners in the order to ask them: this peer, then those believed alive and prompt, then the rest."""
@@ -220,6 +274,16 @@ class Replica:
         gate = self.acceptor.gates.generation_for(row_key)
         await self.registers.settle(row_key, gate=gate, above=self.acceptor.promised(row_key))
 
+    async def change_ring(self, transform: Callable[[Epoch], Epoch]) -> Epoch:
+        """Have a change of the ring decided (`ring.changes`); the epoch that stands then, which is joint where data moves.
+
+        Raises RingRefused (nothing changed), Unavailable.
+        """
+        try:
+            return await self.proposals.propose(transform)
+        except ChangeRefused as error:
+            raise RingRefused(str(error), code=error.code) from error
+
     # --- messages
 
     def send(self, member: str, message: tuple[Any, ...], deadline_s: float, done: Done) -> None:
@@ -245,8 +309,9 @@ class Replica:
             if self.epochs.fenced:
                 return reply((FENCED,))
             key = message[2]
-            if not self._owned[(key[1] << 8) | key[2]]:
-                return reply((NOT_OWNER,))
+            owned = self._owned[(key[1] << 8) | key[2]]
+            if owned != _ANSWERS:
+                return reply(_NOT_YET if owned else (NOT_OWNER,))
             return handler(message, reply)
         handler = self._open_handlers.get(op)
         if handler is not None:
@@ -265,7 +330,7 @@ class Replica:
     def _on_scan(self, message: Any, reply: Reply) -> None:
         if self.epochs.fenced:
             return reply((FENCED,))
-        if not all(self._owned[partition_in(prefix)] for prefix in message[2]):
+        if not all(self._owned[partition_in(prefix)] == _ANSWERS for prefix in message[2]):
             return reply((NOT_OWNER,))
         answer_scan(self._rows, self.acceptor.gates, self.acceptor.waits_for, message, reply)
         return None
@@ -308,8 +373,20 @@ class Replica:
                 self._rows.commit([meta.write(_MERGED, epoch.generation.to_bytes(8, "big"))], lambda _: None)
         self._circle = None
         self._fallbacks = {}
-        self._member = epoch.member(self.me) is not None
-        self._own(epoch)
+        self._member = any(member.id == self.me for member in epoch.everybody)
+        self.progress.load(self.epochs.tag)
+        known: dict[Any, Owners] = {}
+        self._owners = []
+        for partition in range(1 << epoch.partition_power):
+            new = epoch.table.owners(partition)
+            old = new if epoch.previous is None else epoch.previous.owners(partition)
+            owners = known.get((old, new))
+            if owners is None:
+                owners = known[old, new] = Owners(new) if set(old) == set(new) else Owners(old, new)
+                if self._old_only:
+                    owners.needed = owners.sets[:1]
+            self._owners.append(owners)
+        self._own()
         if self.identity.confirmed and len(epoch.members) > 1:  # a founder was confirmed by nobody but itself
             self.env.spawn(self.identity.tell(self._member_ids()), "boot report")
         self.on_epoch(epoch)
@@ -327,25 +404,16 @@ class Replica:
         if error := await done:
             raise error
         self._merged = generation
-        self._own(self.epoch)
+        self._own()
 
-    def _own(self, epoch: Epoch) -> None:
+    def _own(self) -> None:
         """Note which partitions are answered for (N3, N4)."""
-        table, votes = epoch.table, not self.recovering
-        self._owned = bytes(votes and self.me in table.owners(p) for p in range(1 << epoch.partition_power))
+        owned = bytearray(len(self._owners))
+        for partition, owners in enumerate(self._owners):
+            if self.me in owners.everyone and not self.recovering:
+                late = self.newly_owned(partition) and self.progress.state(partition) < CLEAN
+                owned[partition] = _UNCLEAN if late else _ANSWERS
+        self._owned = bytes(owned)
 
     def _member_ids(self) -> list[str]:
         return [member.id for member in self.epoch.members]
-
-    async def admit(self, member: Member, change: Callable[[Epoch, Member], Epoch]) -> Epoch:
-        """Decide an epoch with one more member; `change` computes it. Raises HoldsRows, Invalid, Unavailable."""
-
-        def transform(base: Epoch) -> Epoch:
-            known = base.member(member.id)
-            if known == member:
-                return base
-            if known is not None:
-                raise Invalid(f"member {member.id} is already in the ring under another address")
-            return change(base, member)
-
-        return await self.epochs.propose(transform)

@@ -73,6 +73,10 @@ class Promises:
         self._entries.pop(key, None)
         self.floor = max(self.floor, promised)
 
+    def drop(self, key: bytes) -> None:
+        """Forget a key that this peer owns no more: whoever owns it next begins without its promises."""
+        self._entries.pop(key, None)
+
     def may_promise(self, ballot: bytes, resume: Callable[[AtollError | None], None]) -> bool:
         """True if H covers the ballot (H1). Otherwise False, and `resume` runs once it does, or with an error."""
         counter = counter_of(ballot)

@@ -2,6 +2,9 @@
 
 A round asks `targets` first and turns to `spares` when one of them fails, refuses or is late (a hedge), so that
 a dead or frozen owner costs one hedge delay and not a deadline.
+
+While the ring changes, some rows have two sets of owners (a joint epoch): a round about such a row asks everybody of both
+and needs a majority of each.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from peer.errors import AtollError
 
 from .env import Cancellable, Done, Env
 from .messages import ABSTAIN, BUSY, CONFLICT, FAILED, FENCED, GATE_REFUSED, IS_FULL, NOT_OWNER, OK, STALE
+from .owners import Owners
 
 HEDGE_S = 0.12
 
@@ -102,7 +106,7 @@ class Round(Answers):
             self.silent.append((member, reply))
         elif reply[0] == OK:
             self.oks.append((member, reply))
-            if len(self.oks) == self._need:
+            if self._enough():
                 self._finish(True)
             return
         else:
@@ -126,8 +130,14 @@ class Round(Answers):
             self._ask_spare()
 
     def _settle(self) -> None:
-        if len(self.oks) + self._left < self._need:
+        if self._hopeless():
             self._finish(False)
+
+    def _enough(self) -> bool:
+        return len(self.oks) >= self._need
+
+    def _hopeless(self) -> bool:
+        return len(self.oks) + self._left < self._need
 
     def _finish(self, result: bool) -> None:
         if not self.future.done():
@@ -137,14 +147,65 @@ class Round(Answers):
             self._hedge = None
 
 
+class _Joint(Round):
+    """A round that needs a majority of each of two sets of owners."""
+
+    def __init__(
+        self, env: Env, send: Send, message: tuple[Any, ...], owners: Owners, deadline_s: float,
+        late: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(env, send, message, 0, deadline_s, late)
+        self._owners = owners
+
+    def _enough(self) -> bool:
+        return self._owners.majority({member for member, _ in self.oks})
+
+    def _hopeless(self) -> bool:
+        failed = {member for member, _ in (*self.refusals, *self.silent)}
+        return not self._owners.majority(set(self._owners.everyone) - failed)
+
+
+class JointRound(_Joint):
+    """One message to all owners of both sets."""
+
+
+def ask_majority(
+    env: Env, send: Send, message: tuple[Any, ...], owners: Owners, order: Sequence[str], deadline_s: float,
+    late: Callable[[str], None] | None = None,
+) -> Round:  # fmt: skip
+    """A round, started, that ends when a majority of the owners (of each set) said OK. `order`: whom to ask first."""
+    if owners.joint:
+        joint = JointRound(env, send, message, owners, deadline_s, late)
+        joint.start(order)
+        return joint
+    one = Round(env, send, message, owners.need, deadline_s, late)
+    one.start(order[: owners.need], order[owners.need :])
+    return one
+
+
 async def agreed_by_most(
-    env: Env, send: Send, owners: Sequence[str], message: tuple[Any, ...], deadline_s: float
+    env: Env, send: Send, owners: Owners, message: tuple[Any, ...], deadline_s: float
 ) -> Any | None:
-    """Every owner's answer to a READ is waited for: one of those that a majority gave under one ballot, or None."""
-    everyone = Round(env, send, message, len(owners), deadline_s)
-    await everyone.start(owners)
-    ballots = [reply[1] for _, reply in everyone.oks]
-    return next((one for _, one in everyone.oks if ballots.count(one[1]) > len(owners) // 2), None)
+    """Every owner's answer to a READ is waited for: one of those that a majority (of each set) gave under one ballot."""
+    everyone = Round(env, send, message, len(owners.everyone), deadline_s)
+    await everyone.start(owners.everyone)
+    return _one_ballot(everyone, owners)
+
+
+async def agreed_by_both(
+    env: Env, send: Send, owners: Owners, message: tuple[Any, ...], deadline_s: float
+) -> Any | None:
+    """Of the first majorities of both sets that answer a READ: an answer, if these gave the same ballot; else None."""
+    one = ask_majority(env, send, message, owners, owners.everyone, deadline_s)
+    return _one_ballot(one, owners) if await one.future else None
+
+
+def _one_ballot(one: Round, owners: Owners) -> Any | None:
+    """An answer to a READ that a majority (of each set) gave under one ballot."""
+    for _, reply in one.oks:
+        if owners.majority({member for member, other in one.oks if other[1] == reply[1]}):
+            return reply
+    return None
 
 
 class AcceptRound(Round):
@@ -167,7 +228,7 @@ class AcceptRound(Round):
     def _got(self, member: str, reply: Any) -> None:
         super()._got(member, reply)
         self._settle()
-        if (self.silent or self.refusals) and len(self.oks) >= self._need and self._missed is not None:
+        if (self.silent or self.refusals) and self._missed is not None and self._enough():
             self._tell(self._missed)
 
     def _tell(self, missed: Callable[[str, bytes, bytes], None]) -> None:
@@ -189,6 +250,27 @@ class AcceptRound(Round):
         """Every owner refused for want of room, and none can take it later, not even after a restart (A5)."""
         asked = len(self.oks) + len(self.silent) + len(self.refusals) + self._left
         return asked == sum(1 for _, reply in self.refusals if reply[0] in _NO_ROOM and reply[1])
+
+
+class JointAcceptRound(_Joint, AcceptRound):
+    """Accepts at all owners of both sets."""
+
+    def __init__(
+        self, env: Env, send: Send, message: tuple[Any, ...], owners: Owners, deadline_s: float,
+        late: Callable[[str], None] | None = None, missed: Callable[[str, bytes, bytes], None] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(env, send, message, owners, deadline_s, late)
+        self._missed = missed
+
+
+def accept_round(
+    env: Env, send: Send, message: tuple[Any, ...], owners: Owners, deadline_s: float,
+    late: Callable[[str], None] | None = None, missed: Callable[[str, bytes, bytes], None] | None = None,
+) -> AcceptRound:  # fmt: skip
+    """Accepts at all owners, to be started."""
+    if owners.joint:
+        return JointAcceptRound(env, send, message, owners, deadline_s, late, missed)
+    return AcceptRound(env, send, message, owners.need, deadline_s, late, missed)
 
 
 class Poll(Round):

@@ -7,6 +7,7 @@ There is no leader; racing coordinators are ordered by ballots.
 R1  A coordinator proposes f(current) only for the accepted value of the highest ballot in a majority.
 R2  A read or a refusal is answered only from a chosen value: identical ballots on a majority, or an
     accept of the same value by a majority (the identity change, which is also read repair).
+    In a joint epoch "a majority" is one of the old owners and one of the new, and the ballots of both are identical.
 R3  "Nothing changed" is said only if no accept of ours can ever be chosen.
 """
 
@@ -15,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from peer.errors import AtollError, Full, Refused, Unavailable, UnknownOutcome
+from peer.errors import AtollError, Full, Unavailable, UnknownOutcome
 
 from .acceptor import FULL_FOR_S
 from .ballot import NONE, BallotClock
 from .env import Done, Env
+from .gates import GateRefused
 from .judged import Current, Judge, Keep, Put
 from .keys import OBJECT
 from .messages import (
@@ -33,7 +35,16 @@ from .messages import (
     READ,
     STALE,
 )
-from .quorum import HEDGE_S, AcceptRound, ReadRound, Round, agreed_by_most
+from .owners import Owners
+from .quorum import (
+    HEDGE_S,
+    ReadRound,
+    Round,
+    accept_round,
+    agreed_by_both,
+    agreed_by_most,
+    ask_majority,
+)
 from .turns import Turns
 from .value import NEVER_WRITTEN, names_operation, newest_operation, payload_of, wrap
 
@@ -44,23 +55,6 @@ BACKOFF_MOST_S = 0.25
 CHOSEN_KEPT = 4096
 
 
-class GateRefused(Refused):
-    """The bucket's configuration moved on: `state` is absent, closed or newer. Nothing changed."""
-
-    def __init__(self, state: str, generation: int) -> None:
-        super().__init__(f"the bucket's gate is {state} (generation {generation})", code="BucketChanged")
-        self.state = state
-        self.generation = generation
-
-
-class Stale(Refused):
-    """An owner knows a newer epoch (`tag`). Nothing changed; fetch it and try again."""
-
-    def __init__(self, tag: int) -> None:
-        super().__init__(f"a newer epoch ({tag}) is in force", code="StaleEpoch")
-        self.tag = tag
-
-
 class Ring(Protocol):
     """What a coordinator must know of the ring right now."""
 
@@ -68,7 +62,7 @@ class Ring(Protocol):
     def tag(self) -> int: ...
     @property
     def is_member(self) -> bool: ...
-    def owners_of_row(self, row_key: bytes) -> tuple[str, ...]: ...
+    def owners_of_row(self, row_key: bytes) -> Owners: ...
     async def catch_up(self, tag: int) -> None:
         """Learn the epoch `tag` from somebody, or wait a little."""
 
@@ -97,7 +91,9 @@ class Registers:
         self.on_missed: Callable[[str, bytes, bytes], None] | None = None  # see AcceptRound
         self._skip_identity = "no_identity_round" in unsafe
         self._refuse_unchosen = "failed_condition_unchosen" in unsafe
-        self.counts = {"changes": 0, "reads": 0, "conflicts": 0, "identities": 0, "unknown": 0, "hedges": 0}
+        self.counts = {
+            "changes": 0, "reads": 0, "conflicts": 0, "identities": 0, "unknown": 0, "hedges": 0, "joint": 0,
+        }  # fmt: skip
 
     async def change(
         self, key: bytes, judge: Judge, *, gate: int = NO_GATE, want_side: bool = False,
@@ -158,9 +154,12 @@ class Registers:
             owners = ring.owners_of_row(key)
             left_s = min(ROUND_S, until_s - self._env.now())
             value = (READ, ring.tag, key, gate, want_side)
+            if owners.joint:
+                both = await agreed_by_both(self._env, self._send, owners, value, left_s)
+                return None if both is None else Current(both[1], payload_of(both[2]), both[3])
             ballot = (BALLOT, ring.tag, key, gate)
-            one = ReadRound(self._env, self._send, value, ballot, len(owners) // 2 + 1, left_s, self._late)
-            agreed = await one.start(self._prefer(owners))
+            one = ReadRound(self._env, self._send, value, ballot, owners.need, left_s, self._late)
+            agreed = await one.start(self._prefer(owners.everyone))
             if one.value is not None and (agreed or (self._skip_identity and one.disagree)):
                 return Current(one.value[1], payload_of(one.value[2]), one.value[3])
             if one.disagree:
@@ -236,6 +235,7 @@ class _Change:
         self.tries = 0
         self.until_s = until_s
         self.tag = -1  # of the epoch whose owners this attempt asks: both of its rounds carry it
+        self.owners = Owners(())
 
     async def run(self) -> Current:
         self.r.counts["changes"] += 1
@@ -251,14 +251,14 @@ class _Change:
         if not r._ring.is_member:  # T2 of attempts
             gone = UnknownOutcome if self.sent else Unavailable
             raise gone("this peer is not in the ring any more; ask another one")
-        owners, self.tag = r._ring.owners_of_row(self.key), r._ring.tag
-        need = len(owners) // 2 + 1
+        self.owners, self.tag = r._ring.owners_of_row(self.key), r._ring.tag
+        r.counts["joint"] += self.owners.joint
         ballot = r._clock.next(self.highest)
         self.highest = ballot
         message = (PREPARE, self.tag, self.key, ballot, self.gate, self.want_side)
-        prepare = Round(r._env, r._send, message, need, self._round_s(), r._late)
-        order = r._prefer(owners)
-        if not await prepare.start(order[:need], order[need:]):
+        order = r._prefer(self.owners.everyone)
+        prepare = ask_majority(r._env, r._send, message, self.owners, order, self._round_s(), r._late)
+        if not await prepare.future:
             await self._failed(prepare)
             return None
         for owner, reply in prepare.oks:
@@ -278,33 +278,31 @@ class _Change:
                     "this write was overtaken by many others before its outcome was known; read the key"
                 )
             if mine:
-                return await self._identity(ballot, member, best, chosen, owners, need)
+                return await self._identity(ballot, member, best, chosen)
             if chosen and best[1] > self.last_sent:
                 self.sent = NONE  # chosen above all we sent, without it: ours can never come back
             else:
                 chosen = False  # a minority may still hold ours: only an accept above it settles that (R3)
-        return await self._decide(ballot, member, best, chosen, owners, need)
+        return await self._decide(ballot, member, best, chosen)
 
-    async def _decide(
-        self, ballot: bytes, member: str, best: Any, chosen: bool, owners: tuple[str, ...], need: int
-    ) -> Current | None:
+    async def _decide(self, ballot: bytes, member: str, best: Any, chosen: bool) -> Current | None:
         current = Current(best[1], payload_of(best[2]), best[3])
         wanted = self.judge(current)
         if isinstance(wanted, Put):
-            self._refuse_for_want_of_room(wanted, owners, need)
+            self._refuse_for_want_of_room(wanted)
             value = wrap(wanted.payload, best[2], self.op_id)
-            if await self._accept(ballot, value, wanted.side, owners, need, new=True):
+            if await self._accept(ballot, value, wanted.side, new=True):
                 self.r._remember_chosen(self.key, self.op_id)
                 return Current(ballot, wanted.payload, wanted.side, current.payload)
             return None
         if isinstance(wanted, AtollError) and self.r._refuse_unchosen:
             raise wanted
-        stands = await self._identity(ballot, member, best, chosen and not self.anew, owners, need)
+        stands = await self._identity(ballot, member, best, chosen and not self.anew)
         if stands is not None and isinstance(wanted, AtollError):
             raise wanted
         return stands
 
-    def _refuse_for_want_of_room(self, wanted: Put, owners: tuple[str, ...], need: int) -> None:
+    def _refuse_for_want_of_room(self, wanted: Put) -> None:
         """Full, if too many owners could not store an object just now to expect that a majority can.
 
         R3: it is said before an accept is sent and while none of ours is in doubt, so it is certain. Only heads of objects
@@ -313,27 +311,25 @@ class _Change:
         """
         if self.sent or wanted.payload is None or self.key[0] != OBJECT:
             return
-        full = self.r._without_room(owners)
-        if len(owners) - len(full) < need:
+        full = self.r._without_room(self.owners.everyone)
+        if full and not self.owners.majority(set(self.owners.everyone).difference(full)):
             raise Full(_too_full("; ".join(f"{owner}: its disk is full" for owner in full)))
 
-    async def _identity(
-        self, ballot: bytes, member: str, best: Any, chosen: bool, owners: tuple[str, ...], need: int
-    ) -> Current | None:
+    async def _identity(self, ballot: bytes, member: str, best: Any, chosen: bool) -> Current | None:
         """See that the judged value is chosen: by identical ballots, or by accepting it anew (R2)."""
         if chosen:
             return Current(best[1], payload_of(best[2]), best[3])
         side = best[3]
         if best[1] == NONE:
             stands = Current(ballot, None, None)
-            return stands if await self._accept(ballot, NEVER_WRITTEN, None, owners, need) else None
+            return stands if await self._accept(ballot, NEVER_WRITTEN, None) else None
         if side is None and not self.want_side:
             held = await self._side_of(member, best[1])
             if held is None:
                 self.want_side = True  # should its inline bytes be lost, it abstains from the next prepare
                 return None
             side = held[3]
-        if await self._accept(ballot, best[2], side, owners, need):
+        if await self._accept(ballot, best[2], side):
             return Current(ballot, payload_of(best[2]), side)
         return None
 
@@ -345,9 +341,7 @@ class _Change:
             return fetch.oks[0][1]
         return None
 
-    async def _accept(
-        self, ballot: bytes, value: bytes, side: bytes | None, owners: tuple[str, ...], need: int, *, new: bool = False,
-    ) -> bool:  # fmt: skip
+    async def _accept(self, ballot: bytes, value: bytes, side: bytes | None, *, new: bool = False) -> bool:
         """Whether a majority accepted; `new`: a value of ours, whose fate is open from now on.
 
         R3: unless every owner refused it for want of room. None of them holds it then, and none ever will, as each
@@ -362,8 +356,8 @@ class _Change:
                 self.sent = ballot
                 self.follows = r._last_chosen.get(self.key, b"")
         message = (ACCEPT, self.tag, self.key, ballot, value, side, self.gate)
-        accept = AcceptRound(r._env, r._send, message, need, self._round_s(), r._late, r.on_missed)
-        if await accept.start(owners):
+        accept = accept_round(r._env, r._send, message, self.owners, self._round_s(), r._late, r.on_missed)
+        if await accept.start(self.owners.everyone):
             return True
         if new and accept.shut_out():
             self.sent, self.last_sent = doubts
@@ -402,4 +396,4 @@ class _Change:
         return max(0.05, min(ROUND_S, self.until_s - self.r._env.now()))
 
 
-__all__ = ["Current", "GateRefused", "Judge", "Keep", "Put", "Registers", "Ring", "Stale"]
+__all__ = ["Current", "GateRefused", "Judge", "Keep", "Put", "Registers", "Ring"]

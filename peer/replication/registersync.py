@@ -24,15 +24,26 @@ _SKIPPED = -1
 
 
 class RegisterSide:
-    """The registers one peer owns, to be copied. `settle_row` has a register's value accepted anew, above our promise."""
+    """The registers one peer owns, to be copied. `settle_row` has a register's value accepted anew, above our promise.
+
+    `plain`: whether what one owner has accepted may be taken over as it is. Not while a partition has two sets of owners:
+    the promises that shut a value out were given by the old ones, and the new ones, who know nothing of them, would take
+    it for chosen when they are alone (`merging`). It is settled instead.
+    """
 
     def __init__(
-        self, env: Env, rows: RowStore, acceptor: Acceptor, settle_row: Callable[[bytes], Awaitable[None]]
+        self,
+        env: Env,
+        rows: RowStore,
+        acceptor: Acceptor,
+        settle_row: Callable[[bytes], Awaitable[None]],
+        plain: Callable[[bytes], bool] = lambda key: True,
     ) -> None:
         self._env = env
         self._rows = rows
         self._acceptor = acceptor
         self._settle_row = settle_row
+        self._plain = plain
         self.void_promises = False
         """While a new generation's rows are merged (`recovery`). Nobody votes then: nothing can be settled, nor need be."""
         self.digests = Digests(self._scan, ranges_of, partition_in, lambda key: key[0] == OBJECT)
@@ -96,6 +107,9 @@ class RegisterSide:
                 merged(key, (_SKIPPED,))
             elif not self.lacks(key, ballot):
                 merged(key, (_SKIPPED,))  # it came by another way meanwhile
+            elif not self._plain(key) and not self.void_promises:
+                refused.append(key)
+                merged(key, (_SKIPPED,))
             else:
                 self._acceptor.merge(key, ballot, value, side, partial(merged, key), self.void_promises)
         if found:

@@ -5,7 +5,9 @@ tombstones included; requests are batched per peer. Who is late is overtaken by 
 few answer, a majority sends rows and keys on which they differ are read as registers before they are listed.
 
 L1  A page holds every key of its range that was present throughout the scan, and none absent throughout it: each
-    listed state was held under one ballot by a majority, or read.
+    listed state was held under one ballot by a majority, or read. In a joint epoch a shard with two owner sets is listed
+    from rows of a majority of each: what only the old owners hold under one ballot might be gone when the new ones are
+    alone.
 L2  A page is valid up to the smallest last key among truncated answers; what lies beyond is for the next one.
 L3  Owners answer only for shards they own and whose gate admits the request; silence never means "empty".
 L4  A gate counts in a scan when its commit has ended: rows queued before it are then visible. (A gate closed in memory
@@ -23,12 +25,13 @@ from typing import Any, Protocol
 
 import blake3
 
-from peer.errors import Corrupt, Unavailable
+from peer.errors import Corrupt, Refused, Unavailable
 
 from .env import Env, Reply, RowStore
 from .gates import Gates
 from .keys import OBJECT, PREFIX_BYTES, Space, gate_key_of, prefix_end
-from .messages import ABSTAIN, GATE_REFUSED, OK, SCAN
+from .messages import ABSTAIN, GATE_REFUSED, OK, SCAN, STALE
+from .owners import Owners
 from .quorum import HEDGE_S, Round, Send
 from .register import Current, GateRefused, Registers
 from .value import BALLOT_SLICE, decode_row, payload_of
@@ -42,12 +45,21 @@ ROW_BYTES = 1_536
 them, about 3 MiB. A message may have 4, so that each shard gets its first row however large that is (L5)."""
 SCAN_S = 2.0
 READS_AT_ONCE = 32
+EPOCHS_MOST = 4  # so many may pass during one page
+
+
+class Stale(Refused):
+    """An owner knows a newer epoch (`tag`). Nothing changed; fetch it and try again."""
+
+    def __init__(self, tag: int) -> None:
+        super().__init__(f"a newer epoch ({tag}) is in force", code="StaleEpoch")
+        self.tag = tag
 
 
 class Ring(Protocol):
     @property
     def tag(self) -> int: ...
-    def owners_of_row(self, row_key: bytes) -> tuple[str, ...]: ...
+    def owners_of_row(self, row_key: bytes) -> Owners: ...
     async def catch_up(self, tag: int) -> None: ...
 
 
@@ -120,16 +132,17 @@ class Page:
 @dataclass(slots=True)
 class _Shard:
     prefix: bytes
-    owners: tuple[str, ...]
+    owners: Owners
     order: list[str]  # of the owners, as they are to be asked
     asked: int  # owners in `order` that were asked in the first round
     rows: Any = None
     digests: list[tuple[bool, bytes, bytes]] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
+    answered: set[str] = field(default_factory=set)  # who gave `answers`
 
     @property
     def need(self) -> int:
-        return len(self.owners) // 2 + 1
+        return self.owners.need
 
 
 @dataclass(slots=True)
@@ -151,6 +164,7 @@ class _Asked:
         for shard, answer in zip(self.batch, self.round.oks[0][1][1], strict=True):
             if self.second:
                 shard.answers.append(answer)
+                shard.answered.add(self.member)
             elif self.mode == DIGEST:
                 shard.digests.append(answer)
             elif shard.rows is None:  # else a spare was faster
@@ -188,17 +202,33 @@ class Scans:
         Raises Unavailable, or GateRefused when the bucket changed.
         """
         self.counts["pages"] += 1
-        limit = max(1, min(limit, ROWS_MOST + 1))
+        for tries_left in reversed(range(EPOCHS_MOST)):
+            tag = self._ring.tag
+            try:
+                return await self._page(space, start, end, max(1, min(limit, ROWS_MOST + 1)), gate, closed)
+            except Stale as newer:
+                if not tries_left:
+                    raise Unavailable("the ring kept changing during a listing; try again") from newer
+                if self._ring.tag == tag:
+                    await self._ring.catch_up(newer.tag)
+        raise AssertionError("unreachable")
+
+    async def _page(
+        self, space: Space, start: bytes, end: bytes, limit: int, gate: int, closed: bool
+    ) -> Page:
+        """One try, all of it under one epoch: owners of different epochs make no majority. Raises Stale besides."""
         per_shard = min(limit, limit * 3 // (2 * space.shards) + 8) if space.shards > 1 else limit
         shards = []
         for number in range(space.shards):
             prefix = space.prefix(number)
             owners = self._ring.owners_of_row(prefix)
-            shards.append(_Shard(prefix, owners, self._prefer(owners), len(owners) // 2 + 1))
+            shards.append(_Shard(prefix, owners, self._prefer(owners.everyone), owners.need))
         gate = -2 - gate if closed else gate
-        ask = (start, end, per_shard, gate)
-        await self._first_round(shards, ask)
-        doubtful = [shard for shard in shards if not self._agrees(shard)]
+        ask = (self._ring.tag, start, end, per_shard, gate)
+        settled = [shard for shard in shards if not shard.owners.joint]
+        if settled:
+            await self._first_round(settled, ask)
+        doubtful = [shard for shard in shards if shard.owners.joint or not self._agrees(shard)]
         if doubtful:
             self.counts["doubtful_shards"] += len(doubtful)
             await self._second_round(doubtful, ask)
@@ -234,11 +264,15 @@ class Scans:
         batches: dict[tuple[str, int], list[_Shard]] = {}
         for shard in shards:
             shard.rows = None
-            for member in shard.owners:
+            for member in shard.owners.everyone:
                 batches.setdefault((member, ROWS), []).append(shard)
         asked = self._ask_all(batches, ask, second=True)
-        if await self._gather(asked, shards, lambda shard: len(shard.answers) >= shard.need, SCAN_S):
+        if await self._gather(asked, shards, lambda shard: shard.owners.majority(shard.answered), SCAN_S):
             return
+        for one in asked:
+            newer = one.round.refused_with(STALE)
+            if newer is not None:
+                raise Stale(newer[1])
         for one in asked:
             refusal = one.round.refused_with(GATE_REFUSED)
             if refusal is not None:
@@ -258,7 +292,8 @@ class Scans:
     def _ask(
         self, member: str, mode: int, batch: list[_Shard], ask: tuple[Any, ...], *, second: bool = False
     ) -> _Asked:
-        message = (SCAN, self._ring.tag, [shard.prefix for shard in batch], *ask, mode)
+        tag, *rest = ask
+        message = (SCAN, tag, [shard.prefix for shard in batch], *rest, mode)
         one = Round(self._env, self._send, message, 1, SCAN_S if mode == ROWS else SCAN_S / 2 + HEDGE_S)
         one.start([member])
         return _Asked(member, mode, batch, second, one)

@@ -28,6 +28,14 @@ LIST_MOST = 1_000
 FETCH_KEYS_MOST = 256
 
 
+class CopyFailed(Unavailable):
+    """A peer did not give what was asked of it for copying; ask again, or another one."""
+
+    def __init__(self, member: str, story: str) -> None:
+        super().__init__(f"cannot compare with {member}: {story}")
+        self.member = member
+
+
 class Ring(Protocol):
     @property
     def tag(self) -> int: ...
@@ -35,11 +43,13 @@ class Ring(Protocol):
 
 @dataclass(slots=True)
 class Pulled:
-    """What a pull did. `settled`: rows that could not simply be applied; `bytes`: of messages' contents, both ways."""
+    """What a pull did. `settled`: rows that could not simply be applied; `missing`: what they speak of could not be had;
+    `bytes`: of messages' contents, both ways."""
 
     partitions: int = 0
     rows: int = 0
     settled: int = 0
+    missing: int = 0
     bytes: int = 0
 
 
@@ -67,6 +77,11 @@ class Side(Protocol):
         """Bring a row into order that cannot simply be applied. Raises Unavailable: try again later."""
 
 
+def differing_leaves(mine: bytes, theirs: bytes) -> list[int]:
+    """The numbers of the leaves in which two digests differ."""
+    return [at for at in range(LEAVES) if theirs[8 * at : 8 * at + 8] != mine[8 * at : 8 * at + 8]]
+
+
 class Copies:
     """Both ends of copying, on one peer."""
 
@@ -88,10 +103,11 @@ class Copies:
         return sorted(self._sides)
 
     async def build(self, side: Side, partitions: Sequence[int]) -> None:
-        """Have the digests of these partitions ready; lets others run between slices."""
+        """Have the digests of these partitions ready, the last of them surely; lets others run between slices."""
         for partition in partitions:
-            for _ in side.digests.build(partition):
-                await self._env.sleep(0)
+            while not side.digests.ready(partition):  # it may be dropped while it is built
+                for _ in side.digests.build(partition):
+                    await self._env.sleep(0)
 
     # --- the source's end
 
@@ -126,19 +142,25 @@ class Copies:
 
     def on_list(self, message: Any, reply: Reply) -> None:
         """(COPY_LIST, tag, side, partition, [leaf], after key) -> OK, [[key, version | None]], next key | None."""
-        _, _, number, partition, wanted, after = message
-        side, leaves = self._sides[number], set(wanted)
+        _, _, number, partition, leaves, after = message
+        reply((OK, *self.page(number, partition, leaves, after)))
+
+    def page(
+        self, number: int, partition: int, leaves: Sequence[int], after: bytes
+    ) -> tuple[list[tuple[bytes, bytes | None]], bytes | None]:
+        """This peer's rows of these leaves with their versions, a page from `after` on, and where the next begins."""
+        side, wanted = self._sides[number], set(leaves)
         found: list[tuple[bytes, bytes | None]] = []
         left = LIST_MOST
         for start, end in side.ranges(partition):
             if after >= end:
                 continue
             rows = side.listed(max(start, after), end, left)
-            found += [row for row in rows if leaf_of(row[0]) in leaves]
+            found += [row for row in rows if leaf_of(row[0]) in wanted]
             if len(rows) >= left:
-                return reply((OK, found, rows[-1][0] + b"\0"))
+                return found, rows[-1][0] + b"\0"
             left -= len(rows)
-        return reply((OK, found, None))
+        return found, None
 
     def on_fetch(self, message: Any, reply: Reply) -> None:
         """(COPY_FETCH, tag, side, [key]) -> OK, [[key, ...]] of a first part of the keys, at least one."""
@@ -154,7 +176,7 @@ class Copies:
         for at in range(0, len(partitions), PARTITIONS_MOST):
             some = list(partitions[at : at + PARTITIONS_MOST])
             await self.build(side, some)
-            roots = (await self._ask(member, (COPY_DIGESTS, tag, number, some)))[1]
+            roots = await self.roots(number, member, tag, some)
             pulled.bytes += 12 * len(some)
             for partition, root in zip(some, roots, strict=True):
                 await self._ready(side, partition)
@@ -171,15 +193,15 @@ class Copies:
         self, number: int, member: str, tag: int, partition: int, pulled: Pulled
     ) -> None:
         side = self._sides[number]
-        theirs = (await self._ask(member, (COPY_LEAVES, tag, number, partition)))[1]
+        theirs = await self.leaves(number, member, tag, partition)
         await self._ready(side, partition)
         mine = side.digests.leaves(partition)
         pulled.bytes += len(theirs)
-        differ = [at for at in range(LEAVES) if theirs[8 * at : 8 * at + 8] != mine[8 * at : 8 * at + 8]]
+        differ = differing_leaves(mine, theirs)
         behind = False
         after: bytes | None = b""
         while differ and after is not None:
-            _, listed, after = await self._ask(member, (COPY_LIST, tag, number, partition, differ, after))
+            listed, after = await self.listed(number, member, tag, partition, differ, after)
             pulled.bytes += sum(len(key) + len(version or b"") for key, version in listed)
             damaged = [key for key, version in listed if version is None]
             wanted = [key for key, version in listed if version is not None and side.lacks(key, version)]
@@ -197,16 +219,39 @@ class Copies:
         """Bring these rows from `member`. Raises Unavailable; what was copied by then stays."""
         side = self._sides[number]
         while keys:
-            _, found = await self._ask(member, (COPY_FETCH, tag, number, keys[:FETCH_KEYS_MOST]))
-            if not found:
-                raise Unavailable(f"{member} sent none of the rows it listed; it is tried again")
+            found = await self.rows(number, member, tag, keys)
             for key in await side.apply(found, pulled):
                 pulled.settled += 1
                 await side.settle(key, pulled)  # Y2, Y3
             keys = keys[len(found) :]
 
+    async def rows(self, number: int, member: str, tag: int, keys: Sequence[bytes]) -> list[Any]:
+        """The rows of a first part of the keys, at least one, as `Side.fetch` gives them, from a peer that is, and while we
+        are, in the epoch `tag` (Y4)."""
+        _, found = await self._ask(member, (COPY_FETCH, tag, number, list(keys[:FETCH_KEYS_MOST])))
+        if not found:
+            raise Unavailable(f"{member} sent none of the rows it listed; it is tried again")
+        if self._ring.tag != tag:
+            raise Unavailable("the ring changed while rows were copied; it is tried again")
+        return list(found)
+
+    async def roots(self, number: int, member: str, tag: int, partitions: Sequence[int]) -> list[bytes]:
+        """The digests of these partitions at another owner; at most PARTITIONS_MOST."""
+        return list((await self._ask(member, (COPY_DIGESTS, tag, number, list(partitions))))[1])
+
+    async def leaves(self, number: int, member: str, tag: int, partition: int) -> bytes:
+        """The leaves of one digest at another owner."""
+        return bytes((await self._ask(member, (COPY_LEAVES, tag, number, partition)))[1])
+
+    async def listed(
+        self, number: int, member: str, tag: int, partition: int, leaves: Sequence[int], after: bytes
+    ) -> tuple[list[Any], bytes | None]:
+        """Rows of these leaves with their versions, from `after` on, and where the next page begins, if there is one."""
+        _, found, more = await self._ask(member, (COPY_LIST, tag, number, partition, list(leaves), after))
+        return found, more
+
     async def _ask(self, member: str, message: tuple[Any, ...]) -> Any:
         one = Round(self._env, self._send, message, 1, ASK_S)
         if await one.start([member]):
             return one.oks[0][1]
-        raise Unavailable(f"cannot compare with {member}: {one.story()}")
+        raise CopyFailed(member, one.story())

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tools.cli import ringchange
 from tools.cli.output import Column, emit, emit_one, print_table, seconds_text, size_text
 from tools.cli.session import connect, split_target
 from tools.cli.settings import connects, current, lists
@@ -29,6 +30,7 @@ def share_text(share: Any) -> str:
 NODE_COLUMNS = (
     Column("NAME", lambda row: f"{row.get('name', '?')}{' *' if row.get('self') else ''}"),
     Column("STATE", lambda row: str(row.get("state", "?"))),
+    Column("RING", lambda row: str(row.get("ring", ""))),
     Column("ZONE", lambda row: str(row.get("zone", ""))),
     Column("API", lambda row: str(row.get("api_url") or "")),
     Column("HEARD", lambda row: "" if row.get("self") else seconds_text(row.get("last_heard_s")), right=True),
@@ -64,6 +66,10 @@ def node_show(name: str) -> None:
     with connect() as client:
         found = client.node(name)
     emit_one(found.raw, found.name, flattened(found.raw))
+
+
+for change in (ringchange.drain, ringchange.undrain, ringchange.remove, ringchange.set_node):
+    node.add_command(change)
 
 
 @click.group()
@@ -132,6 +138,10 @@ def ring_lookup(target: str) -> None:
         Column("API", lambda row: str(row.get("api_url") or "")),
     ]
     emit(told.get("owners", []), columns, lambda row: str(row.get("name")))
+
+
+ring.add_command(ringchange.set_replicas)
+ring.add_command(ringchange.abort)
 
 
 @click.group()

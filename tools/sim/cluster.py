@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -19,8 +18,13 @@ from typing import Any
 import msgpack
 
 from peer.errors import AtollError, Conflict, Full, Unavailable
+from peer.replication import meta
+from peer.replication.antientropy import AntiEntropy
 from peer.replication.identity import Amnesia
 from peer.replication.node import Replica
+from peer.replication.transition import Transition
+from peer.replication.workers import Workers
+from ring.changes import joined
 from ring.epoch import Epoch
 from ring.members import Member
 from ring.placement import place
@@ -35,6 +39,7 @@ from tools.sim.story import Story
 PARTITION_POWER = 8
 REPLICAS = 3
 CLIENT_DELAY_S = 0.0005
+BAD_START_S = 10.0
 
 
 class NotServing(Unavailable):
@@ -75,10 +80,9 @@ def founding_epoch(first: Member, chunk_bytes: int = 4 << 20) -> Epoch:
     )
 
 
-def grown(base: Epoch, joiner: Member) -> Epoch:
-    """The epoch with one member more."""
-    members = (*base.members, joiner)
-    return replace(base, number=base.number + 1, members=members, table=_table(base.table, members))
+def admitted(base: Epoch, joiner: Member) -> Epoch:
+    """The epoch with one member more, or `base` if it is in. Raises ChangeRefused."""
+    return joined(base, joiner)
 
 
 class SimPeer:
@@ -98,6 +102,8 @@ class SimPeer:
         self.replica: Replica | None = None
         self.serving = False
         self.refused = ""
+        self.transition: Transition | None = None
+        self.removed = False  # from the ring, for good
         self.doubtful = False  # an old copy of its disk ran once: the others may refuse the right one too
         self._requests: dict[asyncio.Future[Any], None] = {}
 
@@ -128,6 +134,7 @@ class SimPeer:
         env.on_task_failure = lambda name, error: cluster.task_failed(self, name, error)
         self.env = env
         self.rows = SimRows(self.disk, env, self.rng, cluster.story, self.traits)
+        meta.check(self.rows)
         link = cluster.network.link(self.id, env)
         replica = Replica(env, link, self.rows, self.id, cluster.unsafe)
         self.replica = replica
@@ -160,6 +167,29 @@ class SimPeer:
         cluster.story.event(self.name, "serves")
         self.serving = True
         cluster.on_serving(self)
+        if cluster.heals:
+            self._heal(env, replica)
+
+    def _heal(self, env: SimEnv, replica: Replica) -> None:
+        """Background work, as in a real peer."""
+        assert self.rows is not None
+        alive = self.cluster.network.link(self.id, env).is_alive
+        workers = Workers(env, self.rows)
+        transition = Transition(env, self.rows, replica, alive, workers.throttle, self.cluster.unsafe)
+        sweep = AntiEntropy(env, replica.me, replica.copies, lambda: replica.epochs.current, alive)
+        workers.add(transition)
+        if self.cluster.sweeping:
+            workers.add(sweep)
+        self.transition = transition
+
+        def changed(epoch: Epoch) -> None:
+            transition.wake()
+            sweep.wake()
+            if epoch.kind == "final" and epoch.member(self.id) is None:
+                env.spawn(self._leave(replica), "leave")
+
+        replica.on_epoch = changed
+        changed(replica.epoch)
 
     async def _join(self, env: SimEnv, replica: Replica) -> None:
         """Ask a running peer to be admitted; the answer is the epoch that contains us."""
@@ -170,20 +200,36 @@ class SimPeer:
             seed = seeds[self.rng.randrange(len(seeds))]
             seed_replica = seed.replica
             assert seed_replica is not None
-            epoch = await seed.request(lambda: seed_replica.admit(self.member, grown))
+            epoch = await seed.request(
+                lambda: seed_replica.change_ring(lambda base: admitted(base, self.member))
+            )
             await replica.epochs.installed(epoch)
         except Conflict as error:
-            self.cluster.story.safeguards["join refused"] += 1
-            self.stop(str(error))
-            await env.sleep(3600)
+            self.cluster.story.safeguards["change refused"] += 1
+            self.cluster.story.note(self.name, f"is not admitted yet: {error}")
+            await env.sleep(0.2 + 0.3 * self.rng.random())
         except AtollError:
             await env.sleep(0.2 + 0.2 * self.rng.random())
 
+    async def _leave(self, replica: Replica) -> None:
+        """The ring is without this peer: it ends once the others know."""
+        await replica.proposals.hand_on()
+        if replica.epoch.member(self.id) is None:
+            self.removed = True
+            self.stop("removed from the ring")
+
     def stop(self, why: str) -> None:
-        """The process ends itself."""
+        """The process ends itself; a machine that was removed from the ring is not started again."""
         self.refused = why
         env = self.env
-        self.cluster.loop.call_soon(lambda: self.crash() if self.env is env and env is not None else None)
+
+        def end() -> None:
+            if self.env is env and env is not None:
+                self.crash()
+            if self.removed and self in self.cluster.peers:
+                self.cluster.peers.remove(self)
+
+        self.cluster.loop.call_soon(end)
 
     def crash(self) -> None:
         """SIGKILL and power loss in one: what was not durable is gone."""
@@ -192,7 +238,7 @@ class SimPeer:
         self.env.kill()
         self.rows.crash()
         self.cluster.network.died(self.id)
-        self.env = self.rows = self.replica = None
+        self.env = self.rows = self.replica = self.transition = None
         self.serving = False
         requests, self._requests = self._requests, {}
         for answer in requests:
@@ -230,7 +276,7 @@ class SimPeer:
     def _watched(self, replica: Replica) -> Callable[[str, list[Any], Callable[[Any], None]], None]:
         """The replica's handler, counting the safeguards that show in its answers."""
         story, safeguards = self.cluster.story, self.cluster.story.safeguards
-        names = {peer.id: peer.name for peer in self.cluster.peers}
+        names = self.cluster.names
 
         def handle(sender: str, message: list[Any], reply: Callable[[Any], None]) -> None:
             answered = False
@@ -268,12 +314,37 @@ class Cluster:
         self.seed = seed
         self.unsafe = unsafe
         self.network = SimNetwork(loop, random.Random(f"network {seed}"), story)
-        self.peers = [SimPeer(self, index + 1) for index in range(peers)]
+        self.heals = True  # peers run the workers that keep registers in order
+        self.sweeping = True  # directed schedules arrange what anti-entropy would put right
+        self.names: dict[str, str] = {}
+        self.peers: list[SimPeer] = []
+        for _ in range(peers):
+            self.add()
         self.failures: list[str] = []
         self.counts: Counter[str] = Counter()
         self.on_start: Callable[[SimPeer], None] = lambda peer: None
         """Told of each process, its replica made and nothing begun; and, `on_serving`, when it is confirmed."""
         self.on_serving: Callable[[SimPeer], None] = lambda peer: None
+
+    def add(self) -> SimPeer:
+        """Another machine, with nothing on it."""
+        peer = SimPeer(self, len(self.names) + 1)
+        self.names[peer.id] = peer.name
+        self.peers.append(peer)
+        return peer
+
+    def newest(self) -> Epoch | None:
+        """The newest epoch that a running peer has."""
+        epochs = [peer.replica.epochs.current for peer in self.peers if peer.replica is not None]
+        return max(
+            (epoch for epoch in epochs if epoch is not None), key=lambda epoch: epoch.order, default=None
+        )
+
+    @property
+    def whole(self) -> bool:
+        """No change of the ring is under way, as far as anybody who runs knows."""
+        newest = self.newest()
+        return newest is not None and newest.kind == "final"
 
     async def found(self) -> None:
         """Found on the first peer and let the others join one by one, through any, mostly in bad weather."""
@@ -282,7 +353,10 @@ class Cluster:
         self.peers[0].start(founding_epoch(self.peers[0].member, self.chunk_bytes))
         for peer in self.peers[1:]:
             peer.start()
-        while not all(peer.serving for peer in self.peers):  # noqa: ASYNC110 - virtual time
+        until = self.loop.time() + BAD_START_S
+        while not (all(peer.serving for peer in self.peers) and self.whole):
+            if self.loop.time() > until:
+                self.network.weather = Weather()
             await asyncio.sleep(0.05)
         self.network.weather = Weather()
 
@@ -305,5 +379,9 @@ class Cluster:
             return
         for name, count in (*replica.registers.counts.items(), *replica.scans.counts.items()):
             self.counts[name] += count
+        if peer.transition is not None:
+            self.counts["partitions or rows merged"] += peer.transition.done
+            for name in ("settled", "discarded"):
+                self.counts[f"partitions or rows {name}"] += peer.transition.detail[name]
         self.counts["bound extensions"] += replica.acceptor.promises.extensions
         self.counts["damaged rows met"] += replica.acceptor.damaged

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tools.sim import linear, schedules
+from tools.sim import linear, ringschedules, schedules
 from tools.sim.faults import Climate
 from tools.sim.schedules import Schedule
 from tools.sim.workload import Habits
@@ -42,7 +42,7 @@ LISTERS = {linear.GET: 10, linear.PUT: 15, linear.DELETE: 15, linear.PUT_IF_ABSE
 CONTROLS = {
     control.name: control
     for control in (
-        Control("lying_disk", "fsync: a crash takes back commits that were acknowledged", 6),
+        Control("lying_disk", "fsync: a crash takes back commits that were acknowledged", 20),
         Control(
             "h_not_durable",
             "the durable bound H: a restarted owner forgets what it promised",
@@ -69,6 +69,36 @@ CONTROLS = {
             schedule=schedules.copy_of_a_disk,
         ),
         Control("list_one_owner", "a listing believes one owner", 4, Habits(mix=LISTERS)),
+        Control(
+            "joint_old_only",
+            "in a joint epoch a majority of the old owners is enough",
+            3,
+            schedule=ringschedules.old_owners_alone,
+        ),
+        Control(
+            "final_before_merged",
+            "final is proposed before every new owner has merged",
+            3,
+            schedule=ringschedules.stale_source,
+        ),
+        Control(
+            "merge_one_source",
+            "a new owner merges from one of the old ones",
+            3,
+            schedule=ringschedules.stale_source,
+        ),
+        Control(
+            "merge_unsettled",
+            "where old owners differ, a new one takes the higher value as it is",
+            3,
+            schedule=ringschedules.two_halves,
+        ),
+        Control(
+            "keep_former_rows",
+            "who owns a partition again still holds what it accepted in former times",
+            3,
+            schedule=ringschedules.ballots_of_former_times,
+        ),
     )
 }
 

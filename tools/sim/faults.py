@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from peer.errors import AtollError
-from tools.sim.cluster import Cluster, SimPeer, grown, member
-from tools.sim.disk import DiskTraits, SimDisk
+from tools.sim.cluster import Cluster, SimPeer
+from tools.sim.disk import DiskTraits
 from tools.sim.network import Weather
+from tools.sim.ringfaults import RingFaults
 
 FAULTS = {
     "bad weather": 16,
@@ -34,11 +34,15 @@ FAULTS = {
     "short queue": 5,
     "false suspicion": 5,
     "old disk": 4,
-    "lost disk": 3,
     "rotten row": 3,
-    "stranger joins": 2,
     "gates raised": 4,
+    "peer joins": 5,
+    "peer drains": 5,
+    "peer removed": 4,
+    "peer replaced": 4,
+    "change aborted": 4,
 }
+RING_FAULTS = ("peer joins", "peer drains", "peer removed", "peer replaced", "change aborted")
 CHUNK_FAULTS = {"rotten chunk": 6, "rotten rows": 3, "lost rows of chunks": 1}
 """Those of worlds that store chunks."""
 
@@ -64,8 +68,9 @@ class Nemesis:
         self.climate = climate
         self.running = True
         self.raise_gates: Callable[[], Awaitable[None]] | None = None
-        self._wrong_disk: str | None = None
+        self.wrong_disk: str | None = None  # the name of the machine that may lack what it acknowledged
         self._rotten = False
+        self.ring = RingFaults(self)
         self._spare = len(cluster.peers) >= 3  # one machine may be lost for a majority
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -89,13 +94,12 @@ class Nemesis:
             "short queue": self.short_queue,
             "false suspicion": self.false_suspicion,
             "old disk": self.old_disk,
-            "lost disk": self.lost_disk,
             "rotten row": self.rotten_row,
-            "stranger joins": self.stranger_joins,
             "gates raised": self.gates_raised,
             "rotten chunk": self.rotten_chunk,
             "rotten rows": self.rotten_rows,
             "lost rows of chunks": self.lost_rows,
+            **self.ring.actions(),
         }
         while self.running:
             await asyncio.sleep(self.rng.expovariate(1 / self.climate.every_s))
@@ -110,24 +114,33 @@ class Nemesis:
         """End every fault: fair weather, all machines up on their own disks."""
         self.running = False
         while self._tasks:
-            await asyncio.wait(self._tasks)
+            self._mend()  # a change of the ring may wait for a majority
+            await asyncio.wait(self._tasks, timeout=1.0)
+        self._mend()
+
+    def _mend(self) -> None:
         self.cluster.network.heal()
         for peer in self.cluster.peers:
             peer.disk.full = False
             if peer.env is not None and peer.env.paused:
                 peer.env.resume()
-            if not peer.running:
+            if not peer.running and peer.name != self.wrong_disk:
                 peer.start()
+
+    def may_lose(self) -> bool:
+        """Whether one machine more may lose what it acknowledged."""
+        doubtful = any(peer.doubtful for peer in self.cluster.peers)
+        return self._spare and not self._rotten and self.wrong_disk is None and not doubtful
 
     # --- drawing
 
-    def _peer(self) -> SimPeer:
+    def peer(self) -> SimPeer:
         return self.cluster.peers[self.rng.randrange(len(self.cluster.peers))]
 
-    def _note(self, fault: str, peer: SimPeer | None, what: str) -> None:
+    def note(self, fault: str, peer: SimPeer | None, what: str) -> None:
         self.cluster.story.fault(fault, peer.name if peer is not None else "world", what)
 
-    def _short_s(self, most_s: float) -> float:
+    def short_s(self, most_s: float) -> float:
         """Mostly short, sometimes long: most faults should end while requests still remember them."""
         return most_s * self.climate.scale * float(self.rng.random() ** 2.5)
 
@@ -151,8 +164,8 @@ class Nemesis:
     async def _weather(self, fault: str, mine: Weather) -> None:
         network = self.cluster.network
         network.weather = mine
-        self._note(fault, None, str(mine))
-        await asyncio.sleep(0.3 + self._short_s(6))
+        self.note(fault, None, str(mine))
+        await asyncio.sleep(0.3 + self.short_s(6))
         if network.weather is mine:
             network.weather = Weather()
 
@@ -171,9 +184,9 @@ class Nemesis:
 
     async def _cut(self, fault: str, cut: set[tuple[str, str]], text: str) -> None:
         network = self.cluster.network
-        self._note(fault, None, text)
+        self.note(fault, None, text)
         network.cut |= cut
-        await asyncio.sleep(0.1 + self._short_s(6))
+        await asyncio.sleep(0.1 + self.short_s(6))
         network.cut -= cut
         self.cluster.story.event("world", f"{fault} over: {text}")
 
@@ -181,44 +194,44 @@ class Nemesis:
         one, other = self.rng.sample(self.cluster.peers, 2)
         broken = self.cluster.network.reset(one.id, other.id)
         if broken:
-            self._note("reset", None, f"{one.name} - {other.name}, {broken} calls broken")
+            self.note("reset", None, f"{one.name} - {other.name}, {broken} calls broken")
 
     async def false_suspicion(self) -> None:
         one, other = self.rng.sample(self.cluster.peers, 2)
-        self._note("false suspicion", one, f"believes {other.name} dead")
+        self.note("false suspicion", one, f"believes {other.name} dead")
         self.cluster.network.doubted.add((one.id, other.id))
-        await asyncio.sleep(self._short_s(5))
+        await asyncio.sleep(self.short_s(5))
         self.cluster.network.doubted.discard((one.id, other.id))
 
     # --- machines
 
     async def crash(self) -> None:
-        peer = self._peer()
+        peer = self.peer()
         if peer.running:
-            self._note("crash", peer, "loses what was not durable")
+            self.note("crash", peer, "loses what was not durable")
             peer.crash()
-            await self._start_after(peer, self._short_s(4))
+            await self._start_after(peer, self.short_s(4))
 
     async def power_loss(self) -> None:
         up = [peer for peer in self.cluster.peers if peer.running]
-        self._note("power loss", None, "every machine at once")
+        self.note("power loss", None, "every machine at once")
         for peer in up:
             peer.crash()
-        await asyncio.gather(*(self._start_after(peer, self._short_s(2)) for peer in up))
+        await asyncio.gather(*(self._start_after(peer, self.short_s(2)) for peer in up))
 
     async def _start_after(self, peer: SimPeer, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        if not peer.running and self._wrong_disk != peer.name:
+        if not peer.running and self.wrong_disk != peer.name and not peer.removed:
             peer.start()
 
     async def pause(self, most_s: float = 6.0) -> None:
-        peer = self._peer()
+        peer = self.peer()
         if peer.env is None or peer.env.paused:
             return
         env = peer.env
-        self._note("pause", peer, "stands still")
+        self.note("pause", peer, "stands still")
         env.pause()
-        await asyncio.sleep(self._short_s(most_s))
+        await asyncio.sleep(self.short_s(most_s))
         if not env.dead:
             self.cluster.story.event(peer.name, "goes on")
             env.resume()
@@ -228,9 +241,9 @@ class Nemesis:
         await asyncio.gather(self.pause(3.0), self.pause(3.0), self.crash())
 
     async def clock_jump(self) -> None:
-        peer = self._peer()
+        peer = self.peer()
         jump_s = self.rng.choice([-1, 1]) * self.rng.choice([0.01, 1, 60, 3600])
-        self._note("clock jump", peer, f"{jump_s:+} s")
+        self.note("clock jump", peer, f"{jump_s:+} s")
         peer.skew_s += jump_s
         if peer.env is not None:
             peer.env.skew_s = peer.skew_s
@@ -239,31 +252,31 @@ class Nemesis:
 
     async def slow_disks(self) -> None:
         slow = [peer for peer in self.cluster.peers if self.rng.random() < 0.7]
-        self._note("slow disks", None, " ".join(peer.name for peer in slow))
+        self.note("slow disks", None, " ".join(peer.name for peer in slow))
         for peer in slow:
             peer.traits.stall, peer.traits.stall_s = 0.7, 0.5
-        await asyncio.sleep(0.2 + self._short_s(3))
+        await asyncio.sleep(0.2 + self.short_s(3))
         if self.rng.random() < 0.5:
             await self.power_loss()
         for peer in slow:
             peer.traits.stall, peer.traits.stall_s = 0.01, 0.2
 
     async def full_disk(self) -> None:
-        peer = self._peer()
-        self._note("full disk", peer, "no room for anything")
+        peer = self.peer()
+        self.note("full disk", peer, "no room for anything")
         disk = peer.disk  # another one may be in its place by then
         disk.full = True
-        await asyncio.sleep(self._short_s(3))
+        await asyncio.sleep(self.short_s(3))
         disk.full = False
 
     async def short_queue(self) -> None:
         """Writes come faster than the disk takes them: few may wait, and then perhaps none."""
-        peer = self._peer()
+        peer = self.peer()
         soft = self.rng.choice([0, 1, 2, 4])
         hard = soft + self.rng.choice([0, 1, 2, 8])
-        self._note("short queue", peer, f"{soft} writes may wait, {hard} at most")
+        self.note("short queue", peer, f"{soft} writes may wait, {hard} at most")
         peer.traits.queue_soft, peer.traits.queue_hard = soft, hard
-        await asyncio.sleep(0.1 + self._short_s(3))
+        await asyncio.sleep(0.1 + self.short_s(3))
         peer.traits.queue_soft, peer.traits.queue_hard = DiskTraits.queue_soft, DiskTraits.queue_hard
 
     async def old_disk(self) -> None:
@@ -272,30 +285,28 @@ class Nemesis:
         The copy is from an earlier start, and all others have durably recorded the later one: what nobody that
         is up has heard of, nobody can know.
         """
-        peer = self._peer()
-        if not self._spare or self._wrong_disk is not None or not peer.running or self._rotten:
+        peer = self.peer()
+        if not self.may_lose() or not peer.running:
             return
-        if any(other.doubtful for other in self.cluster.peers):
-            return
-        self._wrong_disk = peer.name
+        self.wrong_disk = peer.name
         backup, starts = peer.disk.copy(), peer.starts
-        await asyncio.sleep(0.5 + self._short_s(4))
+        await asyncio.sleep(0.5 + self.short_s(4))
         if peer.starts == starts:
             if peer.running:
                 peer.crash()
             peer.start()
-            await self._until(lambda: peer.serving, 5)
-        await self._until(lambda: self._start_is_known(peer) or not peer.running, 10)
+            await self.until(lambda: peer.serving, 5)
+        await self.until(lambda: self._start_is_known(peer) or not peer.running, 10)
         confirmed = peer.serving and peer.starts > starts and self._start_is_known(peer)
         if peer.running:
             peer.crash()
         if confirmed:
             right, peer.disk = peer.disk, backup
-            self._note("old disk", peer, "comes back on a copy of its disk from an earlier start")
+            self.note("old disk", peer, "comes back on a copy of its disk from an earlier start")
             for _ in range(self.rng.randint(1, 3)):
-                await asyncio.sleep(self._short_s(1))
+                await asyncio.sleep(self.short_s(1))
                 peer.start()
-                await self._until(lambda: bool(peer.refused) and not peer.running, 0.5 + self._short_s(6))
+                await self.until(lambda: bool(peer.refused) and not peer.running, 0.5 + self.short_s(6))
                 if peer.serving and "no_amnesia_check" not in self.cluster.unsafe:
                     self.cluster.failures.append(
                         f"{peer.name} was let vote on an old copy of its disk at {self.cluster.loop.time():.3f}"
@@ -304,7 +315,7 @@ class Nemesis:
                     peer.crash()
             peer.disk = right
             peer.doubtful = True
-        self._wrong_disk = None
+        self.wrong_disk = None
         await self._start_after(peer, 0.0)
 
     def _start_is_known(self, peer: SimPeer) -> bool:
@@ -312,40 +323,15 @@ class Nemesis:
         boot = peer.replica.identity.boot if peer.replica is not None else 0
         return boot > 0 and all(other.remembers(peer.id) >= boot for other in others)
 
-    async def lost_disk(self) -> None:
-        """Start on an empty disk: a stranger with a new id, which a ring that holds rows does not admit."""
-        peer = self._peer()
-        if not self._spare or self._wrong_disk is not None:
-            return
-        self._wrong_disk = peer.name
-        if peer.running:
-            peer.crash()
-        right, own, peer.disk, peer.member = peer.disk, peer.member, SimDisk(), member(1000 + peer.starts)
-        self._note("lost disk", peer, "starts on an empty disk, as a stranger")
-        peer.start()
-        await asyncio.sleep(1 + self._short_s(4))
-        if peer.serving:
-            self.cluster.failures.append(f"{peer.name} was admitted to a ring that holds rows")
-        if peer.running:
-            peer.crash()
-        peer.disk, peer.member = right, own
-        self._wrong_disk = None
-        await self._start_after(peer, 0.0)
-
     async def rotten_row(self) -> None:
         """Flip a bit of one register on one machine; once a run, as a second copy may be the last good one."""
-        peer = self._peer()
-        if (
-            not self._spare
-            or self._rotten
-            or self._wrong_disk is not None
-            or any(p.doubtful for p in self.cluster.peers)
-        ):
+        peer = self.peer()
+        if not self.may_lose():
             return
         self._rotten = True
         key = peer.disk.corrupt(self.rng, "rows")
         if key is not None:
-            self._note("rotten row", peer, f"a bit of row {key!r} flipped")
+            self.note("rotten row", peer, f"a bit of row {key!r} flipped")
 
     async def rotten_chunk(self) -> None:
         """Flip a bit of some chunk, always on the same machine: there the second copy may lie, never the last."""
@@ -356,7 +342,7 @@ class Nemesis:
             data = bytearray(peer.disk.extents[extent])
             data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
             peer.disk.extents[extent] = bytes(data)
-            self._note("rotten chunk", peer, f"a bit of {extent} flipped")
+            self.note("rotten chunk", peer, f"a bit of {extent} flipped")
 
     async def rotten_rows(self) -> None:
         """Flip a bit of a row of some table, always on that same machine."""
@@ -365,38 +351,25 @@ class Nemesis:
         if self._spare:
             key = peer.disk.corrupt(self.rng, table)
             if key is not None:
-                self._note("rotten rows", peer, f"a bit of {key!r} of {table} flipped")
+                self.note("rotten rows", peer, f"a bit of {key!r} of {table} flipped")
 
     async def lost_rows(self) -> None:
         """That machine restarts without any row of a chunk or a reference: its segments tell what it holds."""
         peer = self.cluster.peers[0]
         if self._spare and peer.running:
-            self._note("lost rows of chunks", peer, "and restarts")
+            self.note("lost rows of chunks", peer, "and restarts")
             peer.crash()
             for table in ("chunks", "refs"):
                 peer.disk.tables[table].clear()
-            await self._start_after(peer, self._short_s(2))
-
-    async def stranger_joins(self) -> None:
-        """Somebody asks to be admitted to a ring that holds rows, through any peer."""
-        peer = self._peer()
-        replica = peer.replica
-        if replica is None or not peer.serving:
-            return
-        self._note("stranger joins", peer, "is asked to admit a stranger")
-        try:
-            await peer.request(lambda: replica.admit(member(99), grown))
-            self.cluster.failures.append("a stranger was admitted to a ring that holds rows")
-        except AtollError:
-            self.cluster.story.safeguards["join refused"] += 1
+            await self._start_after(peer, self.short_s(2))
 
     async def gates_raised(self) -> None:
         """The bucket's configuration changes while requests of the old one are under way."""
         if self.raise_gates is not None:
-            self._note("gates raised", None, "to the next generation")
+            self.note("gates raised", None, "to the next generation")
             await self.raise_gates()
 
-    async def _until(self, condition: Callable[[], bool], most_s: float) -> None:
+    async def until(self, condition: Callable[[], bool], most_s: float) -> None:
         until = self.cluster.loop.time() + most_s
         while not condition() and self.cluster.loop.time() < until:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.05)

@@ -32,7 +32,7 @@ from tools.sim import linear
 from tools.sim.cluster import Cluster, Gone, NotServing, SimPeer
 from tools.sim.damage import damaged
 from tools.sim.extents import BULK, SimBulk, SimExtents
-from tools.sim.faults import CHUNK_FAULTS, FAULTS, Climate, Nemesis
+from tools.sim.faults import CHUNK_FAULTS, FAULTS, RING_FAULTS, Climate, Nemesis
 from tools.sim.linear import Op
 from tools.sim.loop import Crashed, Deadlock, Stuck, VirtualLoop
 from tools.sim.story import Story
@@ -42,7 +42,7 @@ CHUNK_BYTES = 256
 INLINE_MAX = 24
 CONTENTS = 8
 CALM_S = 600.0
-LEFT_OUT = ("rotten row", "gates raised", "stranger joins", "lost disk", "old disk")
+LEFT_OUT = ("rotten row", "gates raised", "old disk", *RING_FAULTS)
 WEIGHTS = {name: weight for name, weight in FAULTS.items() if name not in LEFT_OUT} | CHUNK_FAULTS
 MIX = {linear.GET: 30, linear.PUT: 30, linear.DELETE: 12, linear.PUT_IF_ABSENT: 8}
 
@@ -149,6 +149,7 @@ class ObjectWorld:
         self.story = Story(self.loop.time, story)
         unsafe = options.unsafe
         self.cluster = Cluster(self.loop, self.story, seed, options.peers, unsafe, chunk_bytes=CHUNK_BYTES)
+        self.cluster.heals = False  # a store brings its own workers
         self.cluster.on_start = self._started
         self.cluster.on_serving = lambda peer: self.stores[peer.name].begin()
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)

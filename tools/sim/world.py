@@ -10,6 +10,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from peer.errors import Corrupt
+from peer.replication.keys import partition_in
+from peer.replication.value import BALLOT_SLICE, decode_row
 from tools.sim import linear
 from tools.sim.cluster import Cluster
 from tools.sim.faults import Climate, Nemesis
@@ -23,7 +26,8 @@ from tools.sim.workload import Habits, Workload
 LEAST_OPERATIONS = 500
 LEAST_FAULTS = 5
 MOST_S = 180.0
-HEAL_S = 30.0
+HEAL_S = 60.0
+CONVERGE_S = 200.0
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,10 @@ class World:
     def __init__(self, seed: int, options: Options, story: bool = False, details: bool = False) -> None:
         self.seed = seed
         self.options = options
-        self.loop = VirtualLoop(limit_s=MOST_S + 120)
+        self.loop = VirtualLoop(limit_s=MOST_S + 120 + CONVERGE_S)
         self.story = Story(self.loop.time, story, details)
         self.cluster = Cluster(self.loop, self.story, seed, options.peers, options.unsafe)
+        self.cluster.sweeping = options.schedule is None
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"), options.habits)
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)
         self.nemesis.raise_gates = self.workload.raise_gates
@@ -131,6 +136,10 @@ class World:
         while True:
             expected = [peer for peer in self.cluster.peers if not (peer.doubtful and peer.refused)]
             down = [f"{peer.name} ({peer.refused or 'starting'})" for peer in expected if not peer.serving]
+            newest = self.cluster.newest()
+            assert newest is not None
+            if newest.kind != "final":
+                down.append(f"the ring ({newest.number} {newest.kind})")
             if not down:
                 break
             await asyncio.sleep(0.1)
@@ -138,13 +147,58 @@ class World:
                 self.problems.append(f"not serving {HEAL_S:.0f} s after the last fault: {', '.join(down)}")
                 return
         await asyncio.sleep(6.0)  # beyond every budget and every message still under way
-        for peer in expected:
+        for peer in [peer for peer in expected if newest.member(peer.id) is not None]:
             for key in self.workload.keys:
                 op = await self.workload.operate("final", peer, linear.GET, key)
                 if op.outcome not in (linear.OK, linear.ABSENT):
                     self.problems.append(f"{peer.name} cannot read {key} in a healed cluster: {op}")
             if not await self.workload.list_page("final", peer):
                 self.problems.append(f"{peer.name} cannot list in a healed cluster")
+        if self.cluster.sweeping:
+            await self._converge()
+
+    async def _converge(self) -> None:
+        """P7: all owners come to hold the same, and nobody else holds anything."""
+        until = self.loop.time() + CONVERGE_S
+        while (apart := self._apart()) and self.loop.time() < until:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(2.0)
+        if apart:
+            self.problems.append(f"P7 not healed {CONVERGE_S:.0f} s after the last fault: {apart}")
+
+    def _apart(self) -> str:
+        """What is not in its final order yet; "" if everything is."""
+        newest = self.cluster.newest()
+        assert newest is not None
+        rows: dict[int, dict[str, list[tuple[bytes, bytes]]]] = {}
+        rotten: set[int] = (
+            set()
+        )  # partitions with a row that rotted behind its owner's back, which scrub will find
+        for peer in self.cluster.peers:
+            if newest.member(peer.id) is None:
+                continue
+            if peer.replica is None or not peer.serving:
+                if peer.doubtful:
+                    continue
+                return f"{peer.name} is down"
+            if peer.replica.epochs.current != newest:
+                return f"{peer.name} is not in epoch {newest.number}"
+            for key, row in peer.disk.tables["rows"].items():
+                held = rows.setdefault(partition_in(key), {})
+                try:
+                    decode_row(key, row)
+                except Corrupt:
+                    rotten.add(partition_in(key))
+                held.setdefault(peer.id, []).append((key, row[BALLOT_SLICE]))
+        serving = {peer.id for peer in self.cluster.peers if peer.serving}
+        for partition in sorted(rows.keys() - rotten):
+            held = rows[partition]
+            owners = newest.table.owners(partition)
+            for holder in sorted(held):
+                if holder not in owners:
+                    return f"{self.cluster.names[holder]} holds rows of partition {partition}, which it does not own"
+            if any(held.get(owner) != next(iter(held.values())) for owner in owners if owner in serving):
+                return f"the owners of partition {partition} hold different rows"
+        return ""
 
     def _judge(self) -> None:
         work = self.workload

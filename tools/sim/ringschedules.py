@@ -1,0 +1,265 @@
+"""Directed schedules for changes of the ring.
+
+The first ones break a promise if, and only if, one safeguard of architecture.md, section 5, is missing. The last two are
+plays of which every one must end well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from peer.errors import AtollError
+from peer.replication.keys import partition_in
+from peer.replication.messages import (
+    ACCEPT,
+    COPY_DIGESTS,
+    COPY_FETCH,
+    COPY_LEAVES,
+    COPY_LIST,
+    EPOCH_ACCEPT,
+    EPOCH_DECIDED,
+    PREPARE,
+)
+from ring.changes import drained, joined, replaced, undrained
+from ring.epoch import Epoch
+from tools.sim import linear
+from tools.sim.cluster import SimPeer
+from tools.sim.workload import SPACE
+
+if TYPE_CHECKING:
+    from tools.sim.world import World
+
+LOST = -1.0
+COPIES = (COPY_DIGESTS, COPY_LEAVES, COPY_LIST, COPY_FETCH)
+PATIENCE_S = 40.0
+GIVEN_UP_S = 6.0  # after so long no coordinator goes on with a change
+
+
+async def old_owners_alone(world: World) -> None:
+    """In joint, with everything merged, a put reaches two of the old owners and one of the new. Final comes, that one dies.
+
+    Whoever counts old owners only has acknowledged a write that the new ones do not hold.
+    """
+    x, a, b, d, key = await _joining(world)
+    network, work = world.cluster.network, world.workload
+    d.start()
+    network.rule = lambda *what: LOST if what[2] == EPOCH_ACCEPT and world.cluster.whole is False else None
+    await _until(world, lambda: d.serving and all(_merged(peer) for peer in world.cluster.peers))
+    closed = {(x.id, b.id), (x.id, d.id)}
+    network.rule = lambda *what: (
+        LOST if what[2] == EPOCH_ACCEPT or (what[2] == ACCEPT and what[:2] in closed) else None
+    )
+    await work.operate("c1", x, linear.PUT, key, patience_s=5.0)
+    network.rule = lambda *what: LOST if what[2] in COPIES else None
+    await _until(world, lambda: world.cluster.whole)
+    world.story.fault("crash", a.name, "takes what only it knows of the new owners with it")
+    a.crash()
+    await work.operate("c2", b, linear.GET, key)
+    a.start()
+
+
+async def stale_source(world: World) -> None:
+    """A put is chosen without A. A new owner takes the place of another one, from A alone or waiting for nobody, and
+    B dies."""
+    x, a, b, d, key = await _joining(world)
+    network, work = world.cluster.network, world.workload
+    network.rule = lambda *what: LOST if what[1] == a.id and what[2] in (ACCEPT, *COPIES) else None
+    await work.operate("c1", b, linear.PUT, key)
+    d.start()
+    hidden = {b.id, x.id}
+    network.rule = lambda *what: (
+        LOST if what[2] in COPIES and ((what[0] == d.id and what[1] in hidden) or what[0] == a.id) else None
+    )
+    await _until(world, lambda: d.serving and world.cluster.whole)
+    network.rule = lambda *what: LOST if what[2] in COPIES else None
+    world.story.fault("crash", b.name, "takes its copy with it")
+    b.crash()
+    await work.open_gates()  # a new owner that merged nothing has them then
+    for reader in (a, d):
+        await work.operate("c2", reader, linear.GET, key)
+    b.start()
+
+
+async def two_halves(world: World) -> None:
+    """Two creators leave what they made on one old owner each, K's above M's and made without it. D takes X's place.
+
+    D merges M and X, who differ. If it just takes the higher value, two of three new owners hold M's, and a reader takes
+    that for chosen; the next one meets K's.
+    """
+    _x, m, k, d, key = await _joining(world)
+    network, work = world.cluster.network, world.workload
+    network.rule = lambda *what: (
+        LOST if (what[2] == ACCEPT and what[0] == m.id) or what[2] in COPIES else None
+    )
+    await work.operate("c1", m, linear.PUT_IF_ABSENT, key, patience_s=4.0)
+    await asyncio.sleep(GIVEN_UP_S)
+    network.rule = lambda *what: (
+        LOST
+        if (what[0] == k.id and (what[2] == ACCEPT or what[1:] == (m.id, PREPARE))) or what[2] in COPIES
+        else None
+    )
+    await work.operate("c2", k, linear.PUT_IF_ABSENT, key, patience_s=4.0)
+    await asyncio.sleep(GIVEN_UP_S)
+    apart = {(d.id, k.id), (m.id, k.id), (k.id, m.id)}
+    network.rule = lambda *what: LOST if what[2] in COPIES and what[:2] in apart else None
+    d.start()
+    await _until(world, lambda: d.serving and world.cluster.whole)
+    network.rule = lambda *what: LOST if what[2] in COPIES else None
+    network.doubted |= {(m.id, k.id), (k.id, m.id)}
+    for number, reader in enumerate((m, k)):
+        await work.operate(f"r{number}", reader, linear.GET, key)
+
+
+async def ballots_of_former_times(world: World) -> None:
+    """D, its clock an hour ahead, accepts what nobody else does, and drains. Others write. Then D owns the key again.
+
+    If it still holds what it accepted then, its ballot is the highest.
+    """
+    cluster, work, network = world.cluster, world.workload, world.cluster.network
+    for _ in range(2):
+        cluster.add().start()
+        await _until(world, lambda: all(peer.serving for peer in cluster.peers) and cluster.whole)
+    key = world.rng.choice(work.keys)
+    d, o, other = (cluster.by_id(owner) for owner in _owners(world, key))
+    d.skew_s += 3600
+    assert d.env is not None
+    d.env.skew_s = d.skew_s
+    network.rule = lambda *what: (
+        LOST if what[0] == d.id and (what[2] == ACCEPT or what[1:] == (other.id, PREPARE)) else None
+    )
+    network.doubted.add((d.id, other.id))
+    await work.operate("c1", d, linear.PUT_IF_ABSENT, key, patience_s=2.0)
+    await asyncio.sleep(GIVEN_UP_S)
+    world.story.fault("crash", d.name, "its disk keeps what it accepted")
+    d.crash()
+    d.skew_s -= 3600
+    network.rule = None
+    for leaver in (d, o):
+        await _change(world, other, lambda base, leaver=leaver: drained(base, leaver.id))  # type: ignore[misc]
+    await work.operate("c2", other, linear.PUT, key)
+    d.start()
+    await _until(world, lambda: d.serving)
+    await _change(world, other, lambda base: undrained(base, d.id))
+    third = next(owner for owner in _active(world) if owner not in (d.id, other.id))
+    await _change(world, other, lambda base: drained(base, third))
+    for reader in (other, d):
+        await work.operate("c3", reader, linear.GET, key)
+
+
+async def restart_with_one_behind(world: World) -> None:
+    """Everybody restarts, one stays down, a new one joins, and one member does not hear of it: clients work through all."""
+    cluster, work, network = world.cluster, world.workload, world.cluster.network
+    down, behind, up = world.rng.sample(cluster.peers, 3)
+    for key in work.keys:
+        await work.operate("c1", up, linear.PUT, key)
+    for peer in (down, behind, up):
+        peer.crash()
+    cluster.sweeping = True
+    for peer in (behind, up):
+        peer.start()
+    await _until(world, lambda: up.serving and behind.serving)
+    network.rule = lambda *what: LOST if what[1:] == (behind.id, EPOCH_DECIDED) else None
+    network.doubted.add((cluster.peers[0].id, behind.id))
+    joiner = cluster.add()
+    joiner.start()
+    await _until(world, lambda: joiner.serving)
+    for key in work.keys:
+        for peer in (behind, up, joiner):
+            await work.operate("c2", peer, linear.PUT_IF_MATCH, key)
+            await work.operate("c2", peer, linear.GET, key)
+    world.story.event("world", "the last one comes back")
+    down.start()
+    await _until(world, lambda: down.serving and cluster.whole)
+
+
+async def accepted_on_two(world: World) -> None:
+    """A put is accepted on A and B, A dies before it can say so, and for good; D takes its place. All keep reading."""
+    cluster, work, network = world.cluster, world.workload, world.cluster.network
+    a, b, c = world.rng.sample(cluster.peers, 3)
+    key = work.keys[0]
+    await work.operate("c1", c, linear.PUT, key)
+    network.rule = lambda *what: LOST if what[:2] == (a.id, c.id) and what[2] == ACCEPT else None
+    put = world.loop.create_task(work.operate("c1", a, linear.PUT, key), name="scheduled request")
+    await asyncio.sleep(0.004 + 0.003 * world.rng.random())
+    a.crash()
+    a.removed = True
+    cluster.peers.remove(a)
+    network.rule = None
+    d = cluster.add()
+    change = world.loop.create_task(
+        _change(world, b, lambda base: replaced(base, a.id, d.member)), name="replacement"
+    )
+    await _until(
+        world, lambda: d.id in {m.id for peer in (b, c) if peer.replica for m in peer.replica.epoch.members}
+    )
+    d.start()
+    while not (change.done() and d.serving and cluster.whole):
+        for number, reader in enumerate((b, c, d)):
+            await work.operate(f"r{number}", reader, linear.GET, key)
+        await asyncio.sleep(0.2)
+    await asyncio.gather(put, change)
+    for number, reader in enumerate((d, c, b)):
+        await work.operate(f"r{number}", reader, linear.GET, key)
+
+
+# --- inside
+
+
+async def _joining(world: World) -> tuple[SimPeer, SimPeer, SimPeer, SimPeer, str]:
+    """A machine that will take X's place as an owner of `key` beside A and B: (X, A, B, that machine, key)."""
+    cluster, newest = world.cluster, world.cluster.newest()
+    assert newest is not None
+    d = cluster.add()
+    table = joined(newest, d.member).table
+    for key in world.workload.keys:
+        new = table.owners(partition_in(SPACE.row_key(key.encode())))
+        if d.id in new:
+            old = _owners(world, key)
+            x = next(owner for owner in old if owner not in new)
+            a, b = world.rng.sample([owner for owner in old if owner != x], 2)
+            cast = [cluster.by_id(owner) for owner in (x, a, b)]
+            world.story.event(
+                "world", f"X is {cast[0].name}, A {cast[1].name}, B {cast[2].name}, D {d.name}, key {key}"
+            )
+            return cast[0], cast[1], cast[2], d, key
+    raise AssertionError("the new machine gets none of the keys; add more of them")
+
+
+def _owners(world: World, key: str) -> tuple[str, ...]:
+    newest = world.cluster.newest()
+    assert newest is not None
+    return newest.table.owners(partition_in(SPACE.row_key(key.encode())))
+
+
+def _active(world: World) -> list[str]:
+    newest = world.cluster.newest()
+    assert newest is not None
+    return [member.id for member in newest.members if newest.table.partitions_of(member.id)]
+
+
+def _merged(peer: SimPeer) -> bool:
+    epoch = peer.replica.epochs.current if peer.replica is not None else None
+    transition = peer.transition
+    return epoch is not None and epoch.kind == "joint" and transition is not None and transition.merged
+
+
+async def _change(world: World, through: SimPeer, change: Callable[[Epoch], Epoch]) -> None:
+    """Have the ring changed, and wait until that is done."""
+    replica = through.replica
+    assert replica is not None
+    while True:
+        try:
+            await through.request(lambda: replica.change_ring(change))
+            break
+        except AtollError:
+            await asyncio.sleep(0.2)
+    await _until(world, lambda: world.cluster.whole)
+
+
+async def _until(world: World, condition: Callable[[], bool]) -> None:
+    """Wait, for a while: where a safeguard holds things up, the play goes on without."""
+    until = world.loop.time() + PATIENCE_S
+    while not condition() and world.loop.time() < until:  # noqa: ASYNC110 - virtual time
+        await asyncio.sleep(0.02)
