@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
 from peer.bulkservice import NAME_CHUNK
-from peer.errors import AtollError, Corrupt, Full, NotFound, Unavailable
+from peer.errors import AtollError, Corrupt, Full, NotFound
 from peer.replication.chunkrows import LIVE, chunk_key, decode_chunk_row, named_extents
 from peer.replication.chunks import Chunks
 from peer.replication.env import Write
@@ -27,6 +27,7 @@ from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STO
 from peer.storage.records import Extent
 from tests.replication_world import POWER, Peer, Scenario, World, simulate, until
 from tools.sim.disk import SimRows
+from tools.sim.extents import Transfer
 
 BULK = 90
 CHUNK_BYTES = 512 * 1024
@@ -157,25 +158,6 @@ class WatchedRows:
                     "C1: named before it was synced"
                 )
         self._rows.commit(writes, done)
-
-
-class Transfer:
-    """One bulk call under way; `cancel` ends it early."""
-
-    def __init__(self, done: Callable[[Any], None]) -> None:
-        self._done: Callable[[Any], None] | None = done
-
-    @property
-    def ended(self) -> bool:
-        return self._done is None
-
-    def end(self, result: Any) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            done(result)
-
-    def cancel(self) -> None:
-        self.end(Unavailable("the transfer was cut off"))
 
 
 class SimBulk:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.cluster_tools import MIB, content, wait_until
 from tests.cluster_world import Answer, ClusterWorld
+from tools.chaos.machines import NoDisk, small_disk
 from tools.devlayout import DevError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -26,26 +26,14 @@ IN_DOUBT = {"in-doubt"}
 
 
 @contextmanager
-def small_disk(directory: Path) -> Iterator[Path]:
-    """A file system of DISK bytes, an ext4 in a file; skips where mounting is not allowed."""
-    image, mounted = directory / "disk", directory / "mounted"
-    mounted.mkdir()
-    with image.open("wb") as file:
-        file.truncate(DISK)
-    for command in (
-        ["mkfs.ext4", "-q", "-m", "0", str(image)],
-        ["mount", "-o", "loop", str(image), str(mounted)],
-    ):
+def disk_or_skip(directory: Path) -> Iterator[Path]:
+    """A file system of DISK bytes; skips where mounting is not allowed."""
+    with ExitStack() as stack:
         try:
-            ran = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError as missing:
-            pytest.skip(f"{missing.filename} is not installed; install it with: make test-deps")
-        if ran.returncode != 0:
-            pytest.skip(f"cannot mount a disk here: {ran.stderr.strip()}")
-    try:
+            mounted = stack.enter_context(small_disk(directory, DISK))
+        except NoDisk as why:
+            pytest.skip(f"cannot make a small disk here: {why}; mkfs.ext4 comes with: make test-deps")
         yield mounted
-    finally:
-        subprocess.run(["umount", str(mounted)], check=True)
 
 
 def fill(path: Path, leave: int = 0) -> None:
@@ -118,7 +106,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     """Goal: chunks stop at the floor with 507 while small objects still go; on a disk with no byte left both are
     refused and reads go on; a restart then says what it lacks, and with a few MiB serves again; with space given back
     all is as before."""
-    with small_disk(tmp_path) as disk, ClusterWorld(disk, 1, replicas=1) as world:
+    with disk_or_skip(tmp_path) as disk, ClusterWorld(disk, 1, replicas=1) as world:
         assert world.call("PUT", "/v1/buckets/disk", b'{"shards": 4}').status == 201
         with (disk / "somebody-elses").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, 128 * MIB)

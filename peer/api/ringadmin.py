@@ -60,8 +60,9 @@ class RingAdmin:
             return await self._run(f"remove {node.name}", lambda base: removed(base, node.id), plan)
         if not plan:
             await self._replica.change_ring(lambda base: aborted(base) if base == joint else base)
-        change: Change = lambda base: redone_without(base, joint, node.id)  # noqa: E731
-        return await self._run(f"remove {node.name}", change, plan, aborted(joint))
+        return await self._run(
+            f"remove {node.name}", lambda base: redone_without(base, joint, node.id), plan, aborted(joint)
+        )
 
     async def revise(self, name: str, wanted: dict[str, Any], *, plan: bool) -> dict[str, Any]:
         """Another capacity (bytes) or zone for a peer."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from peer.errors import AtollError
+from ring.epoch import Epoch
 
 Reply = Callable[[tuple[Any, ...]], None]
 Done = Callable[[Any], None]
@@ -19,6 +20,15 @@ Write = tuple[str, Any, bytes | None]
 
 class Cancellable(Protocol):
     def cancel(self) -> None: ...
+
+
+class Ring(Protocol):
+    """The ring as this peer has it now."""
+
+    @property
+    def tag(self) -> int: ...
+    @property
+    def epoch(self) -> Epoch: ...
 
 
 class Chance(Protocol):

@@ -43,9 +43,9 @@ from peer.errors import AtollError
 from . import meta
 from .attempts import ATTEMPT_BYTES
 from .chunkrows import NAME_END, chunk_key
-from .env import Env, Reply, RowStore
+from .env import Env, Reply, Ring, RowStore
 from .holder import Holder, answer_to
-from .loose import Loose, Ring, live_sets
+from .loose import Loose, live_sets
 from .messages import DROP, OK
 from .quorum import Round, Send
 from .verdicts import Verdicts

@@ -20,7 +20,6 @@ from blake3 import blake3
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Full, NotFound
 from peer.storage.records import Extent
-from ring.epoch import Epoch
 
 from .chunkrows import (
     LIVE,
@@ -31,7 +30,7 @@ from .chunkrows import (
     encode_chunk_row,
     encode_reference,
 )
-from .env import Done, Env, Reply, RowStore, Write
+from .env import Done, Env, Reply, Ring, RowStore, Write
 from .held import Held
 from .hints import Hints
 from .messages import BUSY, FAILED, IS_FULL, MISSING, OK, STALE, status_of
@@ -57,11 +56,7 @@ class Disk(Protocol):
     def unnamed(self, extent: Extent) -> None: ...
 
 
-class ChunkRing(Protocol):
-    @property
-    def tag(self) -> int: ...
-    @property
-    def epoch(self) -> Epoch: ...
+class ChunkRing(Ring, Protocol):
     def prefer(self, owners: Iterable[str]) -> list[str]: ...
     def places_of(self, name: bytes) -> list[str]: ...
     def fallbacks(self, partition: int) -> tuple[str, ...]: ...

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ring.epoch import Epoch
 
-from .env import Env, Reply, RowStore
+from .env import Env, Reply, Ring, RowStore
 from .holder import Holder
 from .messages import HELD, OK, REFERENCES
 from .quorum import Round, Send
@@ -20,13 +20,6 @@ REFERENCES_MOST = 1_000
 LOOSE_MOST = 100_000
 RETRY_S = 30.0
 ASK_S = 5.0
-
-
-class Ring(Protocol):
-    @property
-    def tag(self) -> int: ...
-    @property
-    def epoch(self) -> Epoch: ...
 
 
 def partition_in(key: bytes) -> int:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from peer.errors import AtollError, Corrupt
-from ring.epoch import Epoch
 
 from .acceptor import Acceptor
 from .ballot import BALLOT_BYTES, NONE, ceiling
-from .env import Env, Reply, RowStore
+from .env import Env, Reply, Ring, RowStore
 from .keys import ranges_of
 from .messages import COPY_DIGESTS, FAILED, OK, PURGE, PURGE_PROMISE, status_of
 from .quorum import Poll, Send
@@ -32,13 +31,6 @@ ROWS_A_SLICE = 500
 ROWS_A_COMMIT = 1_000
 ASK_S = 5.0
 _HIGHEST = b"\xff" * BALLOT_BYTES
-
-
-class Ring(Protocol):
-    @property
-    def tag(self) -> int: ...
-    @property
-    def epoch(self) -> Epoch: ...
 
 
 class Purge(Worker):

@@ -24,13 +24,12 @@ import msgpack
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, NotFound
 from peer.storage.records import Extent
-from ring.epoch import Epoch
 
 from . import meta
 from .attempts import ATTEMPT_BYTES
 from .chunkrows import LIVE, LOST, NAME_END, chunk_key, decode_chunk_row, decode_reference
 from .chunksync import ChunkSide
-from .env import Env, RowStore
+from .env import Env, Ring, RowStore
 from .holder import Holder
 from .loose import live_sets
 from .messages import REFERENCES
@@ -66,13 +65,6 @@ class Disk(Protocol):
         self, segment: int, buffer: Buffer, named: Callable[[bytes, Extent], bool],
         done: Callable[[int | AtollError], None],
     ) -> None: ...  # fmt: skip
-
-
-class Ring(Protocol):
-    @property
-    def tag(self) -> int: ...
-    @property
-    def epoch(self) -> Epoch: ...
 
 
 class Scrub(Worker):

@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from peer.errors import AtollError, Corrupt
-from ring.epoch import Epoch
 
 from .attempts import ASKED_MOST, OVER, Attempts, coordinator_of
-from .env import Env, Reply
+from .env import Env, Reply, Ring
 from .gates import gate_passed
 from .keys import OBJECT, gate_key_of, partition_in
 from .messages import ATTEMPTS, NAMED, NO_GATE, OK
@@ -39,11 +38,7 @@ Pair = tuple[bytes, bytes]
 """(row key of the head a reference points back to, attempt)."""
 
 
-class Ring(Protocol):
-    @property
-    def tag(self) -> int: ...
-    @property
-    def epoch(self) -> Epoch: ...
+class Preferring(Ring, Protocol):
     def prefer(self, owners: Iterable[str]) -> list[str]: ...
 
 
@@ -51,7 +46,7 @@ class Verdicts:
     """What one peer knows, and finds out, about attempts. `attempt_in` reads the attempt out of a head's payload."""
 
     def __init__(
-        self, env: Env, ring: Ring, registers: Registers, send: Send, attempts: Attempts,
+        self, env: Env, ring: Preferring, registers: Registers, send: Send, attempts: Attempts,
         stored: Callable[[bytes], tuple[Accepted, bytes | None]], attempt_in: Callable[[bytes], bytes],
         unsafe: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip

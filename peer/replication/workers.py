@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -62,7 +63,7 @@ class Status:
         return asdict(self) | {"left_s": self.left_s}
 
 
-class Worker:
+class Worker(ABC):
     """One kind of background work. Subclasses do `step` and count with `did`."""
 
     name = "?"
@@ -82,9 +83,9 @@ class Worker:
         self._rated_s = env.now()
         self._busy_since_s = env.now()  # since when `_rate` has been built up
 
+    @abstractmethod
     async def step(self) -> bool:
         """Do one bounded piece (W1). True: there is more to do right now."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Somebody asked for it: begin now what would begin by itself in a while."""

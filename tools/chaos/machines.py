@@ -171,12 +171,12 @@ class NoDisk(Exception):
 
 
 @contextmanager
-def small_disk(directory: Path) -> Iterator[Path]:
-    """An ext4 of DISK_BYTES in a file, mounted. Raises NoDisk."""
+def small_disk(directory: Path, size: int = DISK_BYTES) -> Iterator[Path]:
+    """An ext4 of `size` bytes in a file, mounted. Raises NoDisk."""
     image, mounted = directory / "small.img", directory / "small"
     mounted.mkdir(parents=True)
     with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
+        file.truncate(size)
     for command in (
         ["mkfs.ext4", "-q", "-m", "0", str(image)],
         ["mount", "-o", "loop", str(image), str(mounted)],

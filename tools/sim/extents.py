@@ -146,7 +146,7 @@ class SimExtents:
         self._env.call_later(delay_s * (0.5 + self._peer.rng.random()), act)
 
 
-class _Transfer:
+class Transfer:
     """One bulk call under way; `cancel` ends it early."""
 
     def __init__(self, done: Callable[[Any], None]) -> None:
@@ -179,8 +179,8 @@ class SimBulk:
     def call(
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
         deadline_s: float, done: Callable[[Any], None],
-    ) -> _Transfer:  # fmt: skip
-        transfer = _Transfer(done)
+    ) -> Transfer:  # fmt: skip
+        transfer = Transfer(done)
 
         def arrived(reply: Any) -> None:
             if transfer.ended or isinstance(reply, AtollError):
