@@ -4,13 +4,14 @@ Layers, upper ones import lower ones only (tests/test_layers.py keeps it so):
 
     process                      assembles one peer
     api                          HTTP: parse, authorise, render
+    healing  housekeeping        the workers of one peer, put together
     objects                      buckets, objects, listings
-    replication                  registers, chunks, epochs, identity
+    replication                  registers, chunks, epochs, identity, copying, healing: a room each
     storage  rpc  membership     one machine's disk | one connection | gossip on real sockets
     buffers  errors  etag        the bottom
 
 `peer.client` is the public client; it talks HTTP and imports nothing above the bottom.
-Start reading at `peer.replication.register`, the one primitive that holds all metadata.
+Start reading at `peer.replication.registers.register`, the one primitive that holds all metadata.
 """
 
 __version__ = "0.1.0"

@@ -15,8 +15,8 @@ from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, NotFound
+from peer.replication.chunks.holder import Holder, answer_to
 from peer.replication.env import Reply
-from peer.replication.holder import Holder, answer_to
 from peer.replication.messages import BUSY, FAILED, IS_FULL, MISSING, OK
 from peer.replication.node import Replica
 from peer.storage.chunkfiles import ChunkFiles

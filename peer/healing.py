@@ -8,15 +8,22 @@ from typing import Any, Protocol
 
 from peer.buffers import BufferPool
 from peer.errors import AtollError
-from peer.replication.adoption import Adoption
-from peer.replication.adoption import Disk as AdoptionDisk
-from peer.replication.antientropy import AntiEntropy
-from peer.replication.chunks import Chunks
-from peer.replication.chunksync import CHUNKS, ChunkSide
+from peer.replication.chunks.chunks import Chunks
+from peer.replication.chunks.holder import Disk
+from peer.replication.copying.registersync import REGISTERS
 from peer.replication.env import Env, RowStore
-from peer.replication.garbage import GRACE_S, Garbage
-from peer.replication.handoff import Handoff
-from peer.replication.holder import Disk
+from peer.replication.garbage.garbage import GRACE_S, Garbage
+from peer.replication.garbage.purge import Purge
+from peer.replication.garbage.verdicts import Verdicts
+from peer.replication.healing.adoption import Adoption
+from peer.replication.healing.adoption import Disk as AdoptionDisk
+from peer.replication.healing.antientropy import AntiEntropy
+from peer.replication.healing.chunksync import CHUNKS, ChunkSide
+from peer.replication.healing.handoff import Handoff
+from peer.replication.healing.recovery import Recovery
+from peer.replication.healing.scrub import Disk as ScrubDisk
+from peer.replication.healing.scrub import Scrub
+from peer.replication.healing.transition import Transition
 from peer.replication.messages import (
     DROP,
     HELD,
@@ -30,13 +37,6 @@ from peer.replication.messages import (
     REPAIR,
 )
 from peer.replication.node import Replica
-from peer.replication.purge import Purge
-from peer.replication.recovery import Recovery
-from peer.replication.registersync import REGISTERS
-from peer.replication.scrub import Disk as ScrubDisk
-from peer.replication.scrub import Scrub
-from peer.replication.transition import Transition
-from peer.replication.verdicts import Verdicts
 from peer.replication.workers import Workers
 from ring.epoch import Epoch
 from ring.hashing import partition_of

@@ -38,10 +38,10 @@ from peer.objects.heads import attempt_in
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
 from peer.replication import meta
-from peer.replication.chunks import Chunks
-from peer.replication.epochs import tag_of
+from peer.replication.agreement.epochs import tag_of
+from peer.replication.agreement.identity import Amnesia
+from peer.replication.chunks.chunks import Chunks
 from peer.replication.hints import Hints
-from peer.replication.identity import Amnesia
 from peer.replication.messages import ADD_REF, FAILED, JOIN, STORE_CHUNK
 from peer.replication.node import Replica
 from peer.rpc.bulk import BulkClient

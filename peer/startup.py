@@ -14,10 +14,10 @@ from functools import partial
 
 from peer.config import PEER_FILE, PeerConfig, damaged_message
 from peer.errors import StartupError
-from peer.replication.adoption import is_adopting
-from peer.replication.chunkrows import named_extents
+from peer.replication.chunks.holder import Holder
+from peer.replication.chunks.rows import named_extents
 from peer.replication.env import Env, RowStore
-from peer.replication.holder import Holder
+from peer.replication.healing.adoption import is_adopting
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir, read_cluster_key
 from peer.storage.records import Extent

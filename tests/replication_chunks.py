@@ -18,11 +18,11 @@ from blake3 import blake3
 from peer.buffers import Buffer, BufferPool
 from peer.bulkservice import NAME_CHUNK
 from peer.errors import AtollError, Corrupt, Full, NotFound
-from peer.replication.chunkrows import LIVE, chunk_key, decode_chunk_row, named_extents
-from peer.replication.chunks import Chunks
+from peer.replication.chunks.chunks import Chunks
+from peer.replication.chunks.holder import answer_to
+from peer.replication.chunks.rows import LIVE, chunk_key, decode_chunk_row, named_extents
 from peer.replication.env import Write
 from peer.replication.hints import Hints
-from peer.replication.holder import answer_to
 from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_world import POWER, Peer, Scenario, World, simulate, until

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from peer.replication.acceptor import Acceptor
 from peer.replication.messages import ACCEPT, BALLOT, NO_GATE, PREPARE, READ
+from peer.replication.registers.acceptor import Acceptor
 from peer.replication.value import Accepted, decode_row, wrap
 from tests.replication_world import KEY, OP_ID, rot
 from tools.sim.disk import SimDisk, SimRows

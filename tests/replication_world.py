@@ -16,12 +16,12 @@ from functools import lru_cache, partial
 from typing import Any
 
 from peer.errors import AtollError, Conflict, Corrupt, Unavailable
-from peer.replication.identity import Amnesia
+from peer.replication.agreement.identity import Amnesia
+from peer.replication.agreement.proposals import again
 from peer.replication.keys import SYSTEM, Space
 from peer.replication.messages import ACCEPT, BALLOT, NO_GATE, PREPARE, READ, SCAN
 from peer.replication.node import Replica
-from peer.replication.proposals import again
-from peer.replication.register import Current, Judge, Put
+from peer.replication.registers.register import Current, Judge, Put
 from peer.replication.value import Accepted, decode_row, payload_of, wrap
 from ring.changes import joined
 from ring.epoch import Epoch

@@ -19,13 +19,13 @@ import msgpack
 import pytest
 
 from peer.realenv import LoopEnv
-from peer.replication.acceptor import Acceptor
-from peer.replication.digests import LEAVES
+from peer.replication.copying.digests import LEAVES
+from peer.replication.copying.registersync import REGISTERS, RegisterSide
+from peer.replication.copying.sync import Copies, Pulled
 from peer.replication.env import Done
 from peer.replication.keys import OBJECT, Space, partition_in
 from peer.replication.messages import COPY_DIGESTS, COPY_FETCH, COPY_LEAVES, COPY_LIST
-from peer.replication.registersync import REGISTERS, RegisterSide
-from peer.replication.sync import Copies, Pulled
+from peer.replication.registers.acceptor import Acceptor
 from peer.replication.value import encode_row, wrap
 from peer.storage.sqlite import SqliteRows
 from tests.replication_world import ballot_at

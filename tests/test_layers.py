@@ -11,6 +11,30 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("peer", "ring", "gossip", "tui", "tools")
 
+BELOW_REPLICATION = ("ring", "peer.errors", "peer.etag", "peer.buffers", "peer.storage.records")
+REPLICATION_BASE = tuple(
+    f"peer.replication.{module}"
+    for module in (
+        "env",
+        "messages",
+        "ballot",
+        "keys",
+        "value",
+        "meta",
+        "owners",
+        "quorum",
+        "patience",
+        "workers",
+        "hints",
+    )
+)
+
+
+def replication(*rooms: str) -> tuple[str, ...]:
+    """What a room of replication may import: the base of replication, and the rooms named."""
+    return (*BELOW_REPLICATION, *REPLICATION_BASE, *(f"peer.replication.{room}" for room in rooms))
+
+
 # What each room may import of ours. The longest matching prefix counts.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "ring": ("ring",),
@@ -24,14 +48,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "peer.rpc": ("peer.rpc", "peer.errors", "peer.buffers"),
     "peer.datagrams": ("gossip", "peer.errors"),
     "peer.membership": ("gossip", "peer.errors", "peer.datagrams"),
-    "peer.replication": (
-        "peer.replication",
-        "ring",
-        "peer.errors",
-        "peer.etag",
-        "peer.buffers",
-        "peer.storage.records",
-    ),
+    "peer.replication": replication(),
+    "peer.replication.agreement": replication("agreement"),
+    "peer.replication.registers": replication("registers"),
+    "peer.replication.chunks": replication("chunks"),
+    "peer.replication.copying": replication("copying", "registers"),
+    "peer.replication.garbage": replication("garbage", "registers", "chunks"),
+    "peer.replication.node": replication("agreement", "registers", "copying", "garbage"),
+    "peer.replication.healing": (*BELOW_REPLICATION, "peer.replication"),
     "peer.objects": ("peer.objects", "peer.replication", "peer.errors", "peer.etag", "peer.buffers"),
     "peer.healing": (
         "ring",

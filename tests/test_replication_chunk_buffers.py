@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peer.replication.chunkput import SEND_S, STRAGGLE_S
+from peer.replication.chunks.put import SEND_S, STRAGGLE_S
 from peer.replication.messages import ADD_REF
 from tests.replication_chunks import (
     BULK,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peer.errors import AtollError, Corrupt, Full, Unavailable
-from peer.replication.chunkrows import QUARANTINED, chunk_key, decode_chunk_row, encode_chunk_row
+from peer.replication.chunks.rows import QUARANTINED, chunk_key, decode_chunk_row, encode_chunk_row
 from peer.replication.messages import ADD_REF, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_chunks import (

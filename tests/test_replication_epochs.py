@@ -12,8 +12,9 @@ import pytest
 from peer.config import PeerConfig
 from peer.entry import admit, enter
 from peer.errors import AtollError, StartupError, Unavailable, UnknownOutcome
+from peer.replication.agreement.epochs import tag_of
+from peer.replication.agreement.proposals import RingRefused, again
 from peer.replication.ballot import NONE
-from peer.replication.epochs import tag_of
 from peer.replication.keys import OBJECT, Space
 from peer.replication.messages import (
     ACCEPT,
@@ -27,7 +28,6 @@ from peer.replication.messages import (
     NO_GATE,
     OK,
 )
-from peer.replication.proposals import RingRefused, again
 from ring.changes import aborted, joined, removed, with_replicas
 from ring.epoch import Epoch
 from tests.replication_world import (

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from peer.replication.attempts import OPEN, OVER, UNKNOWN, Attempts
-from peer.replication.chunkrows import chunk_key
-from peer.replication.chunksync import CHUNKS, ChunkSide
-from peer.replication.garbage import Garbage
+from peer.replication.chunks.rows import chunk_key
+from peer.replication.garbage.attempts import OPEN, OVER, UNKNOWN, Attempts
+from peer.replication.garbage.garbage import Garbage
+from peer.replication.garbage.verdicts import Verdicts
+from peer.replication.healing.chunksync import CHUNKS, ChunkSide
 from peer.replication.keys import OBJECT, Space
 from peer.replication.messages import DROP, HELD, NAMED, REFERENCES
-from peer.replication.register import Put
-from peer.replication.verdicts import Verdicts
+from peer.replication.registers.register import Put
 from peer.replication.workers import Throttle, Workers
 from tests.replication_chunks import LARGE, SMALL, Store, name_of, owners_first, simulate_stores
 from tests.replication_world import KEY, POWER, SPACE, World, error_of, rot, until

@@ -10,12 +10,12 @@ import pytest
 from peer.errors import AtollError, Conflict, NotFound
 from peer.objects.buckets import Buckets
 from peer.objects.heads import Bucket
-from peer.replication import gates as module
-from peer.replication.gates import BEHIND, CLOSED, OPEN, gate_payload
 from peer.replication.keys import OBJECT, Space, gate_key_of
 from peer.replication.messages import ABSTAIN, ACCEPT, GATE_REFUSED, IS_FULL, OK, PREPARE, SCAN
-from peer.replication.register import Current, GateRefused, Put
-from peer.replication.scan import answer_scan
+from peer.replication.registers import gates as module
+from peer.replication.registers.gates import BEHIND, CLOSED, OPEN, gate_payload
+from peer.replication.registers.register import Current, GateRefused, Put
+from peer.replication.registers.scan import answer_scan
 from peer.replication.value import payload_of
 from tests.replication_owner import Owner
 from tests.replication_world import POWER, Peer, World, ballot_at, error_of, simulate, until

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from peer.replication.antientropy import PASS_EVERY_S, AntiEntropy
-from peer.replication.chunkrows import chunk_key
-from peer.replication.chunksync import CHUNKS, ChunkSide
+from peer.replication.chunks.rows import chunk_key
+from peer.replication.copying.sync import Pulled
+from peer.replication.healing.antientropy import PASS_EVERY_S, AntiEntropy
+from peer.replication.healing.chunksync import CHUNKS, ChunkSide
 from peer.replication.messages import ADD_REF, REPAIR, STORE_CHUNK
-from peer.replication.register import Put
-from peer.replication.sync import Pulled
+from peer.replication.registers.register import Put
 from peer.replication.workers import Throttle, Worker, Workers
 from tests.replication_chunks import (
     BULK,

@@ -10,8 +10,8 @@ import pytest
 
 from peer.errors import Unavailable
 from peer.replication import hints as hints_module
-from peer.replication.chunksync import CHUNKS, ChunkSide
-from peer.replication.handoff import Handoff
+from peer.replication.healing.chunksync import CHUNKS, ChunkSide
+from peer.replication.healing.handoff import Handoff
 from peer.replication.hints import REGISTER
 from peer.replication.messages import HINT_KEEP, HINTED, HINTS
 from peer.replication.workers import Throttle, Workers

@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from peer.replication.identity import REPORT_EVERY_S, Amnesia
+from peer.replication.agreement.identity import REPORT_EVERY_S, Amnesia
 from peer.replication.messages import ABSTAIN, BOOTS, NO_GATE, OK, PREPARE
 from tests.replication_world import KEY, Peer, World, error_of, simulate, until
 from tools.sim.disk import SimDisk

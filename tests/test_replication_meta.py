@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from peer.errors import Corrupt
 from peer.replication import meta
+from peer.replication.agreement.proposals import again
 from peer.replication.messages import NO_GATE, PREPARE
-from peer.replication.proposals import again
 from peer.replication.workers import Workers
 from tests.replication_world import KEY, Peer, World, ballot_at, simulate
 from tools.sim.disk import SimDisk, SimRows

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from peer.errors import Unavailable
-from peer.replication.epochs import tag_of
+from peer.replication.agreement.epochs import tag_of
+from peer.replication.agreement.proposals import again
 from peer.replication.messages import (
     ABSTAIN,
     EPOCH_ACCEPT,
@@ -19,8 +20,7 @@ from peer.replication.messages import (
     READ,
     STALE,
 )
-from peer.replication.proposals import again
-from peer.replication.register import Put
+from peer.replication.registers.register import Put
 from ring.epoch import Epoch
 from tests.replication_world import (
     KEY,

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from peer.replication import promises as module
 from peer.replication.ballot import ceiling, counter_of
 from peer.replication.messages import CONFLICT, IS_FULL, OK
-from peer.replication.promises import AHEAD_US, Promises
+from peer.replication.registers import promises as module
+from peer.replication.registers.promises import AHEAD_US, Promises
 from peer.replication.value import encode_side
 from tests.replication_owner import Owner
 from tests.replication_world import KEY, SPACE, ballot_at

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from peer.errors import UnknownOutcome
-from peer.replication.antientropy import AntiEntropy
+from peer.replication.copying.registersync import REGISTERS
+from peer.replication.garbage.purge import Purge
+from peer.replication.healing.antientropy import AntiEntropy
 from peer.replication.keys import partition_in
 from peer.replication.messages import ACCEPT, CONFLICT, NO_GATE, OK, PREPARE, PURGE, PURGE_PROMISE
-from peer.replication.purge import Purge
-from peer.replication.register import Keep, _Change
-from peer.replication.registersync import REGISTERS
+from peer.replication.registers.register import Keep, _Change
 from peer.replication.workers import Workers
 from tests.replication_world import KEY, SPACE, Peer, World, error_of, simulate, until
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from peer.errors import Unavailable
+from peer.replication.healing.recovery import Recovery
 from peer.replication.keys import SYSTEM, Space
 from peer.replication.messages import BALLOT, NO_GATE, NOT_OWNER
-from peer.replication.recovery import Recovery
 from peer.replication.workers import Workers
 from ring.epoch import Epoch
 from ring.placement import place

@@ -10,10 +10,10 @@ import asyncio
 import pytest
 
 from peer.errors import AtollError, Conflict, Unavailable
-from peer.replication import turns
 from peer.replication.ballot import NONE
 from peer.replication.messages import ACCEPT, BALLOT, CONFLICT, OK, PREPARE, READ
-from peer.replication.register import Current, Keep
+from peer.replication.registers import turns
+from peer.replication.registers.register import Current, Keep
 from peer.replication.value import encode_side
 from tests.replication_world import KEY, SPACE, Peer, World, appended, create, error_of, rot, simulate, until
 

@@ -13,7 +13,7 @@ from peer.errors import Unavailable
 from peer.replication.keys import SYSTEM, Space
 from peer.replication.messages import ACCEPT, NO_GATE, READ, SCAN
 from peer.replication.quorum import HEDGE_S
-from peer.replication.scan import Page, digest_of
+from peer.replication.registers.scan import Page, digest_of
 from peer.replication.value import encode_row, wrap
 from tests.replication_world import POWER, Peer, World, ballot_at, error_of, rot, simulate, until
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from peer.replication.chunkrows import chunk_key
+from peer.replication.chunks.rows import chunk_key
+from peer.replication.healing.scrub import Scrub
 from peer.replication.messages import REFERENCES
-from peer.replication.scrub import Scrub
 from peer.replication.workers import Workers
 from tests.replication_chunks import LARGE, SMALL, Store, simulate_stores
 from tests.replication_world import KEY, POWER, SPACE, World, rot, until

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peer.replication.messages import ABSTAIN, OK
-from peer.replication.register import Keep
+from peer.replication.registers.register import Keep
 from peer.replication.value import decode_side
 from tests.replication_owner import Owner
 from tests.replication_world import KEY, Peer, World, ballot_at, simulate, until

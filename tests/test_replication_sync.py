@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.replication.digests import LEAVES, SLICE_ROWS, Digests, entry_of, leaf_of
+from peer.replication.copying.digests import LEAVES, SLICE_ROWS, Digests, entry_of, leaf_of
+from peer.replication.copying.registersync import REGISTERS, RegisterSide, ranges_of
 from peer.replication.keys import SYSTEM, Space, partition_in
 from peer.replication.messages import COPY_LEAVES, NO_GATE, OK, PREPARE
-from peer.replication.register import Current, Put
-from peer.replication.registersync import REGISTERS, RegisterSide, ranges_of
+from peer.replication.registers.register import Current, Put
 from peer.replication.value import encode_row, encode_side, wrap
 from tests.replication_world import KEY, POWER, SPACE, Peer, World, ballot_at, rot, simulate, until
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from peer.errors import Invalid, NotFound
+from peer.replication.agreement.proposals import RingRefused
 from peer.replication.node import Replica
-from peer.replication.proposals import RingRefused
 from ring.changes import (
     ChangeRefused,
     aborted,

@@ -16,10 +16,10 @@ from dataclasses import replace
 import msgpack
 
 from peer.errors import Conflict, Invalid, NotFound, Unavailable
-from peer.replication.gates import CLOSED, OPEN, gate_payload
 from peer.replication.keys import GATE, Space, shard_prefix
 from peer.replication.node import Replica
-from peer.replication.register import Current, GateRefused, Judge, Keep, Put
+from peer.replication.registers.gates import CLOSED, OPEN, gate_payload
+from peer.replication.registers.register import Current, GateRefused, Judge, Keep, Put
 
 from .heads import ACTIVE, DELETING, Bucket, bucket_names
 from .names import check_bucket_name

@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Conflict, Corrupt, Invalid, NotFound, Unavailable
 from peer.etag import etag_of
-from peer.replication.chunks import Chunks
+from peer.replication.chunks.chunks import Chunks
 from peer.replication.node import Replica
-from peer.replication.register import Current, GateRefused, Judge, Put
+from peer.replication.registers.register import Current, GateRefused, Judge, Put
 
 from .buckets import Buckets
 from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES, Bucket, Head

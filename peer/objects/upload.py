@@ -16,7 +16,7 @@ from blake3 import blake3
 from peer.buffers import Buffer, BufferPool
 from peer.errors import Invalid
 from peer.etag import etag_of, etag_of_digests
-from peer.replication.chunks import Chunks
+from peer.replication.chunks.chunks import Chunks
 from peer.replication.env import Env
 
 from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES

@@ -16,7 +16,7 @@ from pathlib import Path
 from peer.errors import AtollError, Corrupt, NotFound
 from peer.objects.heads import INLINE, MANIFEST, NAME_BYTES, Head
 from peer.replication import meta
-from peer.replication.chunkrows import LIVE, chunk_key, decode_chunk_row
+from peer.replication.chunks.rows import LIVE, chunk_key, decode_chunk_row
 from peer.replication.keys import OBJECT, SYSTEM, partition_in
 from peer.replication.value import Accepted, decode_row, payload_of
 from peer.storage.offline import OfflineRows, OfflineSegments

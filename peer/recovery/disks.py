@@ -11,7 +11,7 @@ from typing import Self
 
 from peer.errors import AtollError, Corrupt, NotFound
 from peer.replication import meta
-from peer.replication.chunkrows import decode_chunk_row
+from peer.replication.chunks.rows import decode_chunk_row
 from peer.storage.datadir import DataDir
 from peer.storage.offline import OfflineRows, OfflineSegments
 from peer.storage.records import Extent

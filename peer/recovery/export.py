@@ -16,7 +16,7 @@ from typing import Self
 
 from peer.errors import Corrupt, NotFound
 from peer.objects.heads import INLINE, MANIFEST, NAME_BYTES, Bucket, Head, bucket_names
-from peer.replication.chunkrows import chunk_key
+from peer.replication.chunks.rows import chunk_key
 from peer.replication.keys import OBJECT, PREFIX_BYTES, SYSTEM
 from peer.replication.value import Accepted, decode_row, decode_side, payload_of
 

@@ -3,7 +3,8 @@
 When a majority is lost for good nobody can decide anything: rightly, as nobody can know what the lost ones had
 acknowledged. An operator may decide that what the survivors hold is all there is. That decision is an epoch of a higher
 generation, which wins over every epoch of the one before. It is written into one stopped survivor's database and spreads
-from there. Before anybody answers under it, each survivor merges what all the others hold (`peer.replication.recovery`).
+from there. Before anybody answers under it, each survivor merges what all the others hold
+(`peer.replication.healing.recovery`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from peer.errors import Conflict, Corrupt, Invalid
 from peer.replication import meta
-from peer.replication.epochs import writes_of
+from peer.replication.agreement.epochs import writes_of
 from peer.storage.datadir import DataDir
 from peer.storage.sqlite import SqliteRows
 from ring.epoch import Epoch

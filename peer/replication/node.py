@@ -24,11 +24,14 @@ from ring.epoch import Epoch
 from ring.hashing import partition_of
 
 from . import meta
-from .acceptor import Acceptor
-from .attempts import Attempts
+from .agreement.epochs import Epochs
+from .agreement.identity import Identity
+from .agreement.progress import CLEAN, Progress
+from .agreement.proposals import Proposals, RingRefused
+from .copying.registersync import REGISTERS, RegisterSide
+from .copying.sync import Copies
 from .env import Done, Env, Network, Reply, RowStore
-from .epochs import Epochs
-from .identity import Identity
+from .garbage.attempts import Attempts
 from .keys import partition_in
 from .messages import (
     ABSTAIN,
@@ -54,12 +57,9 @@ from .messages import (
     STALE,
 )
 from .owners import Owners
-from .progress import CLEAN, Progress
-from .proposals import Proposals, RingRefused
-from .register import Registers
-from .registersync import REGISTERS, RegisterSide
-from .scan import Scans, answer_scan
-from .sync import Copies
+from .registers.acceptor import Acceptor
+from .registers.register import Registers
+from .registers.scan import Scans, answer_scan
 
 LATE_FOR_S = 3.0
 _MERGED = b"merged"

@@ -19,10 +19,10 @@ import msgpack
 
 from peer.errors import AtollError, Conflict, Full, Unavailable
 from peer.replication import meta
-from peer.replication.antientropy import AntiEntropy
-from peer.replication.identity import Amnesia
+from peer.replication.agreement.identity import Amnesia
+from peer.replication.healing.antientropy import AntiEntropy
+from peer.replication.healing.transition import Transition
 from peer.replication.node import Replica
-from peer.replication.transition import Transition
 from peer.replication.workers import Workers
 from ring.changes import joined
 from ring.epoch import Epoch

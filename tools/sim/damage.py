@@ -7,7 +7,7 @@ from collections.abc import Callable
 from blake3 import blake3
 
 from peer.errors import Corrupt
-from peer.replication.chunkrows import decode_chunk_row, decode_reference
+from peer.replication.chunks.rows import decode_chunk_row, decode_reference
 from peer.replication.value import decode_row, decode_side
 from tools.sim.disk import SimDisk
 

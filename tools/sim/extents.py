@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, Full, NotFound, Unavailable
-from peer.replication.holder import Holder
+from peer.replication.chunks.holder import Holder
 from peer.replication.messages import FAILED, MISSING, OK
 from peer.storage.records import Extent
 from tools.sim.cluster import SimPeer

@@ -7,7 +7,7 @@ everything else that happened to the key. Two verdicts are told apart:
 - P4: the page misses a key that was present throughout, or shows one that was absent throughout, whatever
   order the other operations really had. One page alone contradicts the history.
 - order: every page could be right by itself, but not all of them and the reads together: listings go back
-  in time. Atoll's pages come from chosen states (L1 in peer/replication/scan.py), so this is a fault too.
+  in time. Atoll's pages come from chosen states (L1 in peer/replication/registers/scan.py), so this is a fault too.
 """
 
 from __future__ import annotations

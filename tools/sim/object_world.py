@@ -21,9 +21,9 @@ from peer.errors import AtollError, Conflict, Corrupt, NotFound, UnknownOutcome
 from peer.healing import Healing
 from peer.objects.heads import CHUNKS, INLINE, NAME_BYTES, Head, attempt_in
 from peer.objects.store import Conditions, Objects
-from peer.replication.adoption import is_adopting
-from peer.replication.chunkrows import LIVE, NAME_END, decode_chunk_row, named_extents
-from peer.replication.chunks import Chunks
+from peer.replication.chunks.chunks import Chunks
+from peer.replication.chunks.rows import LIVE, NAME_END, decode_chunk_row, named_extents
+from peer.replication.healing.adoption import is_adopting
 from peer.replication.hints import Hints
 from peer.replication.keys import partition_in
 from peer.replication.messages import ADD_REF, STORE_CHUNK

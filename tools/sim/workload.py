@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from peer.errors import AtollError, Conflict, NotFound, UnknownOutcome
-from peer.replication.gates import OPEN, gate_payload
 from peer.replication.keys import OBJECT, Space, gate_key_of
-from peer.replication.register import Current, Judge, Keep, Put
+from peer.replication.registers.gates import OPEN, gate_payload
+from peer.replication.registers.register import Current, Judge, Keep, Put
 from tools.sim import linear
 from tools.sim.cluster import PARTITION_POWER, Cluster, Gone, NotServing, SimPeer
 from tools.sim.linear import Op

@@ -1,0 +1,243 @@
+"""One chunk on its way to its owners, or to fallback peers in the place of those out of reach (architecture §7).
+
+Each owner is a **slot**. A slot is filled by the owner, or by a fallback that keeps the bytes for it with a durable hint
+(C6). A majority of filled slots acknowledges; what a slot without any copy missed becomes a hint that this peer keeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from peer.buffers import Buffer
+from peer.errors import AtollError, Full, NotFound, Refused, Unavailable
+from peer.replication.env import Cancellable
+from peer.replication.messages import ADD_REF, BUSY, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
+from peer.replication.patience import PATIENCE_S, Watch
+from peer.storage.records import Extent
+
+from .holder import SMALL_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .chunks import Chunks
+
+SEND_S = 10.0
+STRAGGLE_S = 1.0
+INSTEAD_S = 1.5
+"""An owner that has not answered so long after the put began gets a fallback beside it, unless a majority is reached."""
+
+
+class Put:
+    """One chunk on its way. `release` is called once, when nobody uses the buffer any more."""
+
+    def __init__(
+        self, chunks: Chunks, name: bytes, buffer: Buffer, length: int, attempt: bytes, back: bytes,
+        release: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.c = chunks
+        self.name = name
+        self.buffer = buffer
+        self.length = length
+        self.attempt = attempt
+        self.back = back
+        self.release = release
+        self.owners = chunks.owners_of(name)
+        self.spares = list(chunks.fallbacks_of(name))
+        self.need = len(self.owners) // 2 + 1
+        self.filled: set[str] = set()  # slots
+        self.failed: set[str] = set()  # slots whose owner did not take it
+        self.pending: dict[str, str] = {}  # member that has not answered yet -> slot
+        self.using = 0  # transfers that read the buffer
+        self.released = False
+        self.failures: list[tuple[str, AtollError]] = []
+        self.future = chunks._env.future()
+        self.running: list[Cancellable] = []
+        self.asking: set[str] = set()  # members that have not said yet whether they need the bytes
+        self.cut = False
+        self.copy = b""
+
+    async def run(self) -> None:
+        c = self.c
+        ask_first = c._me not in self.owners or c.holder.find(self.name) is not None
+        self.using += 1  # held while owners are started
+        for owner in self.owners:
+            self.pending[owner] = owner
+        for owner in self.owners:
+            if self.spares and not c._ring.is_alive(owner):
+                self._finished(owner, Unavailable("it is believed dead"))
+            elif ask_first:
+                self._add_ref(owner)
+            else:
+                self._bytes_to(owner)
+        self._done_with_buffer()
+        timer = c._env.call_later(INSTEAD_S, self._instead_of_late) if self.spares else None
+        watch = Watch(c.heard, lambda: self.pending, lambda: self.need - len(self.filled), self._give_up)
+        try:
+            if await self.future:
+                return
+        finally:
+            watch.end()
+            if timer is not None:
+                timer.cancel()
+            if self.pending:
+                c._env.call_later(STRAGGLE_S, self._cut_stragglers)
+        if any(isinstance(error, Full) for _, error in self.failures):
+            raise Full("too many owners of this chunk have a full disk; free space or add a peer")
+        story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
+        raise Unavailable(f"no majority of the owners stored the bytes ({story}); try again")
+
+    def _give_up(self) -> None:
+        if not self.future.done():
+            self.failures += silent_ones(self.pending)
+            self.future.set_result(False)
+
+    def _add_ref(self, member: str) -> None:
+        self.using += 1  # the bytes may have to follow
+        self.asking.add(member)
+
+        def replied(reply: Any) -> None:
+            if member not in self.asking:  # cut off meanwhile: the buffer is not ours any more
+                return self._finished(member, error_of(reply))
+            self.asking.discard(member)
+            if not isinstance(reply, AtollError) and reply[0] == MISSING:
+                self._bytes_to(member)
+            else:
+                self._finished(member, error_of(reply))
+            return self._done_with_buffer()
+
+        message = (ADD_REF, self.c._ring.tag, self.name, self.attempt, self.back, *self._place(member))
+        self.c._ring.send(member, message, SEND_S / 2, replied)
+
+    def _place(self, member: str) -> tuple[str, ...]:
+        """The owner in whose place this member is asked."""
+        slot = self.pending[member]
+        return () if slot == member else (slot,)
+
+    def _bytes_to(self, member: str) -> None:
+        if member == self.c._me:
+            self._store(member)
+        elif self.length <= SMALL_BYTES:
+            self._call(member)
+        else:
+            self._transfer(member)
+
+    def _store(self, me: str) -> None:
+        """This peer's own copy."""
+        self.using += 1
+        c = self.c
+        place = "".join(self._place(me))
+
+        def appended(result: Extent | AtollError) -> None:
+            if isinstance(result, AtollError):
+                self._finished(me, result)
+            else:
+                c.holder.name(
+                    self.name, result, self.attempt, self.back, lambda error: self._finished(me, error), place
+                )
+            self._done_with_buffer()
+
+        c._disk.append(self.buffer, self.length, self.name, appended)
+
+    def _transfer(self, member: str) -> None:
+        self.using += 1
+        header = ("put", self.c._ring.tag, self.name, self.attempt, self.back, *self._place(member))
+
+        def sent(result: Any) -> None:
+            self._finished(member, error_of(result if isinstance(result, AtollError) else result[0]))
+            self._done_with_buffer()
+
+        payload = self.buffer.payload(self.length)
+        self.running.append(self.c._bulk.call(member, header, payload, None, SEND_S, sent))
+
+    def _call(self, member: str) -> None:
+        """A small chunk: its bytes, copied, in one message."""
+        if not self.copy:
+            self.copy = bytes(self.buffer.payload(self.length))
+        head = (STORE_CHUNK, self.c._ring.tag, self.name, self.attempt, self.back, self.copy)
+        self.c._ring.send(
+            member, head + self._place(member), SEND_S / 2, lambda reply: self._finished(member, error_of(reply))
+        )  # fmt: skip
+
+    def _finished(self, member: str, error: AtollError | None) -> None:
+        slot = self.pending.pop(member)
+        if error is None:
+            self.c.heard.note(member)
+            self.filled.add(slot)
+            if len(self.filled) == self.need and not self.future.done():
+                self.future.set_result(True)
+                self._hint(*(self.failed - set(self.pending.values())))
+            return
+        self.failures.append((member, error))
+        if member == slot:
+            self.failed.add(slot)
+            self.c.counts["missed"] += 1
+        given_up = self.future.done() and len(self.filled) < self.need
+        if given_up or slot in self.filled or slot in self.pending.values() or self._instead(slot):
+            return
+        if len(self.filled) >= self.need:
+            self._hint(slot)
+        elif len(self.filled | set(self.pending.values())) < self.need and not self.future.done():
+            self.future.set_result(False)
+
+    def _hint(self, *slots: str) -> None:
+        """Nobody holds these owners' copies: remember for them which chunk it is."""
+        for slot in slots:
+            if slot not in self.filled:
+                self.c.hint(slot, self.name, self.attempt, self.back)
+
+    def _instead(self, slot: str) -> bool:
+        """Ask the next fallback to keep this owner's copy, as long as the bytes are at hand."""
+        able = self.spares
+        if self.released:  # only a copy is left, to be sent
+            able = [member for member in self.spares if self.copy and member != self.c._me]
+        if not able or self.cut:
+            return False
+        member = next(filter(self.c._ring.is_alive, able), able[0])
+        self.spares.remove(member)
+        self.pending[member] = slot
+        self.c.counts["fallbacks"] += 1
+        self._add_ref(member)
+        return True
+
+    def _instead_of_late(self) -> None:
+        """Owners that are silent may be as good as dead."""
+        if not self.future.done():
+            for slot in set(self.pending.values()) - self.filled:
+                self._instead(slot)
+
+    def _done_with_buffer(self) -> None:
+        self.using -= 1
+        if self.using == 0 and not self.released:
+            self.released = True
+            self.release()
+
+    def _cut_stragglers(self) -> None:
+        self.cut = True
+        if self.pending:
+            for one in self.running:
+                one.cancel()
+            asking, self.asking = self.asking, set()
+            for _ in asking:
+                self._done_with_buffer()
+
+
+def silent_ones(members: Iterable[str]) -> list[tuple[str, AtollError]]:
+    return [(member, Unavailable(f"silent for {PATIENCE_S:g} s")) for member in sorted(members)]
+
+
+def error_of(reply: Any) -> AtollError | None:
+    """The error in a reply, or None for OK."""
+    if isinstance(reply, AtollError):
+        return reply
+    if reply[0] == OK:
+        return None
+    if reply[0] == IS_FULL:
+        return Full("its disk is full")
+    if reply[0] == BUSY:
+        return Unavailable("too many writes wait for its disk")
+    if reply[0] == MISSING:
+        return NotFound("it does not hold the chunk")
+    if reply[0] == FAILED:
+        return Refused(str(reply[2]), code=str(reply[1]))
+    return Refused(f"it refused with status {reply[0]}")

@@ -1,0 +1,254 @@
+"""Anti-entropy: each owner pulls what it lacks from the others, partition by partition, for ever (architecture §8).
+
+A pass goes over all partitions this peer shares with each other owner. One begins at the start, when a peer comes back,
+and every PASS_EVERY_S, with those whose last one is over; whoever is or was away is first. Reading, hedging and hints only
+shorten what this guarantees: after a fault ends, all owners come to hold the same.
+
+Chunks are brought from their former owners as well, once after each change of the ring. Registers are left alone while
+their owners change: `merging` takes them over, and says why not as here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from peer.errors import AtollError
+from peer.replication.copying.registersync import REGISTERS
+from peer.replication.copying.sync import Copies, Pulled
+from peer.replication.env import Env
+from peer.replication.workers import Worker
+from ring.epoch import Epoch
+
+BATCH = 128
+SOON_MOST = 1000
+PASS_EVERY_S = 60.0
+RETRY_S, RETRY_MOST_S = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class _Task:
+    member: str
+    side: int
+    partitions: list[int]
+    since_s: float
+    former: bool = False  # the member does not own them any more
+
+
+class AntiEntropy(Worker):
+    """One peer's pulls. `alive(member)` says whom it makes sense to ask, `former(partition)` who owned it before
+    and does no more."""
+
+    name = "anti-entropy"
+    every_s = 1.0
+
+    def __init__(
+        self, env: Env, me: str, copies: Copies, epoch: Callable[[], Epoch | None], alive: Callable[[str], bool],
+        former: Callable[[int], Sequence[str]] = lambda partition: (),
+    ) -> None:  # fmt: skip
+        super().__init__(env)
+        self._me = me
+        self._copies = copies
+        self._epoch = epoch
+        self._alive = alive
+        self._former = former
+        self._seen: Epoch | None = None
+        self._tasks: deque[_Task] = deque()
+        self._soon: dict[tuple[str, int, int], float] = {}  # (member, side, partition) -> since when
+        self._began_s = float("-inf")
+        self._asked_not_before_s: dict[str, float] = {}
+        self._failures: dict[str, int] = {}  # in a row
+        self._compared: dict[str, float] = {}  # when the last comparison that was completed began
+        # Members not wholly compared with since they, or we, were away; since when.
+        self._unsure: dict[str, float] = {}
+        self.detail = {"compared": 0, "differed": 0, "settled": 0, "passes": 0}
+
+    # --- what happened
+
+    def returned(self, member: str) -> None:
+        """A member can be reached again, or has started anew: compare with it first."""
+        if member == self._me:
+            return
+        self._unsure.setdefault(member, self.env.now())
+        self._asked_not_before_s.pop(member, None)
+        self._failures.pop(member, None)
+        self._tasks = deque(task for task in self._tasks if task.member != member or task.former)
+        self._tasks.extendleft(reversed(self._of(member)))
+        self.wake()
+
+    def soon(self, member: str, side: int, partition: int) -> None:
+        """Somebody found that this peer lacks something there which `member` has: pull that before anything else. Beyond
+        SOON_MOST it is left to the passes."""
+        if len(self._soon) < SOON_MOST and member != self._me:
+            self._soon.setdefault((member, side, partition), self.env.now())
+            self.wake()
+
+    @property
+    def behind(self) -> bool:
+        """Whether this peer may lack what was written while it was away: it has not compared with most of the others
+        since. (One that stayed with a majority lacks nothing, whoever comes back to it.)"""
+        epoch = self._epoch()
+        others = {member.id for member in epoch.members} - {self._me} if epoch is not None else set()
+        return 2 * len(others & self._unsure.keys()) > len(others)
+
+    @property
+    def compared_s(self) -> float | None:
+        """Seconds since the beginning of the last comparison with everybody who is alive; None before the first."""
+        epoch = self._epoch()
+        if epoch is None:
+            return None
+        others = [m.id for m in epoch.members if m.id != self._me and self._alive(m.id)]
+        began = [self._compared.get(member) for member in others]
+        known = [at_s for at_s in began if at_s is not None]
+        return self.env.now() - min(known, default=self.env.now()) if len(known) == len(others) else None
+
+    # --- Worker
+
+    def start(self) -> None:
+        """Begin a pass now, unless one is under way."""
+        self._began_s = float("-inf")
+        self.wake()
+
+    def queue(self) -> int:
+        return sum(len(task.partitions) for task in self._tasks) + len(self._soon)
+
+    def oldest_s(self) -> float | None:
+        since = [*(task.since_s for task in self._tasks), *self._soon.values()]
+        return self.env.now() - min(since) if since else None
+
+    async def step(self) -> bool:
+        epoch = self._epoch()
+        if epoch is None:
+            return False
+        now = self.env.now()
+        if epoch is not self._seen:
+            self._changed(epoch)
+        if self._soon:
+            await self._pull_soon()
+            return True
+        if now - self._began_s >= PASS_EVERY_S:
+            self._begin(epoch)
+        task = self._next(now)
+        if task is None:
+            return False
+        try:
+            pulled = await self._copies.pull(task.side, task.member, task.partitions)
+        except AtollError as error:
+            self.last_error = str(error)
+            failed = self._failures.get(task.member, 0)
+            self._failures[task.member] = failed + 1
+            self._asked_not_before_s[task.member] = self.env.now() + min(
+                RETRY_MOST_S, RETRY_S * 2 ** min(failed, 9)
+            )
+            if self._epoch() is epoch:
+                self._tasks.append(task)
+            return True
+        self.last_error = ""
+        self._failures.pop(task.member, None)
+        self._count(pulled)
+        if task.former:
+            if pulled.missing and self._epoch() is epoch:  # nobody may be let go before all of it is here
+                self._tasks.append(task)
+                self._asked_not_before_s[task.member] = self.env.now() + RETRY_S
+            return True
+        if not any(other.member == task.member and not other.former for other in self._tasks):
+            self._unsure.pop(task.member, None)
+            self._compared[task.member] = task.since_s
+        return True
+
+    def _changed(self, epoch: Epoch) -> None:
+        """Another ring: other partitions, and chunks to fetch from those who had them."""
+        self._seen = epoch
+        self._tasks.clear()
+        members = {member.id for member in epoch.everybody}
+        self._unsure = {member: since_s for member, since_s in self._unsure.items() if member in members}
+        self._began_s = float("-inf")
+        now = self.env.now()
+        wanted: dict[str, list[int]] = {}
+        for partition in range(1 << epoch.partition_power):
+            owners = epoch.table.owners(partition)
+            if self._me in owners:
+                for member in self._former(partition):
+                    wanted.setdefault(member, []).append(partition)
+        for member in sorted(wanted):
+            some = wanted[member]
+            self._tasks.extend(
+                _Task(member, side, some[at : at + BATCH], now, True)
+                for side in self._copies.numbers
+                if side != REGISTERS
+                for at in range(0, len(some), BATCH)
+            )
+
+    @staticmethod
+    def _old(epoch: Epoch, partition: int) -> Sequence[str]:
+        return () if epoch.previous is None else epoch.previous.owners(partition)
+
+    @property
+    def to_fetch(self) -> int:
+        """Partitions whose chunks were not yet compared with all who owned them before; members that left do not count."""
+        epoch = self._epoch()
+        if epoch is not self._seen:
+            return 1
+        return sum(len(task.partitions) for task in self._tasks if task.former)
+
+    async def _pull_soon(self) -> None:
+        """One partition out of turn; if that fails, its turn comes."""
+        member, side, partition = next(iter(self._soon))
+        del self._soon[member, side, partition]
+        try:
+            self._count(await self._copies.pull(side, member, [partition]))
+        except AtollError as error:
+            self.last_error = str(error)
+
+    def _begin(self, epoch: Epoch) -> None:
+        self._began_s = self.env.now()
+        first = self.detail["passes"] == 0
+        self.detail["passes"] += 1
+        waiting = {
+            task.member for task in self._tasks if not task.former
+        }  # one that is dead must not keep us from the others
+        for member in epoch.members:
+            if member.id != self._me and member.id not in waiting:
+                if first:
+                    self._unsure.setdefault(member.id, self._began_s)
+                self._tasks.extend(self._of(member.id))
+                if member.id not in {task.member for task in self._tasks}:  # it shares nothing with us
+                    self._unsure.pop(member.id, None)
+                    self._compared[member.id] = self._began_s
+
+    def _of(self, member: str) -> list[_Task]:
+        """Everything to compare with a member, in batches."""
+        epoch = self._epoch()
+        if epoch is None:
+            return []
+        shared = [
+            partition
+            for partition in range(1 << epoch.partition_power)
+            if self._me in (owners := epoch.table.owners(partition)) and member in owners
+        ]
+        now = self.env.now()
+        settled = [
+            p
+            for p in shared
+            if set(self._old(epoch, p) or epoch.table.owners(p)) == set(epoch.table.owners(p))
+        ]
+        tasks = []
+        for side in self._copies.numbers:
+            some = settled if side == REGISTERS else shared
+            tasks += [_Task(member, side, some[at : at + BATCH], now) for at in range(0, len(some), BATCH)]
+        return tasks
+
+    def _next(self, now: float) -> _Task | None:
+        """The first task whose member can be asked; the others keep their places."""
+        for at, task in enumerate(self._tasks):
+            if self._alive(task.member) and now >= self._asked_not_before_s.get(task.member, 0.0):
+                del self._tasks[at]
+                return task
+        return None
+
+    def _count(self, pulled: Pulled) -> None:
+        self.did(pulled.partitions, pulled.bytes)
+        self.detail["compared"] += pulled.partitions
+        self.detail["differed"] += pulled.rows + pulled.settled
+        self.detail["settled"] += pulled.settled

@@ -1,0 +1,6 @@
+"""Registers: every piece of metadata is a key that changes only by consensus among its owners.
+
+acceptor            one owner: promises, accepts, tells; with promises, gates and floors, what it goes by
+register            the coordinator of one change or read; judged, what a change is given; turns, one at a time
+scan                listings
+"""
