@@ -96,7 +96,7 @@ def redone_without(base: Epoch, joint: Epoch, member_id: str) -> Epoch:
         return base
     _final(base)
     members = tuple(member for member in joint.members if member.id != member_id)
-    _refuse_too_few(base, members, f"without {_member(base, member_id).name}")
+    _refuse_too_few(joint, members, f"without {_member(base, member_id).name}")
     return _next(base, members, joint.replicas)
 
 

@@ -74,6 +74,11 @@ class Table:
             raise IndexError(partition)
         return self._owners[partition]
 
+    @property
+    def all_owners(self) -> tuple[tuple[str, ...], ...]:
+        """The owners of every partition, by its number."""
+        return self._owners
+
     def partitions_of(self, member_id: str) -> int:
         """How many partitions a member holds a replica of; 0 for one the table does not know."""
         return self._counts.get(member_id, 0)

@@ -1,0 +1,163 @@
+"""Automatic removal: which of the long dead is removed from the ring, and if none, why not (architecture.md §5).
+
+Pure, as all of `ring`: what one peer sees of the others goes in, what is to be done comes out. `Sightings` turns what it
+sees into how long each member has been dead, `prospects` judges that. Times are seconds of the caller's monotonic clock.
+
+V1  A member counts as dead for as long as this peer has seen it dead itself, without a break, while it saw a majority of
+    every live ring's members alive, and was not asleep. So nobody is removed by a peer that has just started, was paused or
+    was cut off: it counts from anew. What others have seen is never taken for one's own.
+V2  Nobody is removed unless enough members are left for all replicas. One that owns nothing (it drained) is not missed.
+V3  Nobody is removed while some owner set has lost its majority (what it held must be copied from that majority), or while
+    more than one zone is wholly dead (that looks like a cut in the network, or like something an operator should see).
+V4  Nobody is removed while the ring is being changed, unless the change waits for the very member: then it is given up, and
+    made anew without it, but for a member that was only joining. Giving up puts the old owners back and guesses nothing.
+V5  One at a time: whoever has been dead for longest, of those that may be removed.
+V6  Voters take turns, so that mostly one of them proposes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from ring.changes import differing
+from ring.epoch import Epoch
+from ring.members import ACTIVE, Member
+
+EVICT_AFTER_S = 900.0
+"""How long a member must have been dead, unless told otherwise."""
+
+PAUSE_S = 5.0
+"""Who has not looked for so long was paused, and counts from anew (V1). Look at least twice as often."""
+
+TURN_S = 5.0
+
+
+class Sightings:
+    """How long one peer, `me`, has seen which members dead (V1)."""
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+        self._looked_s: float | None = None
+        self._dead: dict[str, float] = {}  # since when
+        self.restarts = 0  # how often counting began anew
+        self.apart = False  # no majority alive, when last looked
+
+    def look(self, epoch: Epoch, alive: Callable[[str], bool], now_s: float) -> None:
+        """Note who is dead now. `alive(member)` is false of a member never heard of as well."""
+        dead = {one.id for one in epoch.everybody if one.id != self._me and not alive(one.id)}
+        self.apart = not all(_majority(ring, dead) for ring in (epoch.members, epoch.previous_members))
+        asleep = self._looked_s is not None and now_s - self._looked_s > PAUSE_S
+        if self.apart or asleep:
+            self.restarts += bool(self._dead)
+            self._dead.clear()
+        self._looked_s = now_s
+        self._dead = {member: self._dead.get(member, now_s) for member in sorted(dead)}
+
+    def answered(self, member: str) -> None:
+        """It turned out to live: count from anew."""
+        if self._looked_s is not None and member in self._dead:
+            self._dead[member] = self._looked_s
+
+    def dead_s(self) -> dict[str, float]:
+        """Member id -> for how long it had been dead when last looked."""
+        return {member: (self._looked_s or 0.0) - since_s for member, since_s in self._dead.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What becomes of one dead member: removed in `left_s` seconds (0: now), or not before `why_not` has changed."""
+
+    member: str
+    dead_s: float
+    left_s: float | None
+    why_not: str = ""
+
+    @property
+    def due(self) -> bool:
+        return self.left_s is not None and self.left_s <= 0
+
+
+def prospects(
+    epoch: Epoch, dead_s: Mapping[str, float], evict_after_s: float = EVICT_AFTER_S
+) -> list[Prospect]:
+    """What becomes of each dead member, the one that was dead for longest first. `evict_after_s` 0: nobody is removed."""
+    known = [member for member in epoch.everybody if member.id in dead_s]
+    known.sort(key=lambda member: (-dead_s[member.id], member.id))
+    return [_prospect(epoch, member, dead_s, evict_after_s) for member in known]
+
+
+def to_remove(
+    epoch: Epoch, dead_s: Mapping[str, float], evict_after_s: float = EVICT_AFTER_S
+) -> Prospect | None:
+    """Who is to be removed now (V5)."""
+    return next((one for one in prospects(epoch, dead_s, evict_after_s) if one.due), None)
+
+
+def turn_s(epoch: Epoch, me: str, dead: Collection[str]) -> float | None:
+    """How long after a removal is due `me` proposes it; None: it is no voter and leaves that to those (V6)."""
+    living = [voter for voter in epoch.voters() if voter not in dead]
+    return living.index(me) * TURN_S if me in living else None
+
+
+def waits_for(joint: Epoch, member_id: str) -> bool:
+    """Whether a change cannot end without a member: it is a new owner of a partition whose owners change."""
+    if joint.previous is None or not joint.table.partitions_of(member_id):
+        return False
+    return any(member_id in joint.table.owners(p) for p in differing(joint.previous, joint.table))
+
+
+def words_of(seconds: float) -> str:
+    """A length of time for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+# --- inside
+
+
+def _prospect(epoch: Epoch, member: Member, dead_s: Mapping[str, float], evict_after_s: float) -> Prospect:
+    for_s = dead_s[member.id]
+    why_not = _obstacle(epoch, member, dead_s.keys()) if evict_after_s > 0 else "automatic removal is off"
+    return Prospect(member.id, for_s, None if why_not else max(0.0, evict_after_s - for_s), why_not)
+
+
+def _obstacle(epoch: Epoch, member: Member, dead: Collection[str]) -> str:
+    """What keeps a member from being removed, whatever its time; "" if nothing does (V2 to V4)."""
+    if epoch.previous is not None:
+        if not waits_for(epoch, member.id):
+            return "the ring is being changed, which comes first"
+        if all(one.id != member.id for one in epoch.previous_members):
+            return ""  # it was joining: its change is given up, and that was all
+    return _too_few(epoch, member) or _lost(epoch, dead) or _zones(epoch.members, dead)
+
+
+def _too_few(epoch: Epoch, member: Member) -> str:
+    left = sum(one.state == ACTIVE and one.id != member.id for one in epoch.members)
+    if member.state != ACTIVE or left >= epoch.replicas:
+        return ""
+    peers = "1 peer" if left == 1 else f"{left} peers"
+    return f"{peers} would be left for {epoch.replicas} replicas"
+
+
+def _lost(epoch: Epoch, dead: Collection[str]) -> str:
+    """Owner sets without a majority: of the old owners in a joint epoch, for they are who the next change starts from."""
+    table = epoch.table if epoch.previous is None else epoch.previous
+    gone = frozenset(dead)
+    lost = sum(2 * sum(owner not in gone for owner in owners) <= len(owners) for owners in table.all_owners)
+    if not lost:
+        return ""
+    return "1 partition has lost its majority" if lost == 1 else f"{lost} partitions have lost their majority"
+
+
+def _zones(members: Iterable[Member], dead: Collection[str]) -> str:
+    living = {member.zone for member in members if member.id not in dead}
+    gone = sorted({member.zone for member in members if member.zone not in living})
+    if len(gone) < 2:
+        return ""
+    return f"{len(gone)} zones are dead ({', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''})"
+
+
+def _majority(members: Collection[Member], dead: Collection[str]) -> bool:
+    return not members or 2 * sum(member.id not in dead for member in members) > len(members)
