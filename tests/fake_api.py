@@ -55,10 +55,12 @@ class FakePeer:
     state: str = "alive"
     faults: deque[str] = field(default_factory=deque)
     """For the next object or bucket requests: "503", "busy-forever", "lose-answer" (done, then cut), "drop"
-    (not done, cut), "cut-body" (half of a GET), "flip" (one wrong byte in a GET), "unknown", "early-403"."""
+    (not done, cut), "cut-body" (half of a GET), "flip" (one wrong byte in a GET), "unknown", "early-403",
+    "freeze" (the peer answers nothing any more), "freeze-body" (the same after half of a GET)."""
     seen: list[tuple[str, str]] = field(default_factory=list)
     runner: web.AppRunner | None = None
     listener: asyncio.Server | None = None
+    thawed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -74,7 +76,22 @@ class FakePeer:
     def start(self) -> None:
         self.cluster.call(self._start())
 
+    def freeze(self) -> None:
+        """Take requests from now on, and answer none."""
+        self.cluster.call(self._freeze())
+
+    async def _freeze(self) -> None:
+        self.thawed.clear()
+
+    def thaw(self) -> None:
+        """Answer again, what came meanwhile included."""
+        self.cluster.call(self._thaw())
+
+    async def _thaw(self) -> None:
+        self.thawed.set()
+
     async def _start(self) -> None:
+        self.thawed.set()
         app = web.Application(client_max_size=1 << 40)
         app.router.add_route("*", r"/{tail:[\s\S]*}", self._serve)
         silent = logging.getLogger("tests.fake_api")
@@ -107,6 +124,7 @@ class FakePeer:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         raw = request.raw_path
         self.seen.append((request.method, raw))
+        await self.thawed.wait()
         try:
             return await self._guarded(request, raw)
         except ApiError as error:
@@ -136,6 +154,9 @@ class FakePeer:
             raise ApiError(503, "SlowDown", "too busy", retry=True)
         if fault == "early-403":
             raise ApiError(403, "AccessDenied", "refused before the body was read")
+        if fault == "freeze":
+            self.thawed.clear()
+            await self.thawed.wait()
         if fault == "drop":
             await request.read()
             raise _cut(request)
@@ -163,7 +184,7 @@ class FakePeer:
             return await store.put(parts[2], key, request)
         if request.method == "DELETE":
             return store.delete(parts[2], key, request)
-        return await store.get(parts[2], key, request, fault)
+        return await store.get(parts[2], key, request, fault, self)
 
     async def _bucket(self, request: web.Request, name: str) -> web.Response:
         store = self.cluster
@@ -413,7 +434,9 @@ class FakeCluster:
         self.buckets[bucket].pop(key, None)
         return web.Response(status=204)
 
-    async def get(self, bucket: str, key: str, request: web.Request, fault: str) -> web.StreamResponse:
+    async def get(
+        self, bucket: str, key: str, request: web.Request, fault: str, peer: FakePeer
+    ) -> web.StreamResponse:
         held = self.buckets[bucket].get(key)
         if held is None:
             raise ApiError(404, "NoSuchKey", f"there is no object {key}")
@@ -440,6 +463,11 @@ class FakeCluster:
         if request.method == "GET":
             if fault == "cut-body":
                 await response.write(data[: len(data) // 2])
+                raise _cut(request)
+            if fault == "freeze-body":
+                await response.write(data[: len(data) // 2])
+                peer.thawed.clear()
+                await peer.thawed.wait()
                 raise _cut(request)
             await response.write(data)
         await response.write_eof()

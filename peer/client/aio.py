@@ -13,20 +13,20 @@ from yarl import URL
 
 from peer.client import calls
 from peer.client.aio_download import BROKEN, AsyncDownload, AsyncMetered, lower, read_whole
+from peer.client.aio_watching import AsyncWatcher
 from peer.client.attempts import PATIENCE_S, AttemptError, Fate
 from peer.client.bodies import AsyncData, AsyncSource, MemorySource, Progress, source_of
 from peer.client.calls import Call
 from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
 from peer.client.profile import load_profile
+from peer.client.pulse import PROBE, Waiting
 from peer.client.transfer import Incoming, check_put
 from peer.client.wire import STREAM_SILENCE_S, Request
 from peer.errors import AtollError
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 3.0
-"""A peer that moves no byte for this long is given up; it promises an answer within 5 s."""
 IDLE_S = 10.0
 CONNECTIONS = 256
 
@@ -57,6 +57,8 @@ class AsyncClient:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self._learning: asyncio.Lock | None = None
+        self._watcher = AsyncWatcher(self._core.pulse, self._probe)
+        self._core.pulse.on_wait = self._watcher.wake
 
     @classmethod
     def from_profile(cls, name: str | None = None, **options: Any) -> Self:
@@ -72,6 +74,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._watcher.close()
         if self._session is not None:
             await self._session.close()
 
@@ -157,9 +160,8 @@ class AsyncClient:
             chunk_bytes=self._core.chunk_bytes,
         )
         preferred = await self._owners(bucket, key, size_hint, prefer_owner)
-        download = AsyncDownload(
-            self.send, incoming, self._core.attempts(incoming.request(), preferred), progress
-        )
+        attempts = self._core.attempts(incoming.request(), preferred)
+        download = AsyncDownload(self.send, self._core.waiting, incoming, attempts, progress)
         await download.open()
         return download
 
@@ -286,27 +288,50 @@ class AsyncClient:
         except AtollError:
             return ()  # any peer will do
 
+    async def _probe(self, url: str) -> bool:
+        """Whether a peer answers at all."""
+        try:
+            async with self._opened().request(
+                PROBE.method, URL(url + PROBE.path), headers={"Connection": "close"}, allow_redirects=False
+            ) as response:
+                return response.status < 500
+        except BROKEN:
+            return False
+
     async def send(
-        self, url: str, request: Request, body: AsyncMetered | None = None
+        self, url: str, request: Request, waiting: Waiting, body: AsyncMetered | None = None
     ) -> aiohttp.ClientResponse:
-        """One request to one peer, up to the head of its answer; AttemptError says how far it came."""
+        """One request to one peer, up to the head of its answer; AttemptError says how far it came. `waiting` is told of
+        what the peer does, and breaks it off, also while the body of the answer is read."""
         headers = self._core.headers(request)
         data: Any = request.body
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(request.silence_s) as silence:
+                waiting.give_up = lambda: silence.reschedule(loop.time())
                 if body is not None:
                     if body.size is not None:
                         headers["Content-Length"] = str(body.size)
-                    data = body.stream(lambda: silence.reschedule(loop.time() + request.silence_s))
-                return await self._opened().request(
+
+                    def moved() -> None:
+                        waiting.moved()
+                        silence.reschedule(loop.time() + request.silence_s)
+
+                    data = body.stream(moved)
+                response = await self._opened().request(
                     request.method,
                     URL(url + request.path, encoded=True),
                     headers=headers,
                     data=data,
                     allow_redirects=False,
                     skip_auto_headers=("Content-Type",),
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, sock_connect=self._core.connect_s(), sock_read=STREAM_SILENCE_S
+                    ),
                 )
+                waiting.give_up = response.close
+                waiting.moved()
+                return response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as problem:
             raise AttemptError(Fate.NOT_SENT, problem) from problem
         except BROKEN as problem:
@@ -319,9 +344,6 @@ class AsyncClient:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True
-                ),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=STREAM_SILENCE_S
                 ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -345,8 +367,9 @@ class AsyncClient:
         attempts = self._core.attempts(call.request, preferred)
         while True:
             url = attempts.pick()
+            waiting = self._core.waiting(url, attempts, body)
             try:
-                response = await self.send(url, call.request, body)
+                response = await self.send(url, call.request, waiting, body)
                 content = await read_whole(response)
                 result = self._core.judge(
                     call, response.status, lower(response.headers), content, in_doubt=attempts.in_doubt
@@ -366,5 +389,7 @@ class AsyncClient:
             else:
                 attempts.answered()
                 return result
+            finally:
+                waiting.end()
             self._core.tell(call.request, attempts, pause_s)
             await asyncio.sleep(pause_s)

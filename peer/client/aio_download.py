@@ -18,21 +18,27 @@ from peer.client.bodies import AsyncSource, Bytes, IterableSource, MemorySource,
 from peer.client.core import PROGRESS_BYTES, Metered, retryable
 from peer.client.download import umask
 from peer.client.model import ObjectInfo
+from peer.client.pulse import Waiting
 from peer.client.transfer import Incoming, changed_meanwhile
 from peer.client.wire import Request, error_of
 from peer.errors import AtollError, Conflict
 
 BROKEN = (aiohttp.ClientError, OSError, TimeoutError)
 """What aiohttp raises when a connection, not the request, is at fault."""
-Send = Callable[[str, Request], Awaitable[aiohttp.ClientResponse]]
+Send = Callable[[str, Request, Waiting], Awaitable[aiohttp.ClientResponse]]
+Wait = Callable[[str, Attempts], Waiting]
 
 
 class AsyncDownload:
     """The bytes of one object: iterate over blocks, or `read` or `save`; see `Download`."""
 
-    def __init__(self, send: Send, incoming: Incoming, attempts: Attempts, progress: Progress | None) -> None:
-        """`send` is AsyncClient's: one request to one peer, up to the head of its answer."""
+    def __init__(
+        self, send: Send, wait: Wait, incoming: Incoming, attempts: Attempts, progress: Progress | None
+    ) -> None:
+        """`send` is AsyncClient's: one request to one peer, up to the head of its answer; `wait` is `Core.waiting`."""
         self._send = send
+        self._wait = wait
+        self._waiting: Waiting | None = None
         self._incoming = incoming
         self._attempts = attempts
         self._progress = progress
@@ -85,6 +91,7 @@ class AsyncDownload:
 
     def close(self) -> None:
         """Give up what was not read. Idempotent."""
+        self._end_wait()
         if self._response is not None:
             self._response.close()
             self._response = None
@@ -103,16 +110,25 @@ class AsyncDownload:
         while self._response is None:
             url = self._attempts.pick()
             self._moved = 0
+            waiting = self._waiting = self._wait(url, self._attempts)
             try:
-                await self._accept(await self._send(url, self._incoming.request()))
+                await self._accept(await self._send(url, self._incoming.request(), waiting))
             except AttemptError as failure:
+                self._end_wait()
                 await asyncio.sleep(self._attempts.failed(failure))
             except AtollError:
+                self._end_wait()
                 self._attempts.answered()
                 raise
             except BaseException:
+                self._end_wait()
                 self._attempts.abandoned()
                 raise
+
+    def _end_wait(self) -> None:
+        if self._waiting is not None:
+            self._waiting.end()
+            self._waiting = None
 
     async def _accept(self, response: aiohttp.ClientResponse) -> None:
         headers = lower(response.headers)
@@ -132,8 +148,9 @@ class AsyncDownload:
     async def _next(self) -> bytes:
         """The next bytes, b"" after the last one."""
         while not self._incoming.complete:
-            if self._response is None:
+            if self._response is None or self._waiting is None:
                 raise ValueError("this download is closed")
+            self._waiting.expect()
             try:
                 block = await self._response.content.readany()
                 if not block:
@@ -141,10 +158,12 @@ class AsyncDownload:
             except BROKEN as problem:
                 self._response.close()
                 self._response = None
+                self._end_wait()
                 failure = AttemptError(Fate.LOST, problem, moved=self._moved >= PROGRESS_BYTES)
                 await asyncio.sleep(self._attempts.failed(failure))
                 await self.open()
                 continue
+            self._waiting.rest()
             self._moved += len(block)
             self._incoming.take(block)
             if self._progress is not None:
@@ -161,6 +180,7 @@ class AsyncDownload:
         if response is not None:
             response.release()
             self._attempts.answered()
+        self._end_wait()
         self._incoming.finish()
 
 

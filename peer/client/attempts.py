@@ -37,6 +37,8 @@ QUIET_PATIENCE_S = 1.0
 SHORTEST_LIMIT_S = 2.0
 """With less patience than this, too, every peer is asked, for up to three times as long."""
 MAX_RESTARTS = 8
+MOST_GIVEN_UP = 2
+"""A request that lost so many answers waits out the next one: then it is not for want of a peer that lives."""
 SHORTEST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 
@@ -89,6 +91,7 @@ class Attempts:
         self._rounds = 0
         self._restarts = 0
         self._fates: dict[str, Fate] = {}  # how the last attempt at each peer ended
+        self._lost = 0  # answers
         self._doubt = False  # an earlier attempt may have been applied
         self.last_problem = ""
 
@@ -96,6 +99,11 @@ class Attempts:
     def in_doubt(self) -> bool:
         """Whether an earlier attempt's answer was lost, so that it may have been applied."""
         return self._doubt
+
+    @property
+    def may_give_up(self) -> bool:
+        """Whether the present attempt may be broken off because its peer is silent (`pulse`, L2)."""
+        return self._request.repeat is not Repeat.NEVER and self._lost < MOST_GIVEN_UP
 
     def pick(self) -> str:
         """The peer for the next attempt."""
@@ -125,6 +133,7 @@ class Attempts:
         self._over(worked=None if overloaded else False)
         self.last_problem = f"{peer}: {failure}"
         self._fates[peer] = failure.fate
+        self._lost += failure.fate is Fate.LOST
         told_unknown = isinstance(failure.cause, UnknownOutcome)
         if failure.fate is Fate.LOST or told_unknown:
             if self._request.repeat is Repeat.NEVER:

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from peer.client.attempts import AttemptError, Fate
 from peer.client.bodies import Bytes, Source, body_errors
+from peer.client.pulse import Waiting
 from peer.client.wire import STREAM_SILENCE_S, Request
 
-CONNECT_TIMEOUT_S = 3.0
 IDLE_S = 10.0
 """A connection unused for longer is not trusted: servers close idle ones, and a race loses the answer."""
 IDLE_PER_PEER = 32
@@ -35,14 +35,18 @@ _BROKEN = (OSError, http.client.HTTPException)
 class Answer:
     """The head of an answer, and its body as a stream. Read it to its end, or `close` it."""
 
-    def __init__(self, response: http.client.HTTPResponse, release: Callable[[bool], None]) -> None:
+    def __init__(
+        self, response: http.client.HTTPResponse, waiting: Waiting, release: Callable[[bool], None]
+    ) -> None:
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.getheaders()}
         self._response = response
+        self._waiting = waiting
         self._release: Callable[[bool], None] | None = release
 
     def read(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """The whole body; AttemptError if it is cut off or longer than `limit` bytes."""
+        self._waiting.expect()
         try:
             body = self._response.read(limit)
             cut = bool(self._response.length) and len(body) < limit
@@ -57,6 +61,7 @@ class Answer:
 
     def read_into(self, room: memoryview) -> int:
         """The next bytes of the body, 0 at its end; AttemptError if the connection breaks."""
+        self._waiting.expect()
         try:
             got = self._response.readinto(room)
             if not got and self._response.length:
@@ -64,6 +69,7 @@ class Answer:
         except _BROKEN as problem:
             self.close()
             raise AttemptError(Fate.LOST, problem) from problem
+        self._waiting.rest()
         if not got or self._response.isclosed():
             self._end()
         return got
@@ -91,19 +97,25 @@ class Connections:
         self._busy: set[http.client.HTTPConnection] = set()
         self._closed = False
 
-    def send(self, url: str, request: Request, headers: dict[str, str], body: Source | None) -> Answer:
-        """Send one request and wait for the head of its answer.
+    def send(
+        self, url: str, request: Request, headers: dict[str, str], body: Source | None, waiting: Waiting,
+        connect_s: float,
+    ) -> Answer:  # fmt: skip
+        """Send one request and wait for the head of its answer. `waiting` is told of what the peer does, and breaks it off.
 
         Raises AttemptError saying whether the peer may have seen it, or BodyError with the error of
         the caller's own body (the peer then sees a body cut short, which it discards).
         """
         connection = self._take(url)
+        waiting.give_up = lambda: _shut(connection)
         try:
-            response = self._exchange(connection, request, headers, body)
+            if connection.sock is None:
+                self._connect(connection, connect_s)
+            response = self._exchange(connection, request, headers, body, waiting)
         except BaseException:
             self._give(url, connection, reusable=False)
             raise
-        return Answer(response, lambda reusable: self._give(url, connection, reusable=reusable))
+        return Answer(response, waiting, lambda reusable: self._give(url, connection, reusable=reusable))
 
     def _exchange(
         self,
@@ -111,21 +123,22 @@ class Connections:
         request: Request,
         headers: dict[str, str],
         body: Source | None,
+        waiting: Waiting,
     ) -> http.client.HTTPResponse:
-        if connection.sock is None:
-            self._connect(connection)
         try:
             connection.sock.settimeout(request.silence_s)
             connection.putrequest(request.method, request.path, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
             if body is not None:
-                self._send_body(connection, body)
+                self._send_body(connection, body, waiting)
             else:
                 if request.method in ("PUT", "POST"):
                     connection.putheader("Content-Length", str(len(request.body or b"")))
                 connection.endheaders(request.body)
+            waiting.expect()
             response = connection.getresponse()
+            waiting.rest()
             if connection.sock is not None:
                 connection.sock.settimeout(STREAM_SILENCE_S)
             return response
@@ -136,14 +149,14 @@ class Connections:
                 return early
             raise AttemptError(Fate.LOST, problem) from problem
 
-    def _connect(self, connection: http.client.HTTPConnection) -> None:
+    def _connect(self, connection: http.client.HTTPConnection, timeout_s: float) -> None:
         try:
-            connection.timeout = CONNECT_TIMEOUT_S
+            connection.timeout = timeout_s
             connection.connect()
         except _BROKEN as problem:
             raise AttemptError(Fate.NOT_SENT, problem) from problem
 
-    def _send_body(self, connection: http.client.HTTPConnection, body: Source) -> None:
+    def _send_body(self, connection: http.client.HTTPConnection, body: Source, waiting: Waiting) -> None:
         """Send the rest of the head, then the body; stops early if an answer is already there."""
         chunked = body.size is None
         if chunked:
@@ -162,12 +175,14 @@ class Connections:
             if watched and _readable(connection):
                 connection.auto_open = 0  # half a body was sent: never reuse it
                 return
+            waiting.expect()
             if chunked:
                 connection.sock.sendall(b"%x\r\n" % len(block))
                 connection.sock.sendall(block)
                 connection.sock.sendall(b"\r\n")
             else:
                 connection.sock.sendall(block)
+            waiting.rest()
         if chunked:
             connection.sock.sendall(b"0\r\n\r\n")
 

@@ -12,6 +12,7 @@ from peer.client.bodies import Bytes, Progress, Source
 from peer.client.calls import Call
 from peer.client.model import ClusterInfo
 from peer.client.peers import PeerBook, normal_url
+from peer.client.pulse import Pulse, Waiting
 from peer.client.wire import Request, error_of, retry_after_s
 from peer.errors import AtollError, Invalid, NotFound, Unavailable
 from peer.etag import DEFAULT_CHUNK_BYTES, EtagHasher
@@ -27,6 +28,8 @@ LOOK_AGAIN_S = 1.0
 TELL_EVERY_S = 2.0
 SIDE_PATIENCE_S = 0.1
 """For requests that only make others faster: once around the peers is enough."""
+CONNECT_S, LONE_CONNECT_S = 1.0, 3.0
+"""For a connection, with other peers to ask and without."""
 PROGRESS_BYTES = 1024 * 1024
 """An attempt that moved this much before it broke was worth its while, so trying on is no endless loop."""
 
@@ -55,6 +58,7 @@ class Core:
             raise Invalid("the keys contain characters that cannot be sent; keys are printable ASCII")
         self._rng = rng or random.Random()
         self.book = PeerBook(urls, pinned=pin, clock=clock, rng=self._rng)
+        self.pulse = Pulse(self.book, clock)
         self.chunk_bytes = DEFAULT_CHUNK_BYTES
         self.replicas = 0
         self._patience_s = patience_s
@@ -148,6 +152,14 @@ class Core:
             patience_s=self._patience_s,
             preferred=preferred,
         )
+
+    def waiting(self, url: str, attempts: Attempts, body: Metered | None = None) -> Waiting:
+        """The present attempt, to be told of what its peer does (`pulse`)."""
+        return self.pulse.begin(url, lambda: attempts.may_give_up and (body is None or body.can_repeat()))
+
+    def connect_s(self) -> float:
+        """How long to wait for a connection: not for long where there is another peer to ask."""
+        return CONNECT_S if len(self.book.urls()) > 1 else LONE_CONNECT_S
 
     def headers(self, request: Request) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", "User-Agent": "atoll", **request.headers}

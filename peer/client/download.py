@@ -15,6 +15,7 @@ from peer.client.bodies import Progress
 from peer.client.connections import Answer, Connections
 from peer.client.core import PROGRESS_BYTES, Core, retryable
 from peer.client.model import ObjectInfo
+from peer.client.pulse import Waiting
 from peer.client.transfer import Incoming, changed_meanwhile
 from peer.client.wire import MAX_ERROR_BYTES, error_of
 from peer.errors import AtollError, Conflict
@@ -47,6 +48,7 @@ class Download:
         self._attempts = attempts
         self._progress = progress
         self._answer: Answer | None = None
+        self._waiting: Waiting | None = None
         self._moved = 0  # by the present attempt
         self._closed = False
         self._open()
@@ -117,6 +119,7 @@ class Download:
     def close(self) -> None:
         """Give up what was not read. Idempotent."""
         self._closed = True
+        self._end_wait()
         if self._answer is not None:
             self._answer.close()
             self._answer = None
@@ -136,17 +139,26 @@ class Download:
             url = self._attempts.pick()
             self._moved = 0
             request = self._incoming.request()
+            waiting = self._waiting = self._core.waiting(url, self._attempts)
+            headers, connect_s = self._core.headers(request), self._core.connect_s()
             try:
-                answer = self._connections.send(url, request, self._core.headers(request), None)
-                self._accept(answer)
+                self._accept(self._connections.send(url, request, headers, None, waiting, connect_s))
             except AttemptError as failure:
+                self._end_wait()
                 self._sleep(self._attempts.failed(failure))
             except AtollError:
+                self._end_wait()
                 self._attempts.answered()
                 raise
             except BaseException:
+                self._end_wait()
                 self._attempts.abandoned()
                 raise
+
+    def _end_wait(self) -> None:
+        if self._waiting is not None:
+            self._waiting.end()
+            self._waiting = None
 
     def _accept(self, answer: Answer) -> None:
         if answer.status in (200, 206):
@@ -174,6 +186,7 @@ class Download:
                     raise AssertionError("an answer of known length ended early without an error")
             except AttemptError as failure:
                 self._answer = None
+                self._end_wait()
                 failure.moved = self._moved >= PROGRESS_BYTES
                 self._sleep(self._attempts.failed(failure))
                 self._open()
@@ -194,6 +207,7 @@ class Download:
         if answer is not None:
             answer.read_into(memoryview(bytearray(1)))  # lets the connection be used again
             self._attempts.answered()
+        self._end_wait()
         self._incoming.finish()
 
 

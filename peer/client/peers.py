@@ -49,6 +49,7 @@ class _Peer:
     url: str
     configured: bool
     usable: bool = True
+    silent: bool = False
     failures: int = 0
     not_before: float = 0.0
     in_flight: int = 0
@@ -82,10 +83,29 @@ class PeerBook:
             return [peer.url for peer in self._peers.values()]
 
     def promising(self) -> set[str]:
-        """Peers that are not known to be dead, suspected or leaving; all of them when there is no such peer."""
+        """Peers that are not known to be dead, suspected, leaving or silent; all of them when there is no such peer."""
         with self._lock:
-            usable = {peer.url for peer in self._peers.values() if peer.usable}
+            usable = {peer.url for peer in self._peers.values() if peer.usable and not peer.silent}
             return usable or set(self._peers)
+
+    def others_answer(self, url: str) -> bool:
+        """Whether there is a peer besides this one that nothing is held against."""
+        now = self._clock()
+        with self._lock:
+            return any(
+                peer.usable and not peer.silent and peer.not_before <= now
+                for peer in self._peers.values()
+                if peer.url != url
+            )
+
+    def silent(self, url: str, is_silent: bool) -> None:
+        """A peer answers nothing, not even a probe, or it does again (`pulse`)."""
+        with self._lock:
+            peer = self._peers.get(url)
+            if peer is not None:
+                peer.silent = is_silent
+                if not is_silent:
+                    peer.failures, peer.not_before = 0, 0.0
 
     def learn(self, nodes: Iterable[NodeInfo]) -> None:
         """Take over the addresses and liveness of an answer; a pinned client keeps to its endpoint."""
@@ -109,12 +129,13 @@ class PeerBook:
                     self._peers[url] = _Peer(url, configured=False, usable=usable)
 
     def pick(self, preferred: Collection[str] = (), tried: Collection[str] = ()) -> str:
-        """The peer to ask next: untried, healthy, preferred, least busy, longest unused, in that order."""
+        """The peer to ask next: untried, not silent, healthy, preferred, least busy, longest unused, in that order."""
         now = self._clock()
 
-        def rank(peer: _Peer) -> tuple[bool, bool, bool, int, int]:
+        def rank(peer: _Peer) -> tuple[bool, bool, bool, bool, int, int]:
             resting = not peer.usable or peer.not_before > now
-            return (peer.url in tried, resting, peer.url not in preferred, peer.in_flight, peer.turn)
+            preferable = peer.url in preferred
+            return (peer.url in tried, peer.silent, resting, not preferable, peer.in_flight, peer.turn)
 
         with self._lock:
             peer = min(self._peers.values(), key=rank)

@@ -19,6 +19,7 @@ from peer.client.download import Download
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
 from peer.client.profile import load_profile
 from peer.client.transfer import Incoming, check_put
+from peer.client.watching import Watcher
 from peer.errors import AtollError
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class Client:
         """`endpoints`: API addresses (port + 1). `tls`: for certificates the machine does not trust."""
         self._core = Core(endpoints, access_key, secret_key, pin=pin, patience_s=patience_s)
         self._connections = Connections(tls)
+        self._watcher = Watcher(self._core.pulse, tls)
+        self._core.pulse.on_wait = self._watcher.wake
         self._sleep = sleep
         self._learning = threading.Lock()
 
@@ -78,6 +81,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections. Requests under way in other threads end with an error."""
+        self._watcher.close()
         self._connections.close()
 
     def __enter__(self) -> Self:
@@ -308,8 +312,11 @@ class Client:
         headers = self._core.headers(call.request)
         while True:
             url = attempts.pick()
+            waiting = self._core.waiting(url, attempts, body)
             try:
-                answer = self._connections.send(url, call.request, headers, body)
+                answer = self._connections.send(
+                    url, call.request, headers, body, waiting, self._core.connect_s()
+                )
                 content = answer.read()
                 result = self._core.judge(
                     call, answer.status, answer.headers, content, in_doubt=attempts.in_doubt
@@ -332,5 +339,7 @@ class Client:
             else:
                 attempts.answered()
                 return result
+            finally:
+                waiting.end()
             self._core.tell(call.request, attempts, pause_s)
             self._sleep(pause_s)

@@ -1,0 +1,52 @@
+"""Looks after the pulse of an asynchronous client: a timer while requests are under way, and probes as tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from peer.client.pulse import PROBE_S, TICK_S, Pulse
+
+
+class AsyncWatcher:
+    """Probes peers and breaks off what waits at silent ones. `ask(url)` sends the probe; whether it was answered well."""
+
+    def __init__(self, pulse: Pulse, ask: Callable[[str], Awaitable[bool]]) -> None:
+        self._pulse = pulse
+        self._ask = ask
+        self._timer: asyncio.TimerHandle | None = None
+        self._probes: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def wake(self) -> None:
+        """Something waits. Called on the client's loop."""
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    async def close(self) -> None:
+        """End what is under way. Idempotent."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+
+    def _tick(self) -> None:
+        self._timer = None
+        for url in self._pulse.look():
+            probe = asyncio.ensure_future(self._probe(url))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+        if not self._pulse.idle:
+            self.wake()
+
+    async def _probe(self, url: str) -> None:
+        alive = False
+        try:
+            async with asyncio.timeout(PROBE_S):
+                alive = await self._ask(url)
+        except TimeoutError:
+            pass  # which is what was asked
+        finally:
+            self._pulse.probed(url, alive=alive)
