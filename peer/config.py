@@ -42,6 +42,7 @@ LIMITS: dict[str, tuple[str, float, float, str]] = {
 """The limits of the API that are options: field -> option, least, most, unit."""
 HEALING: dict[str, tuple[str, float, float, str]] = {
     "garbage_after_s": ("--garbage-after", 0.1, 604_800, "s"),
+    "evict_after_s": ("--evict-after", 0, 31_536_000, "s"),
     "scrub_every_s": ("--scrub-every", 0.1, 31_536_000, "s"),
     "scrub_bytes_per_s": ("--scrub-rate", 4096, 1 << 40, " bytes"),
 }
@@ -107,6 +108,8 @@ class PeerConfig:
 
     garbage_after_s: float = 300.0
     """How long bytes stay after nothing names them any more, for reads under way."""
+    evict_after_s: float = 900.0
+    """A peer that has been dead for so long is removed from the ring by the others; 0: never."""
     scrub_every_s: float = 86_400.0
     """Everything this peer holds is read and checked so often, if the rate allows it."""
     scrub_bytes_per_s: int = 20 << 20

@@ -19,6 +19,7 @@ from peer.replication.healing.adoption import Adoption
 from peer.replication.healing.adoption import Disk as AdoptionDisk
 from peer.replication.healing.antientropy import AntiEntropy
 from peer.replication.healing.chunksync import CHUNKS, ChunkSide
+from peer.replication.healing.eviction import Eviction
 from peer.replication.healing.handoff import Handoff
 from peer.replication.healing.recovery import Recovery
 from peer.replication.healing.scrub import Disk as ScrubDisk
@@ -57,6 +58,13 @@ class AllDisk(Disk, ScrubDisk, AdoptionDisk, Protocol):
     """A peer's chunk files, for all who work with them."""
 
 
+class Gossip(Protocol):
+    """Who is alive (peer.membership.Membership)."""
+
+    def is_alive(self, member_id: str) -> bool:
+        """False of a member never heard of."""
+
+
 class Removed(AtollError):
     """The ring has decided that this peer is no member any more."""
 
@@ -80,6 +88,7 @@ class Healing:
         self._replica = replica
         self._copies = replica.copies
         self.on_removed: Callable[[AtollError], None] = lambda error: None
+        self.eviction: Eviction | None = None
         self.workers = Workers(env, rows)
         self.side = ChunkSide(env, rows, chunks.holder, disk, chunks, self.workers.throttle.spend)
         replica.copies.add(CHUNKS, self.side)
@@ -145,6 +154,15 @@ class Healing:
         replica.serve(PURGE_PROMISE, self.purge.on_promise)
         replica.serve(PURGE, self.purge.on_purge)
 
+    def evict(self, gossip: Callable[[], Gossip | None], after_s: float) -> None:
+        """Have members removed that gossip held for dead, or never heard of, for so long, 0 for none; before `begin`."""
+
+        def seen(member: str) -> bool:
+            known = gossip()
+            return known is not None and known.is_alive(member)
+
+        self.eviction = Eviction(self._env, self._replica, seen, after_s)
+
     def begin(self, adopting: bool) -> None:
         """Run the workers. Called once the peer's identity is confirmed. `adopting`: chunks lie here without rows; they are
         taken over first."""
@@ -161,6 +179,8 @@ class Healing:
         self.workers.add(self.garbage)
         self.workers.add(self.purge)
         self.workers.add(self.scrub)
+        if self.eviction is not None:
+            self.workers.add(self.eviction)
 
     def ring_changed(self, epoch: Epoch) -> None:
         """Another epoch is in force."""
@@ -201,7 +221,7 @@ class Healing:
         """For the cluster's view: partitions it is still `merging`, and `fetching` the chunks of; whether this peer is
         `behind`, how old its last comparison with everybody alive is, for whom it keeps how many `hints`, when it last
         dropped one (`dropped_s` ago), chunks `missing` everywhere, how many lie here only `damaged`, how many `objects` it
-        holds in how many `counted` partitions, and the workers."""
+        holds in how many `counted` partitions, the `outlook` of each dead member, and the workers."""
         digests = self._copies.side(REGISTERS).digests
         return {
             "behind": self.anti_entropy.behind or self._replica.recovering,
@@ -214,5 +234,6 @@ class Healing:
             "damaged": self._chunks.holder.damaged,
             "objects": digests.rows,
             "counted": digests.known,
+            "outlook": self.eviction.outlook() if self.eviction is not None else {},
             "workers": [status.to_map() for status in self.workers.statuses()],
         }

@@ -196,6 +196,7 @@ class Peer:
             self.env, self.rows, self.replica, self.chunks, self.disk, self.client_pool, self.is_alive, attempt_in,
             config.garbage_after_s,
         )  # fmt: skip
+        self.healing.evict(lambda: self.membership, config.evict_after_s)
         self.healing.scrub.pass_every_s = config.scrub_every_s
         self.healing.scrub.bytes_per_s = config.scrub_bytes_per_s
 

@@ -34,10 +34,12 @@ TURN_S = 5.0
 
 
 class Sightings:
-    """How long one peer, `me`, has seen which members dead (V1)."""
+    """How long one peer, `me`, has seen which members dead (V1). `unsafe`, for negative controls: it
+    counts on through its own pauses and while it is cut off."""
 
-    def __init__(self, me: str) -> None:
+    def __init__(self, me: str, unsafe: bool = False) -> None:
         self._me = me
+        self._unsafe = unsafe
         self._looked_s: float | None = None
         self._dead: dict[str, float] = {}  # since when
         self.restarts = 0  # how often counting began anew
@@ -46,10 +48,13 @@ class Sightings:
     def look(self, epoch: Epoch, alive: Callable[[str], bool], now_s: float) -> None:
         """Note who is dead now. `alive(member)` is false of a member never heard of as well."""
         dead = {one.id for one in epoch.everybody if one.id != self._me and not alive(one.id)}
-        self.apart = not all(_majority(ring, dead) for ring in (epoch.members, epoch.previous_members))
+        was_apart, self.apart = (
+            self.apart,
+            not all(_majority(ring, dead) for ring in (epoch.members, epoch.previous_members)),
+        )
         asleep = self._looked_s is not None and now_s - self._looked_s > PAUSE_S
-        if self.apart or asleep:
-            self.restarts += bool(self._dead)
+        if (was_apart or self.apart or asleep) and not self._unsafe:
+            self.restarts += bool(self._dead) and not was_apart
             self._dead.clear()
         self._looked_s = now_s
         self._dead = {member: self._dead.get(member, now_s) for member in sorted(dead)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +36,11 @@ class RingWorld(ClusterWorld):
 
 
 @contextmanager
-def filled(directory: Path, peers: int, objects: int = 300) -> Iterator[ClusterWorld]:
+def filled(
+    directory: Path, peers: int, objects: int = 300, environment: Mapping[str, str] | None = None
+) -> Iterator[ClusterWorld]:
     """Three peers with objects of both kinds, and room for more peers."""
-    with RingWorld(directory, peers, options=["--partition-power", "8"]) as world:
+    with RingWorld(directory, peers, options=["--partition-power", "8"], environment=environment) as world:
         world.call("PUT", f"/v1/buckets/{BUCKET}")
         with world.client(0, 1, 2) as client:
             for number in range(objects):

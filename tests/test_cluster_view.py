@@ -30,6 +30,7 @@ class Peers:
         self.infos: dict[str, dict[str, Any]] = {name: {"full": "", "healing": {}} for name in NAMES}
         self.flags: dict[str, frozenset[str]] = dict.fromkeys(NAMES, frozenset())
         self.silent: set[str] = set()
+        self.states: dict[str, str] = dict.fromkeys(NAMES, "alive")
         self.now_s = 0.0
         epoch = SimpleNamespace(members=members, replicas=3, partition_power=2, table=table, order=(0, 3))
         epoch.generation, epoch.number, epoch.kind, epoch.everybody = 0, 3, "final", members
@@ -57,8 +58,8 @@ class Peers:
 
     def get(self, member: str) -> Any:
         return SimpleNamespace(
-            id=member, state="alive", host="127.0.0.1", peer_port=3, s3_port=1, api_port=2, incarnation=1, boot=1,
-            last_heard_s=0.0, version="1", epoch=(0, 3), flags=self.flags[member],
+            id=member, state=self.states[member], host="127.0.0.1", peer_port=3, s3_port=1, api_port=2, incarnation=1,
+            boot=1, last_heard_s=0.0, version="1", epoch=(0, 3), flags=self.flags[member],
         )  # fmt: skip
 
     def told(self) -> dict[str, Any]:
@@ -110,3 +111,13 @@ def test_lost_bytes_are_no_copy(name: str) -> None:
     assert (told["verdict"], codes(told), told["tolerates"]) == ("degraded", ["chunks_damaged"], 0)
     assert told["partitions"]["full"] == 0 and told["partitions"]["unavailable"] == 0
     assert f"{name} has lost the bytes of 7 chunks" in told["reasons"][0]["message"]
+
+
+@pytest.mark.parametrize("state, word", [("dead", "dead"), ("left", "stopped")])
+def test_what_becomes_of_a_dead_peer_is_said(state: str, word: str) -> None:
+    """Goal: `status` says for how long a peer has been dead and when it is removed, or why not."""
+    peers = Peers()
+    peers.states["three"] = state
+    assert peers.told()["reasons"][0]["message"] == f"three is {word}"
+    peers.infos["one"]["healing"]["outlook"] = {"three": "(4 min); it is removed at 15 min"}
+    assert peers.told()["reasons"][0]["message"] == f"three is {word} (4 min); it is removed at 15 min"

@@ -128,12 +128,12 @@ class ClusterView:
         tolerates = counts.pop("tolerates")
         reasons = []
         epoch = self._replica.epoch
+        outlook = self._own_info().get("healing", {}).get("outlook", {})
         for member in epoch.members:
             state = self._state(member.id)
             if state not in ("alive", "suspect"):
-                reasons.append(
-                    {"code": "peer_down", "message": f"{member.name} is {WORDS.get(state, state)}"}
-                )
+                message = f"{member.name} is {WORDS.get(state, state)} {outlook.get(member.id, '')}"
+                reasons.append({"code": "peer_down", "message": message.rstrip()})
         if counts["unavailable"]:
             message = f"{counts['unavailable']} partitions have lost their majority"
             reasons.append({"code": "no_quorum", "message": message})

@@ -27,7 +27,15 @@ _FIELD_OF = {"capacity": "capacity_bytes", "chunk_size": "chunk_bytes"} | {
     for name, (option, *_) in (config.LIMITS | config.HEALING).items()
 }
 _SIZES = ("capacity", "chunk_size", "json_limit", "scrub_rate")
-_TIMES = ("idle_body", "idle_body_pressed", "idle_connection", "drain", "garbage_after", "scrub_every")
+_TIMES = (
+    "idle_body",
+    "idle_body_pressed",
+    "idle_connection",
+    "drain",
+    "garbage_after",
+    "evict_after",
+    "scrub_every",
+)
 _SECTIONS = {
     "name": "This peer in the ring",
     "replicas": "Founding only",
@@ -108,6 +116,7 @@ class Sectioned(click.Command):
     ("--json-limit", _text("SIZE", "The largest JSON body.  [1MiB]")),
     ("--form-fields", _text("N", "The most fields of an uploaded form.  [1000]", type=int)),
     ("--garbage-after", _text("TIME", "Keep bytes that no object names so long, for reads.  [5m]")),
+    ("--evict-after", _text("TIME", "Remove a peer that is dead for so long; 0: never.  [15m]")),
     ("--scrub-every", _text("TIME", "Read and check everything that is stored so often.  [24h]")),
     ("--scrub-rate", _text("SIZE", "Bytes a second, at most, to do that with.  [20MiB]")),
     ("--log-level", {"type": click.Choice(config.LOG_LEVELS), "help": "[info]"}),
