@@ -146,6 +146,30 @@ def test_replaced_heads_are_dropped_at_once_and_shared_chunks_stay() -> None:
     simulate_stores(scenario)
 
 
+def test_what_nobody_can_read_does_not_wait_for_readers() -> None:
+    """Goal: the bytes of a chunk that nothing names turn out to be bad while they are kept for readers: it goes at once, and
+    does not count as damage that waits to be made good. `status` said "degraded" for as long as bytes are kept."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        peers = collected(a, b, c, walks=False)
+        for one in peers:
+            one.garbage.grace_s = 1e6
+        with a.peer.replica.attempts.one() as attempt:
+            name = await peers[0].put(LARGE, attempt)
+        peers[0].garbage.replaced(attempt, name, False)
+        await until(lambda: not any(one.store.references(name) for one in peers), 10)
+        holder = b.chunks.holder
+        extent = holder.find(name)
+        assert extent is not None
+        holder.quarantine(name, extent)
+        await until(lambda: holder.damaged == 1)
+        peers[1].garbage.look_at(chunk_key(name, POWER))
+        await until(lambda: holder.damaged == 0, 30)
+        assert peers[0].holds(LARGE) and not peers[1].holds(LARGE)
+
+    simulate_stores(scenario)
+
+
 def test_a_manifest_goes_with_all_it_lists() -> None:
     """Goal: of a head with manifests the listed chunks and the manifests are dropped."""
 

@@ -21,6 +21,8 @@ READY_S = 90.0
 STOP_S = 20.0
 POLL_S = 0.05
 DISK_BYTES = 640 << 20
+GARBAGE_AFTER_S = 20.0
+"""Or what was overwritten in a few minutes would fill the small disk; and so a run collects garbage, too."""
 
 
 class Machines:
@@ -101,6 +103,7 @@ class Machines:
             "--zone",
             place.name,
         ]
+        words += ["--garbage-after", f"{GARBAGE_AFTER_S:g}"]
         words += ["--insecure"] if self.network is not None else []
         if peer == 0:
             return [

@@ -63,15 +63,19 @@ class Loose:
         return len(self._queued)
 
     def add(self, chunk: bytes, after_s: float) -> None:
-        """Look after some time whether nothing names this chunk, given its key. Told again, the time begins anew."""
+        """Look after some time whether nothing names this chunk, given its key. Told again, the time begins anew; but one
+        that may go at once, as its bytes are no good, does not wait for a time set when they were."""
         due_s = self._env.now() + after_s
         queued_s = self._queued.get(chunk)
         if queued_s is None:
             if len(self._queued) >= LOOSE_MOST:
                 self.counts["forgotten"] += 1  # the walk finds it
                 return
-            heapq.heappush(self._due, (due_s, chunk))
-        self._queued[chunk] = max(due_s, queued_s or due_s)
+        elif after_s > 0.0 or due_s >= queued_s:
+            self._queued[chunk] = max(due_s, queued_s)
+            return
+        heapq.heappush(self._due, (due_s, chunk))
+        self._queued[chunk] = due_s
 
     def owns(self, chunk: bytes) -> bool:
         return any(self._me in owners for owners in live_sets(self._ring.epoch, chunk))
@@ -82,8 +86,11 @@ class Loose:
         now = self._env.now()
         while self._due and self._due[0][0] <= now and len(chunks) < CHUNKS_A_STEP:
             _, chunk = heapq.heappop(self._due)
-            if self._queued[chunk] > now:  # it was named and let go again meanwhile
-                heapq.heappush(self._due, (self._queued[chunk], chunk))
+            due_s = self._queued.get(chunk)
+            if due_s is None:
+                continue  # it went at an earlier time than was set first
+            if due_s > now:  # it was named and let go again meanwhile
+                heapq.heappush(self._due, (due_s, chunk))
                 continue
             del self._queued[chunk]
             if self._rows.get("chunks", chunk) is not None:
