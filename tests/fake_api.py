@@ -125,6 +125,8 @@ class FakePeer:
         raw = request.raw_path
         self.seen.append((request.method, raw))
         await self.thawed.wait()
+        if "X-Atoll-Operation" in request.headers:
+            self.cluster.operations.append(request.headers["X-Atoll-Operation"])
         try:
             return await self._guarded(request, raw)
         except ApiError as error:
@@ -274,6 +276,7 @@ class FakeCluster:
         self.shards: dict[str, int] = {}
         self.replicas = replicas
         self.verdict = "healthy"
+        self.operations: list[str] = []  # the ids of puts and deletes of objects that arrived
         self.worker_states: dict[str, str] = {}
         self.worker_rates: dict[str, float] = {}
         self.page_limit = 1000

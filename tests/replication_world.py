@@ -158,8 +158,8 @@ class Peer:
     async def get(self, key: bytes = KEY) -> bytes | None:
         return (await self.replica.registers.read(key)).payload
 
-    async def change(self, judge: Judge, key: bytes = KEY) -> Current:
-        return await self.replica.registers.change(key, judge)
+    async def change(self, judge: Judge, key: bytes = KEY, operation: bytes = b"") -> Current:
+        return await self.replica.registers.change(key, judge, operation=operation)
 
     @property
     def counts(self) -> dict[str, int]:

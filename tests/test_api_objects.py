@@ -230,3 +230,22 @@ def test_too_large(cluster: ClusterWorld, bucket: str) -> None:
         reply = connection.recv(65536)
     assert reply.startswith(b"HTTP/1.1 413 "), reply
     assert b"EntityTooLarge" in reply and str(largest).encode() in reply
+
+
+@pytest.mark.parametrize("size", [10, INLINE_MAX + 1])
+def test_a_write_that_is_sent_again_is_done_once(cluster: ClusterWorld, bucket: str, size: int) -> None:
+    """Goal: an attempt that comes late, under the id of one that was done since, does not undo what was written after it;
+    an id that cannot be one is refused."""
+    bodies, path = [os.urandom(size) for _ in range(2)], path_of(bucket, b"again")
+    first, deletion = ({"X-Atoll-Operation": one * 16} for one in "ab")
+    assert cluster.call("PUT", path, bodies[0], first, peer=0).status == 200
+    assert cluster.call("PUT", path, bodies[1], peer=0).status == 200
+    late = cluster.call("PUT", path, bodies[0], first, peer=1)
+    assert (late.status, late.json["etag"]) == (200, etag_of(bodies[0], CHUNK))
+    assert cluster.call("GET", path, peer=2).body == bodies[1]
+    assert cluster.call("DELETE", path, headers=deletion, peer=0).status == 204
+    assert cluster.call("PUT", path, bodies[1], peer=2).status == 200
+    assert cluster.call("DELETE", path, headers=deletion, peer=1).status == 204
+    assert cluster.call("GET", path, peer=0).body == bodies[1]
+    for wrong in ("", "a" * 15, "a" * 17, "g" * 16):
+        assert cluster.call("PUT", path, b"", {"X-Atoll-Operation": wrong}).status == 400

@@ -205,6 +205,18 @@ def test_puts_and_gets_leave_a_frozen_peer(kind: Any, cluster: FakeCluster) -> N
             assert client.stat("box", "k").size == len(BIG)
 
 
+def test_a_write_carries_one_id_wherever_it_is_sent(kind: Any, cluster: FakeCluster) -> None:
+    """Goal: peers can tell that two attempts are one write, and two writes of a client are two."""
+    with open_client(kind, cluster, patience_s=20.0) as client:
+        for peer in cluster.peers:
+            peer.plan("lose-answer")
+        client.put("box", "k", b"1")
+        client.delete("box", "k")
+        client.put("box", "k", b"2")
+    ids = cluster.operations
+    assert len(ids) == 6 and len(set(ids[:4])) == 1 and len(set(ids)) == 3
+
+
 def test_a_download_leaves_a_peer_that_freezes_within_it(kind: Any, cluster: FakeCluster) -> None:
     """Goal: half of the bytes came, then nothing: the rest comes from another peer."""
     with open_client(kind, cluster, patience_s=20.0) as client:

@@ -398,3 +398,32 @@ def test_r3_accepts_that_every_owner_s_queue_refuses_change_nothing() -> None:
         assert await peers[2].get() == b"after"
 
     simulate(scenario)
+
+
+def test_r4_a_change_that_was_repeated_elsewhere_is_done_once() -> None:
+    """Goal (R4): a coordinator stands still, its client repeats the write through another one and then writes something
+    else; the first comes to life and does not bring the old value back. Nor does a deletion that was repeated."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        for first, again in ((b"old", b"new"), (None, b"newer")):
+            operation = bytes(7) + (b"\1" if first else b"\2")
+            await b.change(lambda _, first=first: Put(first), operation=operation)  # type: ignore[misc]
+            await b.change(lambda _, again=again: Put(again))  # type: ignore[misc]
+            late = await a.change(lambda _, first=first: Put(first), operation=operation)  # type: ignore[misc]
+            assert late.payload == again and late.replaced is None
+            assert await c.get() == again
+
+    simulate(scenario)
+
+
+def test_r4_two_coordinators_at_once_do_one_change() -> None:
+    """Goal (R4): the same operation through two peers at the same moment is in the history once."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        tasks = [
+            asyncio.ensure_future(one.change(appended(b"x"), operation=b"the same")) for one in (a, b, c)
+        ]
+        assert {(await task).payload for task in tasks} == {b"x"}
+        assert await a.get() == b"x"
+
+    simulate(scenario)

@@ -18,8 +18,10 @@ from peer.objects.store import Conditions
 MAX_METADATA_BYTES = 2048
 METADATA_PREFIX = "x-atoll-meta-"
 MAX_TYPE_BYTES = 256
+OPERATION = "X-Atoll-Operation"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)"|([^",/*\s]+))\s*(?:,|$)')
+_OPERATION = re.compile(r"[0-9a-fA-F]{16}")
 _BAD_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -133,6 +135,18 @@ def write_conditions(headers: Any) -> Conditions | None:
         parse_etags(header_of(headers, "If-Match"), "If-Match"),
         parse_etags(header_of(headers, "If-None-Match"), "If-None-Match", weak=True),
     )
+
+
+def operation_of(headers: Any) -> bytes:
+    """The id under which a client repeats a write elsewhere, b"" if there is none. Raises Invalid."""
+    given = headers.get(OPERATION)
+    if given is None:
+        return b""
+    if not _OPERATION.fullmatch(given):
+        raise Invalid(
+            f"{OPERATION}: give 16 hex digits, drawn at random for each write", code="InvalidArgument"
+        )
+    return bytes.fromhex(given)
 
 
 def read_status(headers: Any, etag: str, modified_us: int) -> int:

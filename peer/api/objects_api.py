@@ -21,6 +21,7 @@ from .http import (
     http_time,
     iso_time,
     metadata_of,
+    operation_of,
     parse_int,
     parse_range,
     read_status,
@@ -40,6 +41,7 @@ async def put_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
     content_type = content_type_of(headers, DEFAULT_TYPE)
     metadata = metadata_of(headers)
     conditions = write_conditions(headers)
+    operation = operation_of(headers)
     body = Body(request, call.context)
     try:
         head = await call.context.objects.put(
@@ -50,6 +52,7 @@ async def put_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
             content_type=content_type,
             metadata=metadata,
             conditions=conditions,
+            operation=operation,
         )
     finally:
         body.done()
@@ -95,7 +98,8 @@ async def get_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
 
 async def delete_object(call: Call, bucket: str, key: bytes) -> web.StreamResponse:
     call.only()
-    await call.context.objects.delete(bucket, key, write_conditions(call.request.headers))
+    headers = call.request.headers
+    await call.context.objects.delete(bucket, key, write_conditions(headers), operation_of(headers))
     return web.Response(status=204)
 
 

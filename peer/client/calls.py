@@ -86,8 +86,9 @@ def stat(name: str, key: str) -> Call[ObjectInfo]:
 
 
 def delete(name: str, key: str, if_match: str | None) -> Call[None]:
-    headers = wire.conditions(if_match, None)
-    repeat = Repeat.NEVER if headers else Repeat.SAME_RESULT
+    conditions = wire.conditions(if_match, None)
+    repeat = Repeat.NEVER if conditions else Repeat.SAME_RESULT
+    headers = conditions | wire.operation_header()
     request = Request("DELETE", wire.object_path(name, key), f"delete {name}/{key}", repeat, headers)
     return Call(request, _nothing, ok=(200, 204))
 
@@ -102,7 +103,7 @@ def put(
 ) -> Call[Stored]:
     """The put of an object whose body travels beside the request."""
     conditions = wire.conditions(if_match, if_none_match)
-    headers = conditions | wire.metadata_headers(metadata)
+    headers = conditions | wire.metadata_headers(metadata) | wire.operation_header()
     if content_type is not None:
         headers["Content-Type"] = content_type
     repeat = Repeat.NEVER if conditions else Repeat.SAME_RESULT

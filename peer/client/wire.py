@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,8 @@ _META_VALUE = re.compile(r"[\x20-\x7e]*")
 
 WRONG_PORT = "does the endpoint name the API port (port + 1)?"
 
+
+OPERATION = "X-Atoll-Operation"
 
 STREAM_SILENCE_S = 30.0
 """How long a peer may move no byte of an object: one that is busy lets uploads wait so long for their turn. And for the
@@ -142,6 +145,12 @@ def conditions(if_match: str | None, if_none_match: str | None) -> dict[str, str
                 raise Invalid(f"{etag!r} is not an ETag", code="InvalidArgument")
             headers[name] = "*" if bare == "*" else f'"{bare}"'
     return headers
+
+
+def operation_header() -> dict[str, str]:
+    """A new id for one write. Where it is sent twice, the peers do it once: an attempt that was given up, and comes to life
+    when others have written since, does not undo what they wrote."""
+    return {OPERATION: secrets.token_hex(8)}
 
 
 def metadata_headers(metadata: Mapping[str, str] | None) -> dict[str, str]:

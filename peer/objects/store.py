@@ -185,11 +185,12 @@ class Objects:
         content_type: str,
         metadata: dict[str, str] | None = None,
         conditions: Conditions | None = None,
+        operation: bytes = b"",
     ) -> Head:
         """Store an object; durable on a majority when it returns. `size` None: until the body ends.
 
         Raises Invalid (body shorter than said), Conflict, NotFound, Unavailable, UnknownOutcome, Full. Before the head
-        is accepted nothing is visible.
+        is accepted nothing is visible. `operation`, 8 bytes: what was done under it already is not done twice.
         """
         check_key(key)
         known = await self.buckets.find(bucket)
@@ -205,13 +206,16 @@ class Objects:
                     stored.size, stored.etag, self.env.wall_us(), content_type, metadata or None, attempt, stored.kind,
                     stored.names,
                 )  # fmt: skip
-                judge = _judge(Put(head.encode(), stored.inline), conditions)
+                encoded = head.encode()
+                judge = _judge(Put(encoded, stored.inline), conditions)
                 # Chunks say for whom they are there; inline bytes do not, so these may go into a bucket made anew.
                 first = None if stored.kind == INLINE else known
-                stands = await self.in_bucket(bucket, self._writer(key, judge, first, conditions))
+                stands = await self.in_bucket(bucket, self._writer(key, judge, first, conditions, operation))
+                if operation and upload is not None and stands.payload != encoded:
+                    self._abandon(attempt, upload)
             except BaseException:
-                if self._garbage is not None and upload is not None:
-                    self._garbage.failed(attempt, upload.back, upload.stored_names)
+                if upload is not None:
+                    self._abandon(attempt, upload)
                 raise
         self._tell_replaced(stands)
         return head
@@ -231,6 +235,11 @@ class Objects:
             )
         return stored
 
+    def _abandon(self, attempt: bytes, upload: Upload) -> None:
+        """No head may name what was stored for this attempt: have that looked into."""
+        if self._garbage is not None:
+            self._garbage.failed(attempt, upload.back, upload.stored_names)
+
     def _tell_replaced(self, current: Current) -> None:
         """Let what a change took the place of become garbage."""
         if current.replaced is not None and self._garbage is not None:
@@ -239,7 +248,9 @@ class Objects:
                 if head.kind != INLINE:
                     self._garbage.replaced(head.attempt, head.names, head.kind == MANIFEST)
 
-    async def delete(self, bucket: str, key: bytes, conditions: Conditions | None = None) -> bool:
+    async def delete(
+        self, bucket: str, key: bytes, conditions: Conditions | None = None, operation: bytes = b""
+    ) -> bool:
         """Write a tombstone; True if there was an object. Raises as `put`.
 
         Also where there is nothing: a put whose outcome is unknown may wait on a minority of the owners. Only a
@@ -254,18 +265,19 @@ class Objects:
             existed = current.payload is not None
             return conditional(current)
 
-        self._tell_replaced(await self.in_bucket(bucket, self._writer(key, judge, None, conditions)))
+        writer = self._writer(key, judge, None, conditions, operation)
+        self._tell_replaced(await self.in_bucket(bucket, writer))
         return existed
 
     def _writer(
-        self, key: bytes, judge: Judge, first: Bucket | None, conditions: Conditions | None
+        self, key: bytes, judge: Judge, first: Bucket | None, conditions: Conditions | None, operation: bytes
     ) -> Callable[[Bucket], Awaitable[Current]]:
         async def write(known: Bucket) -> Current:
             if first is not None and known.id != first.id:
                 raise Unavailable(f"bucket {known.name!r} was made anew meanwhile; try again")
             row = known.objects(self._power).row_key(key)
             try:
-                return await self._registers.change(row, judge, gate=known.generation)
+                return await self._registers.change(row, judge, gate=known.generation, operation=operation)
             except Unavailable as error:
                 if conditions is None or error.code != "SlowDown":
                     raise

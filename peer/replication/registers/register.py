@@ -9,6 +9,8 @@ R2  A read or a refusal is answered only from a chosen value: identical ballots 
     accept of the same value by a majority (the identity change, which is also read repair).
     In a joint epoch "a majority" is one of the old owners and one of the new, and the ballots of both are identical.
 R3  "Nothing changed" is said only if no accept of ours can ever be chosen.
+R4  Who repeats a change through another coordinator gives both the same operation id: the one that comes later finds it in
+    the history, and does nothing.
 """
 
 from __future__ import annotations
@@ -97,18 +99,18 @@ class Registers:
 
     async def change(
         self, key: bytes, judge: Judge, *, gate: int = NO_GATE, want_side: bool = False,
-        budget_s: float = BUDGET_S,
+        budget_s: float = BUDGET_S, operation: bytes = b"",
     ) -> Current:  # fmt: skip
         """Apply `judge` to the register and return what stands afterwards.
 
         `judge` is pure and may run several times. An error it returns is raised once the value it judged is
-        chosen.
+        chosen. An `operation` (8 bytes) that is in the history, of the last 16 changes, is not judged again (R4).
         Raises Unavailable (nothing changed), UnknownOutcome (503; it may happen yet), GateRefused, Full.
         """
         until_s = self._env.now() + budget_s
         await self._turns.take(key, budget_s)
         try:
-            return await _Change(self, key, judge, gate, want_side, until_s).run()
+            return await _Change(self, key, judge, gate, want_side, until_s, operation).run()
         finally:
             self._turns.give(key)
 
@@ -219,14 +221,16 @@ class _Change:
     """One change in progress: what it sent, what it saw."""
 
     def __init__(
-        self, registers: Registers, key: bytes, judge: Judge, gate: int, want_side: bool, until_s: float
-    ) -> None:
+        self, registers: Registers, key: bytes, judge: Judge, gate: int, want_side: bool, until_s: float,
+        operation: bytes = b"",
+    ) -> None:  # fmt: skip
         self.r = registers
         self.key = key
         self.judge = judge
         self.gate = gate
         self.want_side = want_side
-        self.op_id = registers._env.rng.getrandbits(64).to_bytes(8, "big")
+        self.op_id = operation or registers._env.rng.getrandbits(64).to_bytes(8, "big")
+        self.shared = bool(operation)  # another coordinator may do the same change
         self.sent = NONE  # the first ballot under which we sent accepts of a new value that may yet be chosen
         self.last_sent = NONE
         self.follows = b""  # the newest operation before that of which we knew that it was chosen
@@ -283,6 +287,8 @@ class _Change:
                 self.sent = NONE  # chosen above all we sent, without it: ours can never come back
             else:
                 chosen = False  # a minority may still hold ours: only an accept above it settles that (R3)
+        elif self.shared and names_operation(best[2], self.op_id):
+            return await self._identity(ballot, member, best, chosen)  # R4
         return await self._decide(ballot, member, best, chosen)
 
     async def _decide(self, ballot: bytes, member: str, best: Any, chosen: bool) -> Current | None:
