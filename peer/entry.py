@@ -33,6 +33,8 @@ SEED_CALL_S = 2.0
 _LATER = ("ServiceUnavailable", "OutcomeUnknown", "ChangeUnderWay")
 """Answers to a joiner after which it asks again; another seed may know by then that it was admitted."""
 
+_OTHER_RING = ("WrongRing", "WrongPartitionPower")
+
 
 def member_of(config: PeerConfig, me: str, capacity_bytes: int) -> Member:
     """This peer as a member of the ring; `capacity_bytes` unless the options say otherwise."""
@@ -159,18 +161,27 @@ class LeftOut(AtollError):
 async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
     """A peer that starts again asks the members it remembers whether it still is one, until somebody answers.
 
-    Raises LeftOut. Silence is no reason to stay down: should it be out, it will hear of that.
+    Raises LeftOut, and StartupError if all who answer refuse this peer because its ring is not theirs. Silence is no reason
+    to stay down: should it be out, it will hear of that.
     """
     newest = epoch
+    answered, refused = False, ""
     for member in epoch.everybody:
         if member.id == me or newest is not epoch:
             continue
         try:
             reply = await peers.call_address(member.host, member.peer_port, (EPOCH_GET, 0), SEED_CALL_S)
+            answered = True
             if reply[0] == OK:
                 newest = max(newest, Epoch.decode(reply[1]), key=lambda one: one.order)
+        except Refused as error:
+            refused = str(error) if error.code in _OTHER_RING else refused
         except (AtollError, OSError, ValueError):
             continue
+    if refused and not answered:
+        raise StartupError(
+            f"{refused}; find out which peers are in the right ring, and start this one on an empty directory with --join"
+        )
     if newest.kind == "final" and newest.member(me) is None:
         raise LeftOut(newest)
 

@@ -353,14 +353,10 @@ class Peer:
 
     def _hello(self) -> Hello:
         epoch = self.replica.epochs.current
-        known = epoch is not None
-        return Hello(
-            cluster_id=epoch.cluster_id if epoch is not None else "",
-            member_id=self.me if known else "",
-            boot=self.replica.identity.boot if known else 0,
-            format_level=FORMAT_LEVEL,
-            partition_power=epoch.partition_power if epoch is not None else 0,
-        )
+        if epoch is None:
+            return Hello("", "", 0, FORMAT_LEVEL, 0)
+        boot, power = self.replica.identity.boot, epoch.partition_power
+        return Hello(epoch.cluster_id, self.me, boot, FORMAT_LEVEL, power, self.replica.epochs.mark)
 
     def _address_of(self, member_id: str) -> tuple[str, int] | None:
         view = self.membership.get(member_id) if self.membership is not None else None

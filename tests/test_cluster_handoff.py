@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from tests.cluster_tools import MIB, content, wait_until
 from tests.cluster_world import ClusterWorld
@@ -36,7 +37,7 @@ def command(world: ClusterWorld, rest: str, peer: int = 0) -> Any:
 
 
 def test_hints_alone_bring_back_what_was_missed(world: ClusterWorld) -> None:
-    """Named test 9 (a hint holder restarts without traffic): with anti-entropy paused, the peers that keep the hints
+    """Schedule 9 (a hint holder restarts without traffic): with anti-entropy paused, the peers that keep the hints
     restarted and nobody asking for anything, a returning peer gets every row and every chunk it missed."""
     assert command(world, "anti-entropy/pause")["failed"] == []
     world.kill(1)
@@ -97,8 +98,8 @@ def test_a_command_names_the_peer_that_did_not_hear_it(world: ClusterWorld) -> N
 
 
 def test_an_upload_that_dies_half_way_and_is_retried_elsewhere(world: ClusterWorld) -> None:
-    """Named test 13: the coordinator dies in the middle of a chunked upload, and another body is put through another peer:
-    everybody reads that one, whole, and before it what was there."""
+    """Schedule 13: the coordinator dies in the middle of a chunked upload, of which other peers hold half, and another body
+    is put through another peer: everybody reads that one, whole, and before it what was there."""
     assert world.call("PUT", "/v1/buckets/halves").status == 201
     for number in range(3):
         path = f"/v1/buckets/halves/objects/{number}"
@@ -111,6 +112,8 @@ def test_an_upload_that_dies_half_way_and_is_retried_elsewhere(world: ClusterWor
             connection.putheader("Authorization", world.authorization)
             connection.putheader("Content-Length", str(len(dying)))
             connection.endheaders(dying[: (2 + number) * MIB + 5])
+            written = {blake3(dying[at * MIB : (at + 1) * MIB]).digest() for at in range(2 + number)}
+            wait_until(partial(_all_held, world, 0, written), "half of the upload lies on another peer")
             world.kill(1)
         finally:
             connection.close()
@@ -122,12 +125,16 @@ def test_an_upload_that_dies_half_way_and_is_retried_elsewhere(world: ClusterWor
             assert world.call("GET", path, peer=peer).body == after
 
 
+def _all_held(world: ClusterWorld, peer: int, names: set[bytes]) -> bool:
+    return names <= {key[2:] for key in rows_and_chunks(world, peer)[1]}
+
+
 def _so_many(done: list[int], wanted: int) -> bool:
     return len(done) >= wanted
 
 
 def test_killed_straight_after_acknowledgements(world: ClusterWorld) -> None:
-    """Named test 14, on real processes: every peer is killed the moment answers arrive; each acknowledged object is there
+    """Schedule 14: on real processes, every peer is killed the moment answers arrive; each acknowledged object is there
     after the restart. (That it was synced before, test_cluster_syncs shows; the loss of unsynced pages, the simulator.)"""
     assert world.call("PUT", "/v1/buckets/cut").status == 201
     for turn in range(3):

@@ -212,29 +212,6 @@ def rows_and_chunks(world: ClusterWorld, peer: int) -> tuple[dict[bytes, bytes],
         return rows, sorted(chunks & {key[:34] for (key,) in database.execute("select k from refs")})
 
 
-def test_racing_creators(world: ClusterWorld) -> None:
-    """Goal: of clients that race at different peers to create a key, exactly one is told that it did, and its bytes
-    stay."""
-    assert world.call("PUT", "/v1/buckets/raced").status == 201
-    with ThreadPoolExecutor(9) as pool:
-        for key in range(12):
-            path = f"/v1/buckets/raced/objects/{key}"
-            size = (100, 50_000)[key % 2]
-
-            def create(number: int, path: str = path, size: int = size) -> int:
-                only_new = {"If-None-Match": "*"}
-                return world.call("PUT", path, content(number, size), only_new, peer=number % 3).status
-
-            statuses = list(pool.map(create, range(9)))
-            stored = world.call("GET", path, peer=key % 3)
-            winners = [number for number, status in enumerate(statuses) if status == 200]
-            # 409: contended, decide again. 503: it may or may not have been this one, and then nobody else.
-            in_doubt = [number for number, status in enumerate(statuses) if status == 503]
-            assert set(statuses) <= {200, 409, 412, 503}, statuses
-            assert len(winners) == 1 or (not winners and in_doubt), statuses
-            assert stored.body in [content(number, size) for number in winners or in_doubt]
-
-
 def test_counting_with_conditions(world: ClusterWorld) -> None:
     """Goal: read, add one, write if unchanged: at different peers at once, no addition is lost."""
     assert world.call("PUT", "/v1/buckets/counted").status == 201

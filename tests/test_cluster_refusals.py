@@ -12,11 +12,14 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from peer.replication import meta
+from ring.epoch import Epoch
+from ring.placement import place as placed
 from tests.cluster_tools import files_below, wait_until
 from tests.cluster_world import ClusterWorld, free_base
 from tools.devlayout import last_words, peer_environment
@@ -327,6 +330,42 @@ def test_a_damaged_memory(world: ClusterWorld) -> None:
         database.write_bytes(good)
     world.start_again()
     assert_works(world, "with-its-memory")
+
+
+@pytest.mark.parametrize("what", ["power", "replicas"])
+def test_another_ring_under_the_same_number(world: ClusterWorld, what: str) -> None:
+    """Schedule 11: on real processes, a peer whose own epoch has the cluster's number, but another partition power or number
+    of replicas, is refused by all, says what to do and ends; not a row has moved. With its own epoch it serves."""
+    place = world.place(2)
+    world.stop(2)
+    database = place.directory / "rows" / "atoll.db"
+    good = database.read_bytes()
+    with closing(sqlite3.connect(database)) as connection:
+        query = "select v from meta where k = cast('epoch' as blob)"
+        epoch = Epoch.decode(connection.execute(query).fetchone()[0][4:])
+        power = epoch.partition_power - (what == "power")
+        replicas = epoch.replicas - (what == "replicas")
+        other = placed(None, epoch.members, replicas, power)
+        _, key, row = meta.write(
+            b"epoch", replace(epoch, replicas=replicas, partition_power=power, table=other).encode()
+        )
+        connection.execute("update meta set v = ? where k = ?", (row, key))
+        connection.commit()
+    before = [rows_of(world, peer) for peer in range(3)]
+    refusal = start(place.directory)
+    assert refusal.code == 1 and "the right ring" in refusal, refusal
+    assert ("partition power" if what == "power" else "another ring under the number") in refusal, refusal
+    assert [rows_of(world, peer) for peer in range(3)] == before
+    database.write_bytes(good)
+    world.start_again()
+    assert_works(world, f"in-its-own-ring-{what}")
+
+
+def rows_of(world: ClusterWorld, peer: int) -> list[tuple[bytes, bytes]]:
+    """The registers on a peer's disk."""
+    database = world.place(peer).directory / "rows" / "atoll.db"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return list(connection.execute("select k, v from rows order by k"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting read-only needs root")

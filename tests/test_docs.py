@@ -222,3 +222,21 @@ def test_picture_stands_alone() -> None:
     svg = (ROOT / "docs" / "atoll-top.svg").read_text()
     assert len(svg.encode()) < PICTURE_BYTES
     assert not re.search(r"url\((?!['\"]?#)|@import|<image", svg)
+
+
+def test_the_table_of_schedules_names_all_their_tests() -> None:
+    """Each row names tests that are there and say its number, and no test that says one is missing from its row."""
+    text = (ROOT / "docs" / "testing.md").read_text()
+    named = {
+        (int(number), test)
+        for number, row in re.findall(r"^\| (\d+) \| .* \| (`test_.*`) \|$", text, re.MULTILINE)
+        for test in SPAN.findall(row)
+    }
+    told = set()
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                found = re.match(r"Schedule (\d+)\b", ast.get_docstring(node) or "")
+                told |= {(int(found[1]), f"{path.name}::{node.name}")} if found else set()
+    assert named == told
+    assert {number for number, _ in named} >= set(range(1, 16)) - {10}

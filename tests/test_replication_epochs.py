@@ -326,7 +326,7 @@ def test_a_change_under_way_refuses_another_and_an_abort_restores_what_was() -> 
 
 
 def test_two_peers_change_a_ring_with_rows_at_once() -> None:
-    """Goal (2): one epoch, and the loser is told; afterwards everybody has the same one."""
+    """Schedule 2: peers change a ring with rows at once: one epoch, and the losers are told; then everybody has the same."""
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         await a.put(b"v")

@@ -166,7 +166,7 @@ def test_a_full_owner_gets_a_hint() -> None:
 
 
 def test_a_keeper_that_restarts_without_traffic_delivers() -> None:
-    """Named test 9 (a hint holder restarts without traffic): hints survive, are counted anew, and are delivered."""
+    """Schedule 9 (a hint holder restarts without traffic): hints survive, are counted anew, and are delivered."""
 
     async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
         healers = Healers(world, a, b, c)
@@ -186,7 +186,7 @@ def test_a_keeper_that_restarts_without_traffic_delivers() -> None:
 
 
 def test_a_keeper_that_leaves_hands_its_hints_over() -> None:
-    """Named test 9 (a hint holder drains): others keep what it kept for a dead owner before it is gone; all arrives."""
+    """Schedule 9 (a hint holder drains): others keep what it kept for a dead owner before it is gone; all arrives."""
 
     async def scenario(world: World, *stores: Store) -> None:
         away, leaver = owners_first(stores, name_of(LARGE))[1:3]
@@ -209,9 +209,8 @@ def test_a_keeper_that_leaves_hands_its_hints_over() -> None:
         healers.dead = {leaver.peer.id}
         await until(lambda: healers.kept == leaver.chunks.hints.total == 0, 90)
         owned = [key for key in keys(40) if away.peer.id in new.table.owners((key[1] << 8) | key[2])]
-        assert all(away.peer.holds(key) == b"missed" for key in owned)
-        if away.peer.id in away.chunks.owners_of(name):
-            assert away.holds(name)
+        assert owned and all(away.peer.holds(key) == b"missed" for key in owned)
+        assert away.peer.id in away.chunks.owners_of(name) and away.holds(name)
 
     simulate_stores(scenario, peers=5)
 
@@ -276,7 +275,7 @@ def test_what_is_beyond_the_cap_is_dropped_and_counted(monkeypatch: pytest.Monke
 
 
 def test_a_long_gone_hint_resurrects_nothing() -> None:
-    """Named test 7, first half (G1): a hint about a write that was deleted since brings the tombstone, not the value."""
+    """Schedule 7, before the purge (G1): a hint about a write that was deleted since brings the tombstone, not the value."""
 
     async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
         healers = Healers(world, a, b, c)

@@ -12,7 +12,7 @@ from tests.replication_world import SPACE, Peer, World, simulate, until
 
 @pytest.mark.parametrize("after", [1, 3, 17, 40, 95])
 def test_power_cut_on_all_peers_straight_after_acknowledgements(after: int) -> None:
-    """Named test 14: in the very turn in which the nth write is acknowledged every peer loses power, and whatever was not
+    """Schedule 14: in the very turn in which the nth write is acknowledged every peer loses power, and whatever was not
     synced with it. After the restart each acknowledged write is read, or a later one of the same key."""
 
     async def scenario(world: World, *peers: Peer) -> None:

@@ -84,7 +84,7 @@ def test_tombstones_go_and_nothing_is_missed() -> None:
 
 
 def test_a_hint_replayed_after_the_purge_changes_nothing() -> None:
-    """Goal (named test 7; F3): delete, purge, then a long-gone hint is replayed: it stays deleted."""
+    """Schedule 7 (F3): delete, purge, then a long-gone hint is replayed: it stays deleted."""
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         purging(world, a, b, c)
@@ -102,7 +102,7 @@ def test_a_hint_replayed_after_the_purge_changes_nothing() -> None:
 
 
 def test_an_old_tombstone_does_not_undo_a_new_value() -> None:
-    """Goal (named test 8): delete, recreate, an old holder hands over its tombstone: the new value survives."""
+    """Schedule 8: delete, recreate, an old holder hands over its tombstone: the new value survives."""
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         await a.put(b"first")

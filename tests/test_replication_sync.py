@@ -181,7 +181,7 @@ def test_a_pull_brings_what_was_missed_and_costs_what_differs() -> None:
 
 
 def test_a_write_during_a_digest_rebuild_is_seen_by_the_next_exchange() -> None:
-    """Named test 12: writes that commit behind and ahead of the cursor while a source's digest is scanned anew, and that one
+    """Schedule 12: writes that commit behind and ahead of the cursor while a source's digest is scanned anew, and that one
     owner missed, are what the next comparison brings; afterwards the digests are equal."""
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:

@@ -15,8 +15,9 @@ from peer.rpc.hello import PROLOGUE, Hello, Session, Steps, WrongKeyError, answe
 from peer.rpc.noise import Handshake
 
 KEY = bytes(range(32))
-A = Hello("c" * 32, "a" * 16, 1, 1, 12)
-B = Hello("c" * 32, "b" * 16, 7, 1, 12)
+RING = (3).to_bytes(8, "big") + b"ring"
+A = Hello("c" * 32, "a" * 16, 1, 1, 12, RING)
+B = Hello("c" * 32, "b" * 16, 7, 1, 12, RING)
 
 
 def nobody(kind: str, hello: Hello) -> AtollError | None:
@@ -96,6 +97,8 @@ def test_two_members_meet(kind: str) -> None:
         (A, replace(B, cluster_id="", partition_power=0)),
         (replace(A, member_id=""), replace(B, member_id="")),
         (replace(A, format_level=2), B),
+        (replace(A, ring=b""), B),
+        (replace(A, ring=(4).to_bytes(8, "big") + b"next"), B),
     ],
 )
 def test_the_unknown_is_no_reason_to_refuse(a: Hello, b: Hello) -> None:
@@ -109,6 +112,7 @@ def test_the_unknown_is_no_reason_to_refuse(a: Hello, b: Hello) -> None:
     [
         (replace(A, cluster_id="d" * 32), "", "WrongCluster"),
         (replace(A, partition_power=10), "", "WrongPartitionPower"),
+        (replace(A, ring=RING[:8] + b"else"), "", "WrongRing"),
         (B, "", "Self"),
         (replace(B, boot=6), "", "SameMember"),
         (A, "e" * 16, "WrongMember"),
@@ -145,7 +149,7 @@ def test_the_dialler_judges_too() -> None:
     second = handshake.write_second()
     dialler.deliver(len(second).to_bytes(2, "big") + second)
     send, _ = handshake.split()
-    welcome = send.seal(msgpack.packb((True, "d" * 32, "b" * 16, 1, 1, 12)))
+    welcome = send.seal(msgpack.packb((True, "d" * 32, "b" * 16, 1, 1, 12, b"")))
     dialler.deliver(len(welcome).to_bytes(2, "big") + welcome)
     assert isinstance(dialler.error, Refused) and dialler.error.code == "WrongCluster"
 

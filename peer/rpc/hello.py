@@ -26,10 +26,12 @@ from peer.rpc import frames
 from peer.rpc.noise import FIRST_MESSAGE_BYTES, TAG_BYTES, Cipher, Handshake, SealError
 
 PROLOGUE: Final = b"atoll peer port 1"  # both must speak this version; another one fails like a wrong key
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_HELLO_BYTES: Final = 2048
 KINDS: Final = ("calls", "bulk", "gossip")
 MEMBER_ID_DIGITS: Final = 16
+RING_NUMBER_BYTES: Final = 8
+RING_BYTES: Final = 12
 
 Steps = Generator[bytes | int, bytes, "Session"]
 _HEX: Final = frozenset(string.hexdigits.lower())
@@ -44,6 +46,11 @@ class Hello:
     boot: int
     format_level: int
     partition_power: int  # 0 = not known yet
+    ring: bytes = b""
+    """Number and checksum of the ring it is in, 8 bytes and 4; b"" when it is in none yet."""
+
+    def packed(self) -> tuple[object, ...]:
+        return self.cluster_id, self.member_id, self.boot, self.format_level, self.partition_power, self.ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +89,13 @@ def dial(key: bytes, mine: Hello, kind: str, wanted: str, where: str) -> Steps:
     except SealError:
         raise Refused(f"what answers at {where} does not hold our cluster key", code="WrongKey") from None
     send, receive = handshake.split()
-    fields = (mine.cluster_id, mine.member_id, mine.boot, mine.format_level, mine.partition_power)
-    yield _framed(send.seal(_pack((VERSION, *fields, kind, wanted))))
+    yield _framed(send.seal(_pack((VERSION, *mine.packed(), kind, wanted))))
     sealed = yield from _read(_length((yield 2), where, MAX_HELLO_BYTES))
     told = frames.unpack(receive.open(sealed))
     if type(told) is list and len(told) == 2 and told[0] is False:
         refusal = frames.restore(told[1])
         raise type(refusal)(f"the peer at {where} refused: {refusal}", code=refusal.code)
-    if type(told) is not list or len(told) != 6 or told[0] is not True:
+    if type(told) is not list or len(told) != 7 or told[0] is not True:
         raise ProtocolError(f"the peer at {where} answered our hello with something else")
     theirs = _parse(told[1:])
     if refused := judge(mine, theirs, wanted):
@@ -118,9 +124,9 @@ def answer(
     send, receive = handshake.split()
     sealed = yield from _read(_length((yield 2), where, MAX_HELLO_BYTES))
     told = frames.unpack(receive.open(sealed))
-    if type(told) is not list or len(told) != 8 or told[0] != VERSION:
+    if type(told) is not list or len(told) != 9 or told[0] != VERSION:
         raise ProtocolError(f"{where} sent a malformed hello")
-    theirs, kind, wanted = _parse(told[1:6]), told[6], told[7]
+    theirs, kind, wanted = _parse(told[1:7]), told[7], told[8]
     if kind not in KINDS or type(wanted) is not str:
         raise ProtocolError(f"{where} asked for a connection of an unknown kind")
     mine = hello()
@@ -128,8 +134,7 @@ def answer(
     if refused:
         yield _framed(send.seal(_pack((False, frames.describe(refused)))))
         raise refused
-    fields = (mine.cluster_id, mine.member_id, mine.boot, mine.format_level, mine.partition_power)
-    yield _framed(send.seal(_pack((True, *fields))))
+    yield _framed(send.seal(_pack((True, *mine.packed()))))
     return Session(kind, mine, theirs, False, send, receive, where)
 
 
@@ -148,6 +153,15 @@ def judge(dialler: Hello, listener: Hello, wanted: str) -> Refused | None:
         return Refused(
             f"this cluster has partition power {listener.partition_power}, not {dialler.partition_power}",
             code="WrongPartitionPower",
+        )
+    if (
+        dialler.ring[:RING_NUMBER_BYTES] == listener.ring[:RING_NUMBER_BYTES]
+        and dialler.ring != listener.ring
+    ):
+        return Refused(
+            f"this peer knows another ring under the number {int.from_bytes(listener.ring[:RING_NUMBER_BYTES], 'big')}: at"
+            " least one of the two was not decided by this cluster (was `atoll recover epoch` run twice?)",
+            code="WrongRing",
         )
     if listener.member_id and listener.member_id == dialler.member_id:
         if listener.boot == dialler.boot:
@@ -182,13 +196,15 @@ def _length(prefix: bytes, where: str, limit: int) -> int:
 
 
 def _parse(told: list[Any]) -> Hello:
-    cluster_id, member_id, boot, format_level, partition_power = told
+    cluster_id, member_id, boot, format_level, partition_power, ring = told
     if (
         type(cluster_id) is not str
         or len(cluster_id) > 64
         or type(member_id) is not str
         or not (member_id == "" or (len(member_id) == MEMBER_ID_DIGITS and _HEX.issuperset(member_id)))
         or not all(type(n) is int and 0 <= n < 1 << 32 for n in (boot, format_level, partition_power))
+        or type(ring) is not bytes
+        or len(ring) not in (0, RING_BYTES)
     ):
         raise ProtocolError("a hello carries impossible values")
-    return Hello(cluster_id, member_id, boot, format_level, partition_power)
+    return Hello(cluster_id, member_id, boot, format_level, partition_power, ring)

@@ -1,13 +1,14 @@
 """Directed schedules for changes of the ring.
 
-The first ones break a promise if, and only if, one safeguard of architecture.md, section 5, is missing. The last two are
-plays of which every one must end well.
+The first ones break a promise if, and only if, one safeguard of architecture.md, section 5, is missing. The last three
+are plays of which every one must end well.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from peer.errors import AtollError
@@ -20,8 +21,10 @@ from peer.replication.messages import (
     COPY_LIST,
     EPOCH_ACCEPT,
     EPOCH_DECIDED,
+    EPOCH_GET,
     PREPARE,
 )
+from peer.replication.value import BALLOT_SLICE
 from ring.changes import drained, joined, replaced, undrained
 from ring.epoch import Epoch
 from tools.sim import linear
@@ -149,9 +152,11 @@ async def ballots_of_former_times(world: World) -> None:
 
 
 async def restart_with_one_behind(world: World) -> None:
-    """Everybody restarts, one stays down, a new one joins, and one member does not hear of it: clients work through all."""
+    """Puts miss one member. Everybody restarts, that one stays down, a new one joins, and one member does not hear of it:
+    clients work through all. The one that was down comes back, the ring is final, and another one dies."""
     cluster, work, network = world.cluster, world.workload, world.cluster.network
     down, behind, up = world.rng.sample(cluster.peers, 3)
+    network.rule = lambda *what: LOST if what[1:] == (down.id, ACCEPT) else None
     for key in work.keys:
         await work.operate("c1", up, linear.PUT, key)
     for peer in (down, behind, up):
@@ -160,34 +165,88 @@ async def restart_with_one_behind(world: World) -> None:
     for peer in (behind, up):
         peer.start()
     await _until(world, lambda: up.serving and behind.serving)
-    network.rule = lambda *what: LOST if what[1:] == (behind.id, EPOCH_DECIDED) else None
+    network.rule = lambda *what: (
+        LOST if what[1:] == (behind.id, EPOCH_DECIDED) or (what[2] in COPIES and cluster.whole) else None
+    )
     network.doubted.add((cluster.peers[0].id, behind.id))
     joiner = cluster.add()
     joiner.start()
     await _until(world, lambda: joiner.serving)
-    for key in work.keys:
+    for key in work.keys[::2]:
         for peer in (behind, up, joiner):
             await work.operate("c2", peer, linear.PUT_IF_MATCH, key)
             await work.operate("c2", peer, linear.GET, key)
     world.story.event("world", "the last one comes back")
     down.start()
     await _until(world, lambda: down.serving and cluster.whole)
+    world.story.fault("crash", behind.name, "what was put before the restart is read without it")
+    behind.crash()
+    await work.open_gates()  # a new owner that merged nothing has them then
+    for key in work.keys:
+        for peer in (down, joiner, up):
+            await work.operate("c3", peer, linear.GET, key)
+    behind.start()
+
+
+async def there_and_back(world: World) -> None:
+    """Partitions move from L to D and back, and each time one of the two hears of it late: what it takes for its own, or for
+    the other's, is not what the other does. Clients work through both, and both let go of what they do not own."""
+    cluster, work = world.cluster, world.workload
+    leaver, through, _ = world.rng.sample(cluster.peers, 3)
+    cluster.sweeping = True
+    for peer in cluster.peers:
+        peer.crash()
+        peer.start()
+    d = cluster.add()
+    d.start()
+    await _until(world, lambda: all(peer.serving for peer in cluster.peers) and cluster.whole)
+    for mover, change in ((leaver, drained), (leaver, undrained), (d, drained), (d, undrained)) * 2:
+        deaf = world.rng.choice((leaver, d))
+        _deafen(world, deaf)
+        world.story.event("world", f"{mover.name} is {change.__name__}, {deaf.name} does not hear of it")
+        changing = world.loop.create_task(
+            _change(world, through, partial(change, member_id=mover.id)), name="change"
+        )
+        hears_s = world.loop.time() + 0.2 + 2.0 * world.rng.random()
+        while not (changing.done() and world.loop.time() > hears_s):
+            if world.loop.time() > hears_s:
+                cluster.network.rule = None
+            for peer in (deaf, world.rng.choice((leaver, d)), through):
+                kind = world.rng.choice((linear.GET, linear.PUT, linear.PUT_IF_ABSENT, linear.DELETE))
+                await work.operate("c1", peer, kind, world.rng.choice(work.keys), patience_s=1.0)
+        cluster.network.rule = None
+        await changing
 
 
 async def accepted_on_two(world: World) -> None:
-    """A put is accepted on A and B, A dies before it can say so, and for good; D takes its place. All keep reading."""
+    """Puts are accepted on A and B, and perhaps read; A dies, mostly before it can say so, and for good. D takes its place,
+    and does not reach B at first. One key is read all the time, the other one only when all is done."""
     cluster, work, network = world.cluster, world.workload, world.cluster.network
     a, b, c = world.rng.sample(cluster.peers, 3)
-    key = work.keys[0]
-    await work.operate("c1", c, linear.PUT, key)
+    keys = work.keys[:2]
+    for key in keys:
+        await work.operate("c1", c, linear.PUT, key)
     network.rule = lambda *what: LOST if what[:2] == (a.id, c.id) and what[2] == ACCEPT else None
-    put = world.loop.create_task(work.operate("c1", a, linear.PUT, key), name="scheduled request")
+    puts = [
+        world.loop.create_task(work.operate(f"c{key}", a, linear.PUT, key), name="scheduled request") for key in keys
+    ]  # fmt: skip
     await asyncio.sleep(0.004 + 0.003 * world.rng.random())
+    for key in keys:
+        row = SPACE.row_key(key.encode())
+        held = [peer.disk.tables["rows"].get(row, b"")[BALLOT_SLICE] for peer in (a, b, c)]
+        world.story.safeguards["accepted on two"] += held[0] == held[1] > held[2]
+    if world.rng.random() < 0.5:
+        network.doubted.add((b.id, c.id))
+        for key in keys:
+            await work.operate("r0", b, linear.GET, key)
+        network.doubted.clear()
     a.crash()
     a.removed = True
     cluster.peers.remove(a)
-    network.rule = None
     d = cluster.add()
+    apart = (d.id, b.id)
+    network.rule = lambda *what: LOST if what[:2] == apart and what[2] in COPIES else None
+    world.loop.call_later(5.0, network.heal)
     change = world.loop.create_task(
         _change(world, b, lambda base: replaced(base, a.id, d.member)), name="replacement"
     )
@@ -197,14 +256,25 @@ async def accepted_on_two(world: World) -> None:
     d.start()
     while not (change.done() and d.serving and cluster.whole):
         for number, reader in enumerate((b, c, d)):
-            await work.operate(f"r{number}", reader, linear.GET, key)
+            await work.operate(f"r{number}", reader, linear.GET, keys[0])
         await asyncio.sleep(0.2)
-    await asyncio.gather(put, change)
+    await asyncio.gather(change, *puts)
+    network.doubted |= {(d.id, b.id), (c.id, b.id)}
     for number, reader in enumerate((d, c, b)):
-        await work.operate(f"r{number}", reader, linear.GET, key)
+        for key in keys:
+            await work.operate(f"r{number}", reader, linear.GET, key)
 
 
 # --- inside
+
+
+def _deafen(world: World, deaf: SimPeer) -> None:
+    """It learns of no epoch, told or asked for."""
+    world.cluster.network.rule = lambda *what: (
+        LOST
+        if what[1:] == (deaf.id, EPOCH_DECIDED) or (what[0] == deaf.id and what[2] == EPOCH_GET)
+        else None
+    )
 
 
 async def _joining(world: World) -> tuple[SimPeer, SimPeer, SimPeer, SimPeer, str]:

@@ -12,21 +12,24 @@ E1  A member that answers EPOCH_PREPARE with `fence`, without holding rows, is *
 E2  A fence is released only by a proposer that knows no value of a lower ballot was or can be decided.
 E3  While a newer epoch waits for its commit, rows of the old one are refused, so the check is in commit order.
 E4  The tables of earlier epochs are kept, in the commit that installs the next: chunks may lie where they say.
+E5  An epoch of another cluster, partition power or chunk size is no successor of ours, whatever its number: it is neither
+    accepted nor installed. What is fixed when a cluster is founded says where everything lies and what it is called.
 """
 
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import msgpack
 
-from peer.errors import AtollError
+from peer.errors import AtollError, Refused
 from peer.replication import meta
 from peer.replication.ballot import NONE
 from peer.replication.env import Env, Reply, RowStore, Write
-from peer.replication.messages import CONFLICT, EPOCH_GET, OK, status_of
+from peer.replication.messages import CONFLICT, EPOCH_GET, FAILED, OK, status_of
 from peer.replication.quorum import Round, Send
 from ring.epoch import Epoch
 
@@ -56,6 +59,24 @@ def writes_of(epoch: Epoch) -> list[Write]:
     ]
 
 
+def alien(current: Epoch | None, epoch: Epoch) -> Refused | None:
+    """Why `epoch` cannot follow the current one (E5); None if it can."""
+    if current is None:
+        return None
+    for what, mine, theirs in (
+        ("cluster", current.cluster_id, epoch.cluster_id),
+        ("partition power", current.partition_power, epoch.partition_power),
+        ("chunk size", current.chunk_bytes, epoch.chunk_bytes),
+    ):
+        if mine != theirs:
+            return Refused(f"this ring's {what} is {mine}, not {theirs}", code="WrongRing")
+    return None
+
+
+def _mark(tag: int, encoded: bytes) -> bytes:
+    return tag.to_bytes(8, "big") + zlib.crc32(encoded).to_bytes(4, "big")
+
+
 class Epochs:
     """The current epoch of one peer; acceptor of the next."""
 
@@ -80,6 +101,8 @@ class Epochs:
         self.current: Epoch | None = Epoch.decode(stored) if stored else None
         self.earlier = Earlier(rows)
         self.tag = tag_of(self.current) if self.current else -1
+        self.mark = _mark(self.tag, stored) if stored else b""
+        """The tag and a checksum of the ring it stands for; b"" before there is one. Two rings of one number differ."""
         self._load_paxos()
 
     def _load_paxos(self) -> None:
@@ -112,6 +135,8 @@ class Epochs:
         _, _, ballot, value = message
         if ballot < self._promised:
             return reply((CONFLICT, self._promised))
+        if error := alien(self.current, Epoch.decode(value)):
+            return reply((FAILED, error.code, str(error)))
         self._promised = self._accepted = ballot
         self._value = value
         self._persist(lambda: reply((OK,)), reply)
@@ -140,7 +165,12 @@ class Epochs:
     # --- learner
 
     def on_decided(self, message: Any, reply: Reply) -> None:
-        self.install(Epoch.decode(message[2]), lambda error: reply((status_of(error),) if error else (OK,)))
+        def installed(error: AtollError | None) -> None:
+            if isinstance(error, Refused):
+                return reply((FAILED, error.code, str(error)))
+            return reply((status_of(error),) if error else (OK,))
+
+        self.install(Epoch.decode(message[2]), installed)
 
     def on_get(self, message: Any, reply: Reply) -> None:
         assert self.current is not None
@@ -148,10 +178,12 @@ class Epochs:
 
     def install(self, epoch: Epoch, then: Callable[[AtollError | None], None]) -> None:
         """Persist a decided epoch and use it, unless ours is as new; `then` runs in either case, with the error if
-        the disk had no room for it."""
+        the disk had no room for it, or Refused if it is none of this cluster's (E5)."""
         tag = tag_of(epoch)
         if tag <= self.tag:
             return then(None)
+        if error := alien(self.current, epoch):
+            return then(error)
         self._installing = max(self._installing, tag)
         keep, kept = self.earlier.keeping(self.current, epoch)
 
@@ -160,6 +192,7 @@ class Epochs:
                 kept()
                 self.current = epoch
                 self.tag = tag
+                self.mark = _mark(tag, epoch.encode())
                 self._promised, self._accepted, self._value, self._fenced = NONE, NONE, b"", False
                 self._installed(epoch)
             elif error is not None:
