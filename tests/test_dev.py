@@ -106,6 +106,10 @@ def test_commands_found_join_and_restart(tmp_path: Path) -> None:
     second.directory.mkdir()
     (second.directory / "peer.json").write_text("{}")
     assert peer_command(second, layout)[-2:] == ["--data", str(second.directory)]
+    third = layout.grown()
+    assert peer_command(third.places[2], third)[-6:-2] == [
+        *("--join", "127.0.0.1:7402", "--join", "127.0.0.1:7412"),
+    ]
 
 
 def test_a_restart_keeps_the_shape(tmp_path: Path) -> None:

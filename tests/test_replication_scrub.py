@@ -55,6 +55,31 @@ def test_a_flipped_bit_is_found_and_made_good() -> None:
     simulate_stores(scenario)
 
 
+def test_a_damaged_copy_that_nobody_needs_is_let_go() -> None:
+    """Goal (P7): where the others have dropped a chunk that an owner missed being told of, its damaged copy does not stay a
+    missing one until all garbage is looked through."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        peers = [Collected(store, walks=False) for store in (a, b, c)]
+        with b.peer.replica.attempts.one() as attempt:
+            name = await named(peers[1], LARGE, attempt)
+        await until(lambda: all(one.holds(LARGE) for one in peers))
+        world.isolate(a.peer)
+        with b.peer.replica.attempts.one() as later:
+            await peers[1].name(later)
+        peers[1].garbage.replaced(attempt, name, False)
+        await until(lambda: not any(one.holds(LARGE) for one in peers[1:]), 10_000)
+        a.files.rot(name)
+        scrub = scrubbing(peers[0])
+        scrub.on_unwanted = peers[0].garbage.look_at
+        await until(lambda: a.chunks.holder.damaged == 1, 100)
+        world.join_up()
+        await until(lambda: a.chunks.holder.damaged == 0, 300)
+        assert scrub.detail["rebuilt"] == 0 and a.references(name) == []
+
+    simulate_stores(scenario)
+
+
 def test_a_damaged_row_of_a_chunk_is_made_good() -> None:
     """Goal: where the bytes lie is not known any more, so they come anew."""
 

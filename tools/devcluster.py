@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tools.devlayout import (
     Place,
     last_words,
     live_pid,
+    load,
     open_log,
     peer_command,
     peer_environment,
@@ -123,9 +125,10 @@ class DevCluster:
             await asyncio.sleep(STARTING_POLL_S)
 
     async def watch(self) -> None:
-        """Notice deaths, returns and readiness until cancelled."""
+        """Notice deaths, returns, readiness and peers that `atoll dev add` started, until cancelled."""
         while True:
             await asyncio.sleep(WATCH_POLL_S)
+            self._meet_added()
             await asyncio.gather(*(self._look(peer) for peer in self.peers))
 
     async def stop(self) -> None:
@@ -134,6 +137,7 @@ class DevCluster:
         try:
             for peer in running:
                 _signal(peer.pid, signal.SIGTERM)
+                _signal(peer.pid, signal.SIGCONT)  # a frozen one could not end
             await self._gone(running, STOP_S)
         finally:
             left = [peer for peer in running if self._is_alive(peer)]
@@ -146,6 +150,14 @@ class DevCluster:
             for peer in running:
                 peer.pid = peer.process = None
                 self._set(peer, "stopped", "killed: it did not stop in time" if peer in left else "")
+
+    def _meet_added(self) -> None:
+        """Take in peers that were added to the saved layout: by another process, which started them."""
+        with suppress(DevError):
+            saved = load(self.layout.data)
+            if saved is not None and saved.peers > self.layout.peers:
+                self.layout = saved
+                self.peers += [Peer(place) for place in saved.places[len(self.peers) :]]
 
     # --- one peer
 

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -101,6 +101,12 @@ class Layout:
                 return place
         raise DevError(f"no peer {name!r} here: there are {', '.join(place.name for place in self.places)}")
 
+    def grown(self) -> Layout:
+        """The same with one peer more, which is the last of its places. Raises DevError if there are enough."""
+        if self.peers >= MAX_PEERS:
+            raise DevError(f"{self.data} has {self.peers} peers; a dev cluster has no more than {MAX_PEERS}")
+        return replace(self, peers=self.peers + 1)
+
     def save(self) -> None:
         shape = asdict(self)
         del shape["data"]
@@ -153,8 +159,10 @@ def peer_command(place: Place, layout: Layout) -> list[str]:
     first = layout.places[0]
     if place == first:
         return [*command, "--found", "--replicas", str(layout.replicas)]
-    key = first.directory / "cluster.key"
-    return [*command, "--join", f"{HOST}:{first.peer_port}", "--cluster-key-file", str(key)]
+    for seed in layout.places:
+        if seed == first or (seed.initialised and seed != place):
+            command += ["--join", f"{HOST}:{seed.peer_port}"]
+    return [*command, "--cluster-key-file", str(first.directory / "cluster.key")]
 
 
 def peer_environment() -> dict[str, str]:
@@ -263,6 +271,14 @@ def live_pid(place: Place) -> int | None:
         return None
     started = _start_time(pid)
     return pid if started is not None and started <= written + 2 else None
+
+
+def is_frozen(pid: int) -> bool:
+    """SIGSTOP holds the process `pid`."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def _start_time(pid: int) -> float | None:

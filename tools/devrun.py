@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +90,7 @@ async def _live(layout: Layout) -> None:
         if not app.is_running:
             return  # the screen is gone: the peers are being stopped
         app.notice(*_notice(peer))
-        app.show_panel(panel_lines(layout, cluster.peers))
+        app.show_panel(panel_lines(cluster.layout, cluster.peers))
 
     cluster = DevCluster(layout, changed)
 
@@ -239,4 +239,31 @@ def start_one(layout: Layout, place: Place, deadline_s: float = 30.0) -> int:
             return pid
         time.sleep(0.05)
     process.kill()
+    process.wait()
     raise DevError(f"{place.name} did not start within {deadline_s:g} s: see {place.log}")
+
+
+def add_one(layout: Layout) -> tuple[Place, int]:
+    """Start one peer more for the `atoll dev` that runs elsewhere; its place and pid. It joins the ring by itself.
+
+    Raises:
+        DevError: its ports are in use, another is being added, or it did not start; the layout is as before then.
+    """
+    grown = layout.grown()
+    place = grown.places[-1]
+    check_ports([place])
+    try:
+        place.directory.mkdir(mode=0o700)
+    except FileExistsError:
+        raise DevError(
+            f"{place.directory} exists already: another `dev add` is at it, or left it; "
+            "remove that directory if nothing runs in it"
+        ) from None
+    try:
+        pid = start_one(grown, place)
+        grown.save()
+    except BaseException:
+        with suppress(OSError):
+            place.directory.rmdir()  # only while it is empty: nobody's data
+        raise
+    return place, pid

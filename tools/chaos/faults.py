@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from tools.chaos.machines import Machines
+from tools.rot import flip_bits
 
 FLIPS = 40
 FILL_STEP = 4 << 20
@@ -58,30 +57,13 @@ def _corrupt(machines: Machines, peer: int, chance: random.Random) -> None:
     """Kill it, flip bits in what its segments and its rows hold."""
     machines.kill(peer)
     directory = machines.directory(peer)
-    segments = [path for path in sorted((directory / "segments").iterdir()) if path.stat().st_size]
-    for _ in range(FLIPS if segments else 0):
-        _flip(chance.choice(segments), chance)
+    flip_bits(directory / "segments", FLIPS, chance)
     with closing(sqlite3.connect(directory / "rows" / "atoll.db")) as database, database:
         some = database.execute("select k, v from rows where k >= x'03' order by random() limit 5").fetchall()
         for key, value in some:
             damaged = bytearray(value)
             damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
             database.execute("update rows set v = ? where k = ?", (bytes(damaged), key))
-
-
-def _flip(path: Path, chance: random.Random) -> None:
-    """One bit of a byte that was written; holes stay holes."""
-    fd = os.open(path, os.O_RDWR)
-    try:
-        at = chance.randrange(os.fstat(fd).st_size)
-        try:
-            at = max(at, os.lseek(fd, at, os.SEEK_DATA))
-        except OSError:
-            return  # nothing behind it
-        byte = os.pread(fd, 1, at)
-        os.pwrite(fd, bytes((byte[0] ^ 1 << chance.randrange(8),)), at)
-    finally:
-        os.close(fd)
 
 
 def _fill(machines: Machines, peer: int, chance: random.Random) -> None:

@@ -120,11 +120,15 @@ class ChunkSide:
         return None
 
     async def rebuild(self, name: bytes, attempt: bytes, back: bytes) -> bool:
-        """Fetch the bytes of a chunk that is quarantined or lost here, for one of its references; whether they came."""
+        """Fetch the bytes of a chunk that is quarantined or lost here, for one of its references; whether they came.
+
+        Where all who may hold it do not, the reference is doubted: the others may have dropped it while this peer was away.
+        """
         key = self._holder.key_of(name) + attempt
         try:
             await self.bring(key, back, Pulled())
         except Corrupt:
+            self.on_doubt(key, back)
             return False
         return True
 

@@ -199,14 +199,17 @@ class Scrub(Worker):
 
     async def _rebuild(self, key: bytes) -> None:
         """Fetch a chunk whose bytes are not good here, if a reference wants it; anti-entropy goes on where this fails."""
-        for attempt, back in self._holder.references_of(key, 1_000):
-            if back is not None:
-                try:
-                    self.detail["rebuilt"] += await self._side.rebuild(key[2:NAME_END], attempt, back)
-                except AtollError as error:
-                    self.last_error = f"a damaged chunk is not made good yet: {error}"
+        references = [(a, back) for a, back in self._holder.references_of(key, 1_000) if back is not None]
+        if not references:
+            self.on_unwanted(key)
+        for attempt, back in references:
+            try:
+                if await self._side.rebuild(key[2:NAME_END], attempt, back):
+                    self.detail["rebuilt"] += 1
+                    return
+            except AtollError as error:
+                self.last_error = f"a damaged chunk is not made good yet: {error}"
                 return
-        self.on_unwanted(key)
 
     # --- registers
 
