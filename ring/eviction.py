@@ -12,7 +12,8 @@ V3  Nobody is removed while some owner set has lost its majority (what it held m
 V4  Nobody is removed while the ring is being changed, unless the change waits for the very member: then it is given up, and
     made anew without it, but for a member that was only joining. Giving up puts the old owners back and guesses nothing.
 V5  One at a time: whoever has been dead for longest, of those that may be removed.
-V6  Voters take turns, so that mostly one of them proposes it.
+V6  Voters take turns, so that mostly one of them proposes it. One that is only joining does not: with the change given up it
+    is no member any more, and could not make it anew.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def to_remove(
 
 
 def turn_s(epoch: Epoch, me: str, dead: Collection[str]) -> float | None:
-    """How long after a removal is due `me` proposes it; None: it is no voter and leaves that to those (V6)."""
-    living = [voter for voter in epoch.voters() if voter not in dead]
+    """How long after a removal is due `me` proposes it; None: it leaves that to others (V6)."""
+    before = {member.id for member in epoch.previous_members or epoch.members}
+    living = [voter for voter in epoch.voters() if voter in before and voter not in dead]
     return living.index(me) * TURN_S if me in living else None
 
 

@@ -285,6 +285,15 @@ def test_voters_take_turns() -> None:
     assert turn_s(epoch, next(one.id for one in nine if one.id not in voters), ()) is None
 
 
+def test_a_joiner_gives_no_change_up() -> None:
+    """Goal: it would be out of the ring with it, and could not make it anew (V6)."""
+    three, new = members(3), member(9)
+    base = epoch_of(three)
+    joint = joint_of(base, joined(base, new))
+    assert new.id in joint.voters() and turn_s(joint, new.id, ()) is None
+    assert sorted(turn_s(joint, one.id, ()) or 0.0 for one in three) == [0.0, TURN_S, 2 * TURN_S]
+
+
 @pytest.mark.parametrize(
     "seconds, words", [(4.2, "4 s"), (99, "99 s"), (240, "4 min"), (900, "15 min"), (9000, "2.5 h")]
 )

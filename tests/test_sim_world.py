@@ -69,7 +69,7 @@ def test_promises_hold_for_long() -> None:
 @pytest.mark.parametrize("seed", FOUND_BUGS)
 def test_found_bugs_stay_fixed(seed: int) -> None:
     """Goal: seeds that once found a bug pass."""
-    result = run_seed(seed)
+    result = run_seed(seed, Options(evict_after_s=0))
     assert result.ok, f"{FOUND_BUGS[seed]}: {result.problems}"
 
 
@@ -110,9 +110,10 @@ def test_a_missing_safeguard_is_caught(name: str) -> None:
     assert healthy.ok, healthy.problems
 
 
-def ends_well(schedule: Schedule, seeds: int = 20) -> list[Result]:
+def ends_well(schedule: Schedule, seeds: int = 20, evict_after_s: float | None = None) -> list[Result]:
     """What comes of a play: nothing bad."""
-    results = [run_seed(seed, Options(schedule=schedule)) for seed in range(seeds)]
+    options = Options(schedule=schedule, evict_after_s=evict_after_s)
+    results = [run_seed(seed, options) for seed in range(seeds)]
     for result in results:
         assert result.ok, f"seed {result.seed}: {result.problems}"
     return results
@@ -149,6 +150,11 @@ def test_a_change_accepted_on_two_owners_of_which_one_is_replaced() -> None:
     results = ends_well(ringschedules.accepted_on_two)
     assert sum(result.safeguards["accepted on two"] for result in results) >= 10, "or it was not tested"
     assert noticed(ringschedules.accepted_on_two, "merge_one_source")
+
+
+def test_a_change_that_waits_for_a_dead_peer_ends_by_itself() -> None:
+    """Goal: a machine joins three, and one of the four dies for good over that: the ring comes to rest without it."""
+    ends_well(ringschedules.dies_over_a_join, evict_after_s=2.0)
 
 
 def test_the_command_reports_a_batch() -> None:

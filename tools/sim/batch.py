@@ -12,13 +12,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
-from tools.sim.faults import FAULTS
+from tools.sim.faults import AWAY, FAULTS
 from tools.sim.world import Options, Result, run_seed
 
 ENOUGH_SEEDS = 50  # from here on, a zero is a failure
 
 EXPECTED_FAULTS = (
     *(name for name in FAULTS if name != "crash beside a pause"),  # made of crashes and pauses
+    *AWAY,
     "loss",
     "duplication",
     "reordering",
@@ -42,6 +43,11 @@ EXPECTED_SAFEGUARDS = {
     "partitions or rows merged": "a new owner took a partition over",
     "partitions or rows settled": "old owners differed on a row, and its value was accepted anew",
     "partitions or rows discarded": "rows of a partition that is not owned any more were forgotten",
+    "removed by itself": "a member that was dead for long was removed by the others",
+    "removal held back": "a dead member stayed: too few would be left, or a majority is lost, or another change comes first",
+    "dead counted anew": "a peer that was paused, or saw no majority, forgot for how long others had been dead",
+    "dead answered": "a member held for dead answered a call, and stayed",
+    "came back removed": "a peer that had been removed while it was away found that out and stopped",
     "full disk refused": "a full disk said so and changed nothing",
     "overload refused": "an owner with too many writes queued took no more",
     "doubtful_shards": "a listing asked a majority for rows because digests differed",

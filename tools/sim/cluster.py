@@ -11,16 +11,18 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any
 
 import msgpack
 
 from peer.errors import AtollError, Conflict, Full, Unavailable
+from peer.healing import LEAVE_S
 from peer.replication import meta
 from peer.replication.agreement.identity import Amnesia
 from peer.replication.healing.antientropy import AntiEntropy
+from peer.replication.healing.eviction import Eviction
 from peer.replication.healing.transition import Transition
 from peer.replication.node import Replica
 from peer.replication.workers import Workers
@@ -30,6 +32,7 @@ from ring.members import Member
 from ring.placement import place
 from ring.table import Table
 from tools.sim import spell
+from tools.sim.company import left_out, seen
 from tools.sim.disk import DiskTraits, SimDisk, SimRows
 from tools.sim.env import SimEnv
 from tools.sim.loop import VirtualLoop
@@ -40,6 +43,13 @@ PARTITION_POWER = 8
 REPLICAS = 3
 CLIENT_DELAY_S = 0.0005
 BAD_START_S = 10.0
+EVICTIONS = {
+    "removed": "removed by itself",
+    "held_back": "removal held back",
+    "restarts": "dead counted anew",
+    "answered": "dead answered",
+}
+"""What the workers that remove the dead count, and the words for it."""
 
 
 class NotServing(Unavailable):
@@ -103,6 +113,7 @@ class SimPeer:
         self.serving = False
         self.refused = ""
         self.transition: Transition | None = None
+        self.eviction: Eviction | None = None
         self.removed = False  # from the ring, for good
         self.doubtful = False  # an old copy of its disk ran once: the others may refuse the right one too
         self._requests: dict[asyncio.Future[Any], None] = {}
@@ -153,6 +164,10 @@ class SimPeer:
             except (Full, Unavailable):  # the process would end and be started again
                 await env.sleep(0.5)
         cluster.network.attach(self.id, env, self._watched(replica))
+        if cluster.evict_after_s and await left_out(env, replica):
+            cluster.story.safeguards["came back removed"] += 1
+            self.removed = True
+            return self.stop("removed from the ring while it was away")
         while replica.epochs.current is None:
             await self._join(env, replica)
         try:
@@ -162,13 +177,13 @@ class SimPeer:
                 self.name, "is refused: its disk is older than what the others have seen of it"
             )
             cluster.story.safeguards["amnesia detected"] += 1
-            self.stop(str(error))
-            return
+            return self.stop(str(error))
         cluster.story.event(self.name, "serves")
         self.serving = True
         cluster.on_serving(self)
         if cluster.heals:
             self._heal(env, replica)
+        return None
 
     def _heal(self, env: SimEnv, replica: Replica) -> None:
         """Background work, as in a real peer."""
@@ -181,6 +196,10 @@ class SimPeer:
         if self.cluster.sweeping:
             workers.add(sweep)
         self.transition = transition
+        if self.cluster.evict_after_s:
+            view = partial(seen, self.cluster, self.id)
+            self.eviction = Eviction(env, replica, view, self.cluster.evict_after_s, self.cluster.unsafe)
+            workers.add(self.eviction)
 
         def changed(epoch: Epoch) -> None:
             transition.wake()
@@ -212,8 +231,9 @@ class SimPeer:
             await env.sleep(0.2 + 0.2 * self.rng.random())
 
     async def _leave(self, replica: Replica) -> None:
-        """The ring is without this peer: it ends once the others know."""
+        """The ring is without this peer: it ends once the others know, unless it is admitted anew."""
         await replica.proposals.hand_on()
+        await replica.env.sleep(LEAVE_S)
         if replica.epoch.member(self.id) is None:
             self.removed = True
             self.stop("removed from the ring")
@@ -238,7 +258,7 @@ class SimPeer:
         self.env.kill()
         self.rows.crash()
         self.cluster.network.died(self.id)
-        self.env = self.rows = self.replica = self.transition = None
+        self.env = self.rows = self.replica = self.transition = self.eviction = None
         self.serving = False
         requests, self._requests = self._requests, {}
         for answer in requests:
@@ -315,6 +335,7 @@ class Cluster:
         self.unsafe = unsafe
         self.network = SimNetwork(loop, random.Random(f"network {seed}"), story)
         self.heals = True  # peers run the workers that keep registers in order
+        self.evict_after_s = 0.0  # whoever is dead for so long is removed; 0: nobody
         self.sweeping = True  # directed schedules arrange what anti-entropy would put right
         self.names: dict[str, str] = {}
         self.peers: list[SimPeer] = []
@@ -383,5 +404,8 @@ class Cluster:
             self.counts["partitions or rows merged"] += peer.transition.done
             for name in ("settled", "discarded"):
                 self.counts[f"partitions or rows {name}"] += peer.transition.detail[name]
+        if peer.eviction is not None:
+            for name, word in EVICTIONS.items():
+                self.counts[word] += peer.eviction.detail[name]
         self.counts["bound extensions"] += replica.acceptor.promises.extensions
         self.counts["damaged rows met"] += replica.acceptor.damaged

@@ -27,6 +27,7 @@ class Control:
     habits: Habits = field(default_factory=Habits)
     climate: Climate = field(default_factory=Climate)
     schedule: Schedule | None = None
+    evict_after_s: float | None = None
 
     def options(self, unsafe: bool) -> Options:
         return Options(
@@ -34,6 +35,7 @@ class Control:
             habits=self.habits,
             climate=self.climate,
             schedule=self.schedule,
+            evict_after_s=self.evict_after_s,
         )
 
 
@@ -99,6 +101,13 @@ CONTROLS = {
             3,
             schedule=ringschedules.ballots_of_former_times,
         ),
+        Control(
+            "evict_unchecked",
+            "who was cut off counts on for how long others are dead, and does not call them before they are removed",
+            3,
+            schedule=ringschedules.back_from_a_cut,
+            evict_after_s=3.0,
+        ),
     )
 }
 
@@ -112,7 +121,7 @@ class Caught:
     tried: int
 
 
-PROMISES = ("P3", "P4", "order")
+PROMISES = ("P3", "P4", "P6", "order")
 
 
 def hunt(

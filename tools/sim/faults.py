@@ -42,6 +42,8 @@ FAULTS = {
     "peer replaced": 4,
     "change aborted": 4,
 }
+AWAY = {"peer stays away": 8}
+"""Where the dead are removed by themselves."""
 RING_FAULTS = ("peer joins", "peer drains", "peer removed", "peer replaced", "change aborted")
 CHUNK_FAULTS = {"rotten chunk": 6, "rotten rows": 3, "lost rows of chunks": 1}
 """Those of worlds that store chunks."""
@@ -77,6 +79,7 @@ class Nemesis:
     async def run(self) -> None:
         alone = len(self.cluster.peers) == 1
         drawn = {k: w for k, w in self.climate.weights.items() if not (alone and k in BETWEEN_PEERS)}
+        drawn |= AWAY if self.cluster.evict_after_s and "peer removed" in drawn else {}
         kinds, weights = list(drawn), list(drawn.values())
         actions: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "bad weather": self.bad_weather,

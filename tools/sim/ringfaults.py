@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MACHINES_MORE = 2
 PATIENCE_S = 20.0
+AWAY_S = 8.0
 
 
 class RingFaults:
@@ -40,6 +41,7 @@ class RingFaults:
             "peer removed": self.is_removed,
             "peer replaced": self.is_replaced,
             "change aborted": self.is_aborted,
+            "peer stays away": self.stays_away,
         }
 
     async def joins(self) -> None:
@@ -92,6 +94,18 @@ class RingFaults:
         await self._let_go(peer, "replaced", replace=True)
         self._busy = False
 
+    async def stays_away(self) -> None:
+        """A machine is off for so long that its peer may be removed; then it comes back, as what it was or as nobody."""
+        peer = self._n.peer()
+        if not peer.running or not self._large:
+            return
+        self._n.note("peer stays away", peer, "is off until the others may have removed it")
+        peer.crash()
+        most_s = self._cluster.evict_after_s + AWAY_S
+        await self._n.until(lambda: self._is_out(peer), most_s)
+        if not peer.running and self._n.wrong_disk != peer.name and not peer.removed:
+            peer.start()
+
     async def is_aborted(self) -> None:
         """Whatever change is under way is given up."""
         epoch = self._cluster.newest()
@@ -117,8 +131,7 @@ class RingFaults:
             await self._whole()
             if not self._cluster.whole:
                 await self._change(lambda base: aborted(base) if base.kind == "joint" else base)
-            newest = self._cluster.newest()
-            peer.removed = newest is not None and newest.kind == "final" and newest.member(peer.id) is None
+            peer.removed = self._is_out(peer)
         if peer in self._cluster.peers:
             self._cluster.peers.remove(peer)
         self._cluster.story.event(peer.name, word)
@@ -161,6 +174,10 @@ class RingFaults:
             return False
         left = sum(member.state == ACTIVE and member.id != peer.id for member in newest.members)
         return left >= REPLICAS
+
+    def _is_out(self, peer: SimPeer) -> bool:
+        newest = self._cluster.newest()
+        return newest is not None and newest.kind == "final" and newest.member(peer.id) is None
 
     def _owns_nothing(self, peer: SimPeer) -> bool:
         newest = self._cluster.newest()

@@ -1,6 +1,6 @@
 """Directed schedules for changes of the ring.
 
-The first ones break a promise if, and only if, one safeguard of architecture.md, section 5, is missing. The last three
+The first ones break a promise if, and only if, one safeguard of architecture.md, section 5, is missing. The last four
 are plays of which every one must end well.
 """
 
@@ -265,6 +265,51 @@ async def accepted_on_two(world: World) -> None:
             await work.operate(f"r{number}", reader, linear.GET, key)
 
 
+async def dies_over_a_join(world: World) -> None:
+    """A machine joins three, and it, or one of the three, dies for good over that: the ring comes to rest without it."""
+    cluster, work = world.cluster, world.workload
+    for key in work.keys:
+        await work.operate("c1", world.rng.choice(cluster.peers), linear.PUT, key)
+    joiner = cluster.add()
+    victim = world.rng.choice(cluster.peers)
+    joiner.start()
+    await _until(world, lambda: not cluster.whole)
+    await asyncio.sleep(0.02 * world.rng.random())
+    world.story.fault("crash", victim.name, "for good")
+    victim.crash()
+    victim.removed = True
+    cluster.peers.remove(victim)
+    key = world.rng.choice(work.keys)
+    while not (cluster.whole and _is_out(world, victim)) and world.loop.time() < PATIENCE_S:
+        await work.operate("c2", world.rng.choice(cluster.peers), linear.PUT, key)
+        await asyncio.sleep(0.2)
+    if not (cluster.whole and _is_out(world, victim)):
+        world.problems.append(f"P7 the ring waits for {victim.name}, which is dead for good")
+
+
+async def back_from_a_cut(world: World) -> None:
+    """Two of five are cut off from the others, for longer than the dead stay. Back again, one of them believes for a moment
+    that one of the others is dead, as it did all along. Who counts what it saw while cut off has a living peer removed."""
+    cluster, network = world.cluster, world.cluster.network
+    for _ in range(2):
+        cluster.add().start()
+        await _until(world, lambda: all(peer.serving for peer in cluster.peers) and cluster.whole)
+    first, *others = sorted(cluster.peers, key=lambda peer: peer.id)  # whose turn is first
+    world.rng.shuffle(others)
+    second, other = others[:2]
+    far = {(one.id, two.id) for one in (first, second) for two in others[1:]}
+    network.cut |= far | {(b, a) for a, b in far}
+    world.story.fault("partition", first.name, f"and {second.name} are cut off")
+    await asyncio.sleep(cluster.evict_after_s + 4.0 + 4.0 * world.rng.random())
+    network.doubted.add((first.id, other.id))
+    network.cut.clear()
+    await asyncio.sleep(4.0)
+    network.doubted.clear()
+    await asyncio.sleep(2.0)
+    if _is_out(world, other):
+        world.problems.append(f"P6 {other.name} was removed, and had not been away")
+
+
 # --- inside
 
 
@@ -301,6 +346,11 @@ def _owners(world: World, key: str) -> tuple[str, ...]:
     newest = world.cluster.newest()
     assert newest is not None
     return newest.table.owners(partition_in(SPACE.row_key(key.encode())))
+
+
+def _is_out(world: World, peer: SimPeer) -> bool:
+    newest = world.cluster.newest()
+    return newest is not None and newest.member(peer.id) is None
 
 
 def _active(world: World) -> list[str]:

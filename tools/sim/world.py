@@ -39,6 +39,7 @@ class Options:
     unsafe: frozenset[str] = frozenset()
     habits: Habits = field(default_factory=Habits)
     climate: Climate = field(default_factory=Climate)
+    evict_after_s: float | None = None  # None: drawn, for a share of the seeds
     schedule: Schedule | None = None  # instead of clients and nemesis
 
 
@@ -71,6 +72,7 @@ class World:
         self.story = Story(self.loop.time, story, details)
         self.cluster = Cluster(self.loop, self.story, seed, options.peers, options.unsafe)
         self.cluster.sweeping = options.schedule is None
+        self.cluster.evict_after_s = _evict_after_s(seed, options)
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"), options.habits)
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)
         self.nemesis.raise_gates = self.workload.raise_gates
@@ -214,6 +216,14 @@ class World:
             self.problems.append(f"only {work.completed} operations completed in {self.loop.time():.0f} s")
         if self._faults() < LEAST_FAULTS:
             self.problems.append(f"only {self._faults()} kinds of faults struck")
+
+
+def _evict_after_s(seed: int, options: Options) -> float:
+    """Every other seed removes the dead by itself, after a time in which many come back and some do not."""
+    if options.evict_after_s is not None or options.schedule is not None:
+        return options.evict_after_s or 0.0
+    rng = random.Random(f"eviction {seed}")
+    return rng.choice([1.0, 2.0, 4.0]) if rng.random() < 0.5 else 0.0
 
 
 def run_seed(seed: int, options: Options | None = None, story: bool = False, details: bool = False) -> Result:

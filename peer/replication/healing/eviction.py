@@ -120,7 +120,7 @@ class Eviction(Worker):
             self.detail["answered"] += 1
             self._put_off(f"{name} is dead to gossip, but answers calls; it stays")
             return
-        log.warning(
+        log.info(
             "removing %s (id %s) from the ring: it has been dead for %s",
             name, member, words_of(self._sightings.dead_s().get(member, self._after_s)),
         )  # fmt: skip
