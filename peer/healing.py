@@ -92,6 +92,7 @@ class Healing:
         self.workers = Workers(env, rows)
         self.side = ChunkSide(env, rows, chunks.holder, disk, chunks, self.workers.throttle.spend)
         replica.copies.add(CHUNKS, self.side)
+        self._reached: dict[str, int] = {}  # members that are alive -> the boot they were reached in
         self.anti_entropy = AntiEntropy(
             env,
             replica.me,
@@ -200,10 +201,15 @@ class Healing:
         if epoch.kind == "final" and epoch.member(self._replica.me) is None:
             self.on_removed(Removed("this peer was removed from the ring, so it stops"))
 
-    def reachable(self, member: str) -> None:
-        """Gossip says that a member is alive (again)."""
-        self.handoff.returned(member)
-        self.anti_entropy.returned(member)
+    def heard(self, member: str, state: str, boot: int) -> None:
+        """Gossip says this of a member. One that is alive again, or has started anew, is compared with first; other news of
+        it (a flag, an epoch) says nothing about what it holds."""
+        if state != "alive":
+            self._reached.pop(member, None)
+        elif self._reached.get(member) != boot:
+            self._reached[member] = boot
+            self.handoff.returned(member)
+            self.anti_entropy.returned(member)
 
     def _bad_copy(self, name: bytes, source: str) -> None:
         """A read found this peer's copy of a chunk missing or damaged."""

@@ -387,7 +387,7 @@ class Peer:
     def _on_change(self, view: MemberView) -> None:
         if view.state == "alive":
             self.peers.heard_of(view.id)
-            self.healing.reachable(view.id)
+        self.healing.heard(view.id, view.state, view.boot)
         tag = view.epoch[0] << 40 | view.epoch[1]
         if tag > self.replica.tag:
             self.env.spawn(self.replica.epochs.catch_up(tag, view.id), "catch up")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from peer.replication.chunks.rows import chunk_key
 from peer.replication.copying.sync import Pulled
@@ -12,6 +13,7 @@ from peer.replication.healing.chunksync import CHUNKS, ChunkSide
 from peer.replication.messages import ADD_REF, REPAIR, STORE_CHUNK
 from peer.replication.registers.register import Put
 from peer.replication.workers import Throttle, Worker, Workers
+from ring.placement import place
 from tests.replication_chunks import (
     BULK,
     BYTES,
@@ -218,6 +220,21 @@ def test_who_was_away_pulls_first_and_is_behind_until_then() -> None:
         assert watched[c].detail["differed"] == 1
 
     simulate(scenario)
+
+
+def test_who_shares_nothing_is_not_behind() -> None:
+    """Goal: a drained peer that meets the others again has nothing to compare, so it does not wait for the next pass."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer, d: Peer) -> None:
+        epoch = a.replica.epochs.current
+        assert epoch is not None
+        without = replace(epoch, table=place(epoch.table, epoch.members[:3], 3, POWER))
+        drained = AntiEntropy(d.env, d.id, d.replica.copies, lambda: without, lambda _: True)
+        for other in (a, b, c):
+            drained.returned(other.id)
+        assert not drained.behind and drained.compared_s == 0.0
+
+    simulate(scenario, 4)
 
 
 def test_everything_is_compared_again_and_again() -> None:

@@ -70,11 +70,15 @@ class AntiEntropy(Worker):
         """A member can be reached again, or has started anew: compare with it first."""
         if member == self._me:
             return
-        self._unsure.setdefault(member, self.env.now())
         self._asked_not_before_s.pop(member, None)
         self._failures.pop(member, None)
         self._tasks = deque(task for task in self._tasks if task.member != member or task.former)
-        self._tasks.extendleft(reversed(self._of(member)))
+        tasks = self._of(member)
+        self._tasks.extendleft(reversed(tasks))
+        if tasks:
+            self._unsure.setdefault(member, self.env.now())
+        else:
+            self._sure_of(member, self.env.now())
         self.wake()
 
     def soon(self, member: str, side: int, partition: int) -> None:
@@ -153,9 +157,13 @@ class AntiEntropy(Worker):
                 self._asked_not_before_s[task.member] = self.env.now() + RETRY_S
             return True
         if not any(other.member == task.member and not other.former for other in self._tasks):
-            self._unsure.pop(task.member, None)
-            self._compared[task.member] = task.since_s
+            self._sure_of(task.member, task.since_s)
         return True
+
+    def _sure_of(self, member: str, began_s: float) -> None:
+        """All that is shared with a member, which may be nothing, was compared since `began_s`."""
+        self._unsure.pop(member, None)
+        self._compared[member] = began_s
 
     def _changed(self, epoch: Epoch) -> None:
         """Another ring: other partitions, and chunks to fetch from those who had them."""
@@ -210,12 +218,12 @@ class AntiEntropy(Worker):
         }  # one that is dead must not keep us from the others
         for member in epoch.members:
             if member.id != self._me and member.id not in waiting:
-                if first:
+                tasks = self._of(member.id)
+                self._tasks.extend(tasks)
+                if not tasks:
+                    self._sure_of(member.id, self._began_s)
+                elif first:
                     self._unsure.setdefault(member.id, self._began_s)
-                self._tasks.extend(self._of(member.id))
-                if member.id not in {task.member for task in self._tasks}:  # it shares nothing with us
-                    self._unsure.pop(member.id, None)
-                    self._compared[member.id] = self._began_s
 
     def _of(self, member: str) -> list[_Task]:
         """Everything to compare with a member, in batches."""
