@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -152,31 +153,38 @@ class Epoch:
     @staticmethod
     def decode(data: bytes) -> Epoch:
         """The epoch that `data` encodes. Raises ValueError, saying what is wrong, for anything else."""
-        fields = _unpack(data)
-        (_, generation, number, joint, cluster_id, members, replicas, power, level, chunk_bytes) = fields[:10]
-        table, previous, access_key, secret_key = fields[10:]
-        if type(joint) is not bool:
-            raise ValueError("malformed epoch: a field has the wrong type")
-        if type(previous) is not list:
-            previous = [previous, []]
-        if len(previous) != 2:
-            raise ValueError("malformed epoch: the previous ring is a table and its members")
-        return Epoch(
-            generation=generation,
-            number=number,
-            kind="joint" if joint else "final",
-            cluster_id=_bytes(cluster_id).hex(),
-            members=_unpack_members(members),
-            replicas=replicas,
-            partition_power=power,
-            format_level=level,
-            chunk_bytes=chunk_bytes,
-            table=Table.decode(_bytes(table)),
-            previous=None if previous[0] is None else Table.decode(_bytes(previous[0])),
-            previous_members=_unpack_members(previous[1]),
-            root_access_key=access_key,
-            root_secret_key=secret_key,
-        )
+        return _decode(data)
+
+
+# Each arrives several times: from its proposer, from whoever is asked for it, from the disk. A pure function of its
+# argument, so the cache cannot be observed.
+@lru_cache(maxsize=4)
+def _decode(data: bytes) -> Epoch:
+    fields = _unpack(data)
+    (_, generation, number, joint, cluster_id, members, replicas, power, level, chunk_bytes) = fields[:10]
+    table, previous, access_key, secret_key = fields[10:]
+    if type(joint) is not bool:
+        raise ValueError("malformed epoch: a field has the wrong type")
+    if type(previous) is not list:
+        previous = [previous, []]
+    if len(previous) != 2:
+        raise ValueError("malformed epoch: the previous ring is a table and its members")
+    return Epoch(
+        generation=generation,
+        number=number,
+        kind="joint" if joint else "final",
+        cluster_id=_bytes(cluster_id).hex(),
+        members=_unpack_members(members),
+        replicas=replicas,
+        partition_power=power,
+        format_level=level,
+        chunk_bytes=chunk_bytes,
+        table=Table.decode(_bytes(table)),
+        previous=None if previous[0] is None else Table.decode(_bytes(previous[0])),
+        previous_members=_unpack_members(previous[1]),
+        root_access_key=access_key,
+        root_secret_key=secret_key,
+    )
 
 
 def _check_named(table: Table, members: Sequence[Member]) -> None:

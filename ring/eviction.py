@@ -90,7 +90,18 @@ def prospects(
     """What becomes of each dead member, the one that was dead for longest first. `evict_after_s` 0: nobody is removed."""
     known = [member for member in epoch.everybody if member.id in dead_s]
     known.sort(key=lambda member: (-dead_s[member.id], member.id))
-    return [_prospect(epoch, member, dead_s, evict_after_s) for member in known]
+    if not known:
+        return []
+    for_all = _lost(epoch, dead_s.keys()) or _zones(epoch.members, dead_s.keys())
+    awaited = _awaited(epoch)
+    found = []
+    for member in known:
+        why_not = (
+            _obstacle(epoch, member, awaited, for_all) if evict_after_s > 0 else "automatic removal is off"
+        )
+        left_s = None if why_not else max(0.0, evict_after_s - dead_s[member.id])
+        found.append(Prospect(member.id, dead_s[member.id], left_s, why_not))
+    return found
 
 
 def to_remove(
@@ -109,9 +120,7 @@ def turn_s(epoch: Epoch, me: str, dead: Collection[str]) -> float | None:
 
 def waits_for(joint: Epoch, member_id: str) -> bool:
     """Whether a change cannot end without a member: it is a new owner of a partition whose owners change."""
-    if joint.previous is None or not joint.table.partitions_of(member_id):
-        return False
-    return any(member_id in joint.table.owners(p) for p in differing(joint.previous, joint.table))
+    return member_id in _awaited(joint)
 
 
 def words_of(seconds: float) -> str:
@@ -124,20 +133,23 @@ def words_of(seconds: float) -> str:
 # --- inside
 
 
-def _prospect(epoch: Epoch, member: Member, dead_s: Mapping[str, float], evict_after_s: float) -> Prospect:
-    for_s = dead_s[member.id]
-    why_not = _obstacle(epoch, member, dead_s.keys()) if evict_after_s > 0 else "automatic removal is off"
-    return Prospect(member.id, for_s, None if why_not else max(0.0, evict_after_s - for_s), why_not)
+def _awaited(epoch: Epoch) -> frozenset[str]:
+    """The new owners of partitions whose owners change."""
+    if epoch.previous is None:
+        return frozenset()
+    changing = differing(epoch.previous, epoch.table)
+    return frozenset(owner for partition in changing for owner in epoch.table.owners(partition))
 
 
-def _obstacle(epoch: Epoch, member: Member, dead: Collection[str]) -> str:
-    """What keeps a member from being removed, whatever its time; "" if nothing does (V2 to V4)."""
+def _obstacle(epoch: Epoch, member: Member, awaited: Collection[str], for_all: str) -> str:
+    """What keeps a member from being removed, whatever its time; "" if nothing does (V2 to V4). `for_all`: what keeps every
+    one from it."""
     if epoch.previous is not None:
-        if not waits_for(epoch, member.id):
+        if member.id not in awaited:
             return "the ring is being changed, which comes first"
         if all(one.id != member.id for one in epoch.previous_members):
             return ""  # it was joining: its change is given up, and that was all
-    return _too_few(epoch, member) or _lost(epoch, dead) or _zones(epoch.members, dead)
+    return _too_few(epoch, member) or for_all
 
 
 def _too_few(epoch: Epoch, member: Member) -> str:
@@ -152,7 +164,8 @@ def _lost(epoch: Epoch, dead: Collection[str]) -> str:
     """Owner sets without a majority: of the old owners in a joint epoch, for they are who the next change starts from."""
     table = epoch.table if epoch.previous is None else epoch.previous
     gone = frozenset(dead)
-    lost = sum(2 * sum(owner not in gone for owner in owners) <= len(owners) for owners in table.all_owners)
+    touched = (owners for owners in table.all_owners if not gone.isdisjoint(owners))
+    lost = sum(2 * sum(owner not in gone for owner in owners) <= len(owners) for owners in touched)
     if not lost:
         return ""
     return "1 partition has lost its majority" if lost == 1 else f"{lost} partitions have lost their majority"

@@ -7,7 +7,7 @@ import asyncio
 from peer.replication.agreement.removal import remove_dead
 from peer.replication.healing.eviction import AGAIN_S, LOOK_S, Eviction
 from peer.replication.healing.transition import Transition
-from peer.replication.messages import EPOCH_ACCEPT
+from peer.replication.messages import EPOCH_ACCEPT, MERGED
 from peer.replication.workers import Workers
 from ring.changes import drained, joined
 from ring.eviction import PAUSE_S, TURN_S
@@ -114,9 +114,31 @@ def test_a_joiner_that_dies_for_good_holds_nobody_up() -> None:
         healed.dead.add(ghost.id)
         await until(lambda: b.replica.epoch.kind == "joint")
         await until(lambda: healed.members(*peers) == [{p.id for p in peers}] * 3, AFTER_S + 20)
-        assert healed.removed() == 1 and await c.get() == b"value"
+        await until(lambda: healed.removed() == 1)  # counted when the ring has been told
+        assert await c.get() == b"value"
 
     simulate(scenario, 3)
+
+
+def test_only_voters_ask_whether_a_change_is_done() -> None:
+    """Goal: a change that waits for a new owner keeps five peers of eight busy, not all of them with all the others."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        await peers[0].put(b"value")
+        Healed(world)
+        asking: set[str] = set()
+
+        def note(sender: str, _: str, kind: int) -> None:
+            if kind == MERGED:
+                asking.add(sender)
+
+        world.network.rule = note
+        joint = await peers[0].replica.change_ring(lambda base: joined(base, member(99)))
+        await asyncio.sleep(60)
+        assert joint.kind == peers[0].replica.epoch.kind == "joint"
+        assert asking and asking <= set(joint.voters())
+
+    simulate(scenario, 8)
 
 
 def test_a_member_that_dies_over_a_join_is_left_out_of_it() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from peer.replication.agreement.identity import REPORT_EVERY_S, Amnesia
 from peer.replication.messages import ABSTAIN, BOOTS, NO_GATE, OK, PREPARE
+from ring.changes import removed
 from tests.replication_world import KEY, Peer, World, error_of, simulate, until
 from tools.sim.disk import SimDisk
 
@@ -367,3 +368,45 @@ def test_a_ring_of_one_confirms_itself() -> None:
         await until(lambda: a.replica.identity.confirmed)
 
     simulate(scenario, peers=1)
+
+
+# --- I6: the size of the ring
+
+
+def test_i6_in_a_large_ring_only_voters_are_told_and_only_what_is_new() -> None:
+    """Goal (I6): of nine members five vote: an idle ring is silent, a write is reported to voters alone."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        voters = set(peers[0].replica.epoch.voters())
+        await reports(world)
+        told: list[str] = []
+
+        def note(_: str, target: str, kind: int) -> None:
+            if kind == BOOTS:
+                told.append(target)
+
+        world.network.rule = note
+        await reports(world)
+        assert told == []
+        writer = next(peer for peer in peers if peer.id not in voters)
+        await writer.replica.identity.begin()  # some commit
+        await reports(world)
+        assert sorted(told) == sorted(voters)
+
+    simulate(scenario, 9)
+
+
+def test_i6_who_becomes_a_voter_is_told_of_every_start() -> None:
+    """Goal (I6): a voter leaves a ring of seven; the one in its place has all starts on its disk."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        voters = peers[0].replica.epoch.voters()
+        stays = [peer for peer in peers if peer.id != voters[0]]
+        await stays[0].replica.change_ring(lambda base: removed(base, voters[0]))
+        await until(lambda: all(peer.replica.epoch.member(voters[0]) is None for peer in stays))
+        (new,) = set(stays[0].replica.epoch.voters()).difference(voters)
+        newcomer = next(peer for peer in stays if peer.id == new)
+        await reports(world)
+        assert all(known_durably(newcomer, peer)[0] == 1 for peer in stays if peer is not newcomer)
+
+    simulate(scenario, 7)

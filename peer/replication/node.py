@@ -145,7 +145,7 @@ class Replica:
         """Return once this peer may vote. Raises identity.Amnesia."""
         assert self.epochs.current is not None, "found or join first"
         await self.identity.confirm(lambda: self.epoch)
-        self.env.spawn(self.identity.report(self._member_ids), "boot reports")
+        self.env.spawn(self.identity.report(lambda: list(self.epoch.voters())), "boot reports")
 
     def serve(self, op: int, handler: Handler, *, votes: bool = True) -> None:
         """Register a further operation; one that `votes` passes N1 and N2 first."""
@@ -388,7 +388,7 @@ class Replica:
             self._owners.append(owners)
         self._own()
         if self.identity.confirmed and len(epoch.members) > 1:  # a founder was confirmed by nobody but itself
-            self.env.spawn(self.identity.tell(self._member_ids()), "boot report")
+            self.env.spawn(self.identity.introduce(list(epoch.voters())), "boot report")
         self.on_epoch(epoch)
 
     @property
@@ -414,6 +414,3 @@ class Replica:
                 late = self.newly_owned(partition) and self.progress.state(partition) < CLEAN
                 owned[partition] = _UNCLEAN if late else _ANSWERS
         self._owned = bytes(owned)
-
-    def _member_ids(self) -> list[str]:
-        return [member.id for member in self.epoch.members]

@@ -13,6 +13,8 @@ I4  A peer keeps the list of its own starts, its **lineage** of (boot, nonce), a
     a start or a commit of that peer that is not in the lineage keeps what it knows: however often an old copy is
     started, and whichever way the news of it travels, the evidence against it stays.
 I5  A peer whose start is not confirmed speaks of itself only when it asks, never in an answer.
+I6  Who becomes a voter is told of every running peer's start, with all that peer has seen of others: only voters' answers
+    count, so only voters need be told, whatever the size of the ring.
 
 The gap that remains: a peer counts itself, so in a ring of three an old copy passes if the only peer that knows a later
 start is down while the copy starts. Asking for two others instead would keep two restarted peers of three from serving.
@@ -38,6 +40,7 @@ RETRY_S = 0.25
 REPORT_EVERY_S = 5.0
 PERSIST_EVERY_S = 60.0
 MEMBERS_KEPT = 4096
+OTHERS_ASKED = 16  # besides the voters: each that knows better convicts an old copy
 _BOOT = b"boot"
 _SEEN = b"boots"
 _CONVICTED = b"amnesiac"
@@ -78,6 +81,7 @@ class Identity:
         self.amnesiac = meta.load(rows, _CONVICTED) is not None
         self.on_amnesia: Callable[[Amnesia], None] = lambda _: None
         self._unchecked = "no_amnesia_check" in unsafe
+        self._told: dict[str, int] = {}  # who has answered in this start -> our commit sequence that it knows
         self._persisted_s = env.now()
         self._starts_noted = self._starts_durable = 0
         for member, *seen in msgpack.unpackb(meta.load(rows, _SEEN) or b"\x90"):
@@ -102,20 +106,25 @@ class Identity:
         while not self.confirmed:
             epoch = ring()
             others = [voter for voter in epoch.voters() if voter != self.me]
-            everybody = sorted({member.id for member in epoch.members} - {self.me})
             voters = len(epoch.voters())
             needed = voters // 2 + 1 - (1 if self.me in epoch.voters() else 0)
-            if await self._ask(everybody, set(others), needed):
+            asked = sorted([*others, *self._some_others(epoch)])
+            if await self._ask(asked, set(others), needed):
                 self.confirmed = True
                 return
             await self._env.sleep(RETRY_S * (0.5 + self._env.rng.random()))
 
-    async def _ask(self, everybody: list[str], voters: set[str], needed: int) -> bool:
-        if self._unchecked or not everybody:
+    def _some_others(self, epoch: Epoch) -> list[str]:
+        """Members that are no voters, OTHERS_ASKED of them in a row, from anywhere."""
+        without = {self.me, *epoch.voters()}
+        others = [member.id for member in epoch.members if member.id not in without]
+        first = int(self._env.rng.random() * len(others)) if len(others) > OTHERS_ASKED else 0
+        return [*others[first:], *others[:first]][:OTHERS_ASKED]
+
+    async def _ask(self, asked: list[str], voters: set[str], needed: int) -> bool:
+        if self._unchecked or not asked:
             return needed <= 0 or self._unchecked
-        one = Poll(self._env, self._send, self._message(), everybody, GRACE_S)
-        await one.run()
-        await self._judge(one)
+        one = await self._spoken(asked, GRACE_S)
         return sum(1 for member, _ in one.oks if member in voters) >= needed
 
     async def _judge(self, answers: Poll) -> None:
@@ -217,24 +226,38 @@ class Identity:
 
         self._rows.commit([meta.write(_SEEN, bytes(msgpack.packb(table)))], committed)
 
-    async def report(self, members: Callable[[], list[str]]) -> None:
-        """For ever: tell the others how far we are, so that a rollback within one boot is noticed too."""
+    async def report(self, voters: Callable[[], list[str]]) -> None:
+        """For ever: tell the voters how far we are, so that a rollback within one boot is noticed too. Those who know are
+        left in peace."""
         while True:
             await self._env.sleep(REPORT_EVERY_S * (0.8 + 0.4 * self._env.rng.random()))
-            await self.tell(members())
+            await self.tell([voter for voter in voters() if self._told.get(voter) != self._rows.sequence])
             if self._env.now() - self._persisted_s > PERSIST_EVERY_S and self._seen:
                 self._persist(lambda _: None)
+
+    async def introduce(self, voters: list[str]) -> None:
+        """Tell those who have not answered in this start yet (I6). Raises Amnesia."""
+        await self.tell([voter for voter in voters if voter not in self._told])
 
     async def tell(self, members: list[str]) -> None:
         """One report, now. Raises Amnesia."""
         others = [member for member in members if member != self.me]
-        one = Poll(self._env, self._send, self._message(), others, ASK_S)
-        await one.run()
         try:
-            await self._judge(one)
+            if others:
+                await self._spoken(others, ASK_S)
         except Amnesia as error:
             self.on_amnesia(error)
             raise
+
+    async def _spoken(self, members: list[str], patience_s: float) -> Poll:
+        """Tell these what we know, and judge what they answer. Raises Amnesia."""
+        sequence = self._rows.sequence
+        one = Poll(self._env, self._send, self._message(), members, patience_s)
+        await one.run()
+        if len(self._told) < MEMBERS_KEPT:
+            self._told.update(dict.fromkeys((member for member, _ in one.oks), sequence))
+        await self._judge(one)
+        return one
 
 
 def _continues(known: Start, sequence: int, before: int, lineage: list[Start]) -> bool:

@@ -1,8 +1,8 @@
 """The worker that carries a joint epoch to its end: it merges what this peer is to own, and has final proposed (J2).
 
-Any peer may propose final; they take turns, the first living voter at once, each further one five seconds later, so that
-mostly one does. Everything can be repeated: progress is durable by partition (`progress`), and two proposals of final are
-one and the same.
+Any voter may propose final; they take turns, the first living one at once, each further one five seconds later, so that
+mostly one does. Without a majority of them nothing is decided anyway. Everything can be repeated: progress is durable by
+partition (`progress`), and two proposals of final are one and the same.
 
 When the ring is final, what this peer holds of registers it no longer owns is taken out, in small steps. A member that is
 leaving is removed once every other one has fetched the chunks it had; a change that needs more than one step goes on.
@@ -66,6 +66,7 @@ class Transition(Worker):
             unsafe,
         )
         self._tag = -1
+        self._voters: tuple[str, ...] = ()
         self._todo: deque[int] = deque()
         self._others: list[str] = []  # new owners of changing partitions besides this peer
         self._since_s = env.now()
@@ -96,9 +97,10 @@ class Transition(Worker):
         epoch = self._replica.epochs.current
         if epoch is None:
             return False
-        self.every_s = IDLE_S if epoch.kind == "final" else RETRY_S
         if not self._began():
             self._begin(epoch)
+        done = epoch.kind == "final" or not (self._todo or self._replica.me in self._voters)
+        self.every_s = IDLE_S if done else RETRY_S
         if epoch.kind == "final":
             if not self._keep_former and await self._discard_leftovers():
                 return True
@@ -116,6 +118,7 @@ class Transition(Worker):
 
     def _begin(self, epoch: Epoch) -> None:
         self._tag = tag_of(epoch)
+        self._voters = epoch.voters()
         self._since_s = self.env.now()
         if epoch.kind == "joint":
             self._unbalanced = True  # one step may not have been enough
@@ -250,7 +253,7 @@ class Transition(Worker):
     async def _finish(self, epoch: Epoch) -> None:
         """Everything is merged here: ask the others, when it is this peer's turn, and have final decided."""
         replica, tag = self._replica, self._tag
-        if not self._my_turn(epoch):
+        if not self._my_turn():
             return
         left = await self._left(self._others)
         self.detail["others"] = left
@@ -261,16 +264,17 @@ class Transition(Worker):
         except AtollError as error:
             self.last_error = str(error)
 
-    def _my_turn(self, epoch: Epoch) -> bool:
+    def _my_turn(self) -> bool:
         me = self._replica.me
-        voters = [voter for voter in epoch.voters() if voter == me or self._alive(voter)]
-        rank = voters.index(me) if me in voters else len(voters)
-        return self.env.now() - self._since_s >= TURN_S * rank
+        if me not in self._voters:
+            return False
+        living = [voter for voter in self._voters if voter == me or self._alive(voter)]
+        return self.env.now() - self._since_s >= TURN_S * living.index(me)
 
     async def _go_on(self, epoch: Epoch) -> None:
         """Remove who is leaving and holds nothing any more; take the next step towards balance."""
         leaving = [member.id for member in epoch.members if member.state == LEAVING]
-        if not self._my_turn(epoch) or not (leaving or self._unbalanced):
+        if not self._my_turn() or not (leaving or self._unbalanced):
             return
         others = [member.id for member in epoch.members if member.id != self._replica.me]
         if self.fetching() or await self._left(others):
