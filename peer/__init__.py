@@ -2,7 +2,8 @@
 
 Layers, upper ones import lower ones only (tests/test_layers.py keeps it so):
 
-    process                      assembles one peer
+    run                          one process: a peer, and its return should it lose its memory
+    process  entry  returning    assembles one peer; how it gets into a ring, and back into it
     api                          HTTP: parse, authorise, render
     healing  housekeeping        the workers of one peer, put together
     objects                      buckets, objects, listings

@@ -1,6 +1,6 @@
 """Everything a peer can be told when it starts, after flags, environment, file and data directory are merged.
 
-`atoll peer` (tools/cli/peer_command.py) fills a PeerConfig and hands it to `peer.process.run_peer`.
+`atoll peer` (tools/cli/peer_command.py) fills a PeerConfig and hands it to `peer.run.run_peer`.
 What a restart needs is kept by the running peer in DIR/peer.json (`PeerConfig.to_json`) and read back
 by `remembered`, so that a peer "restarted on its directory needs no other option" (docs/operations.md).
 """

@@ -13,7 +13,9 @@ import socket
 from typing import Any
 
 from peer.config import PeerConfig
-from peer.errors import AtollError, Full, Invalid, Refused, StartupError, Unavailable
+from peer.errors import AtollError, Conflict, Full, Invalid, Refused, StartupError, Unavailable
+from peer.membership import Membership
+from peer.replication.agreement.removal import take_back
 from peer.replication.env import Reply
 from peer.replication.messages import EPOCH_GET, FAILED, JOIN, OK
 from peer.replication.node import Replica
@@ -75,8 +77,9 @@ async def enter(config: PeerConfig, member: Member, replica: Replica, peers: Pee
         ) from error
 
 
-async def join(config: PeerConfig, member: Member, peers: Peers) -> Epoch:
-    """Ask the seeds, one after the other and anew, until one admits us or half a minute has passed.
+async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "") -> Epoch:
+    """Ask the seeds, one after the other and anew, until one admits us or half a minute has passed; in the place of the
+    member `former`, if that is what this peer was before.
 
     Raises Invalid (no seed but ourselves), StartupError (refused), Unavailable (nobody answered).
     """
@@ -91,7 +94,7 @@ async def join(config: PeerConfig, member: Member, peers: Peers) -> Epoch:
     said: dict[str, str] = {}
     while True:
         for host, port in seeds:
-            epoch = await _ask(peers, host, port, member, said)
+            epoch = await _ask(peers, host, port, member, former, said)
             if epoch is not None:
                 return epoch
         if loop.time() > until_s:
@@ -102,13 +105,14 @@ async def join(config: PeerConfig, member: Member, peers: Peers) -> Epoch:
         await asyncio.sleep(JOIN_PAUSE_S)
 
 
-async def _ask(peers: Peers, host: str, port: int, member: Member, said: dict[str, str]) -> Epoch | None:
+async def _ask(
+    peers: Peers, host: str, port: int, member: Member, former: str, said: dict[str, str]
+) -> Epoch | None:
     """One seed's answer: the epoch that admits us, or None and a word in `said`. Raises StartupError when refused."""
     seed = f"{host}:{port}"
     try:
-        reply = await peers.call_address(
-            host, port, (JOIN, 0, FORMAT_LEVEL, _pack_member(member), ""), JOIN_CALL_S
-        )
+        message = (JOIN, 0, FORMAT_LEVEL, _pack_member(member), former, bool(former))
+        reply = await peers.call_address(host, port, message, JOIN_CALL_S)
     except Refused as error:
         raise StartupError(f"{seed} refused this peer: {error}") from error
     except (AtollError, OSError) as error:
@@ -149,13 +153,16 @@ async def check_seeds(config: PeerConfig, cluster_id: str, peers: Peers) -> None
 
 
 class LeftOut(AtollError):
-    """The ring was changed to one without this peer while it was away: `epoch`."""
+    """The ring was changed to one without this peer while it was away: `epoch`; `overrules` if that is of a higher
+    generation."""
 
     code = "Removed"
 
-    def __init__(self, epoch: Epoch) -> None:
-        super().__init__("this peer was removed from the ring while it was away")
+    def __init__(self, epoch: Epoch, overrules: bool) -> None:
+        told = " by an operator's override, which made a new ring without it" if overrules else ""
+        super().__init__(f"this peer was removed from the ring while it was away{told}")
         self.epoch = epoch
+        self.overrules = overrules
 
 
 async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
@@ -183,23 +190,55 @@ async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
             f"{refused}; find out which peers are in the right ring, and start this one on an empty directory with --join"
         )
     if newest.kind == "final" and newest.member(me) is None:
-        raise LeftOut(newest)
+        raise LeftOut(newest, newest.generation > epoch.generation)
 
 
-async def admit(replica: Replica, message: Any, reply: Reply) -> None:
-    """A stranger that knows the cluster key asks to become a member, perhaps in the place of one that it was before."""
+async def admit(
+    replica: Replica, peers: Peers, gossip: Membership | None, message: Any, reply: Reply
+) -> None:
+    """A stranger that knows the cluster key asks to become a member, in the place of `replaces` if that is not "".
+
+    `again`: it was that member itself, and has lost its memory.
+    """
     try:
-        _, _, level, fields, replaces = message
+        _, _, level, fields, replaces, again = message
         member = Member(*fields)
         if level != FORMAT_LEVEL:
             raise Invalid(
                 f"this cluster's format level is {FORMAT_LEVEL}, the peer's is {level}; use one version"
             )
-        epoch = await replica.change_ring(lambda base: replaced(base, replaces, member))
+        if again:
+            await _refuse_living(replaces, replica.epoch, peers, gossip)
+            epoch = await take_back(replica.change_ring, replica.epoch, replaces, member)
+        else:
+            epoch = await replica.change_ring(lambda base: replaced(base, replaces, member))
         reply((OK, epoch.encode()))
     except (AtollError, TypeError, ValueError) as error:
         code = error.code if isinstance(error, AtollError) else "InvalidRequest"
         reply((FAILED, code, str(error)))
+
+
+async def _refuse_living(former: str, epoch: Epoch, peers: Peers, gossip: Membership | None) -> None:
+    """A directory that was copied must not make two of one member: ask for the former one wherever it may be.
+
+    Raises Conflict if it answers; Unavailable if something keeps silent there and gossip does not hold it for dead yet.
+    """
+    places = {(member.host, member.peer_port) for member in epoch.everybody if member.id == former}
+    seen = gossip.get(former) if gossip is not None else None
+    if seen is not None:
+        places.add((seen.host, seen.peer_port))
+    for host, port in sorted(places):
+        there = await peers.answers(host, port, former, SEED_CALL_S)
+        if there:
+            raise Conflict(
+                f"member {former}, which it was before, is alive at {host}:{port}, so its directory is a copy of that one's."
+                " To add a peer start it on an empty directory",
+                code="StillAlive",
+            )
+        if there is None and gossip is not None and seen is not None and gossip.is_alive(former):
+            raise Unavailable(
+                f"member {former}, which it was before, may still live at {host}:{port}: that address is silent"
+            )
 
 
 def _pack_member(member: Member) -> list[Any]:

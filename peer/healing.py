@@ -71,6 +71,10 @@ class Removed(AtollError):
     code = "Removed"
 
 
+class Overruled(Removed):
+    """An operator's override made a ring of a higher generation, without this peer."""
+
+
 class Healing:
     """One peer's workers, and what is known to be out of order."""
 
@@ -87,6 +91,8 @@ class Healing:
         self._chunks = chunks
         self._replica = replica
         self._copies = replica.copies
+        current = replica.epochs.current
+        self._generation = current.generation if current is not None else 0  # the last one it belonged to
         self.on_removed: Callable[[AtollError], None] = lambda error: None
         self.eviction: Eviction | None = None
         self.workers = Workers(env, rows)
@@ -166,7 +172,8 @@ class Healing:
 
     def begin(self, adopting: bool) -> None:
         """Run the workers. Called once the peer's identity is confirmed. `adopting`: chunks lie here without rows; they are
-        taken over first."""
+        taken over before others work on chunks. A change of the ring waits for this peer's registers alone."""
+        self.workers.add(self.transition)
         if not adopting:
             return self._begin()
         holder = self._chunks.holder
@@ -174,7 +181,6 @@ class Healing:
 
     def _begin(self) -> None:
         self.workers.add(self.recovery)
-        self.workers.add(self.transition)
         self.workers.add(self.handoff)
         self.workers.add(self.anti_entropy)
         self.workers.add(self.garbage)
@@ -192,6 +198,8 @@ class Healing:
         self.anti_entropy.wake()
         if epoch.kind == "final" and epoch.member(self._replica.me) is None:
             self._env.spawn(self._leave(), "leave")
+        elif any(member.id == self._replica.me for member in epoch.everybody):
+            self._generation = epoch.generation
 
     async def _leave(self) -> None:
         """The ring is without this peer: it ends once the others are sure to know, unless it is admitted anew."""
@@ -199,7 +207,11 @@ class Healing:
         await self._env.sleep(LEAVE_S)
         epoch = self._replica.epoch
         if epoch.kind == "final" and epoch.member(self._replica.me) is None:
-            self.on_removed(Removed("this peer was removed from the ring, so it stops"))
+            self.on_removed(
+                Overruled("an operator's override made a new ring without this peer")
+                if epoch.generation > self._generation
+                else Removed("this peer was removed from the ring, so it stops")
+            )
 
     def heard(self, member: str, state: str, boot: int) -> None:
         """Gossip says this of a member. One that is alive again, or has started anew, is compared with first; other news of

@@ -1,23 +1,20 @@
-"""One peer, from its options to its last breath: assembles the layers, founds or joins, serves, drains.
+"""One peer, from its open directory to its last breath: assembles the layers, founds or joins, serves, drains.
 
-`run_peer` is what `atoll peer` calls. Order matters: ports are tried before the directory is touched, the directory
-is locked before anything is read, and nothing votes before its identity is confirmed.
+`peer.run` makes it, ends it, and makes another one when it has to come back under a new id. Order matters: nothing votes
+before its identity is confirmed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import signal
-import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
 from gossip.record import Record
-from peer import __version__, startup
+from peer import __version__, returning, startup
 from peer.api.cluster import ClusterView
 from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
@@ -29,8 +26,8 @@ from peer.api.workers import WorkersView
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
-from peer.entry import FORMAT_LEVEL, LeftOut, admit, check_membership, check_seeds, enter, member_of
-from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
+from peer.entry import FORMAT_LEVEL, admit, check_membership, check_seeds, enter, member_of
+from peer.errors import AtollError, StartupError, Unavailable
 from peer.healing import Healing, full_disk
 from peer.housekeeping import keep_house
 from peer.membership import Membership, MemberView
@@ -60,73 +57,21 @@ from ring.epoch import Epoch
 
 log = logging.getLogger("atoll.peer")
 
+SAFE_EVERY_S = 1.0
 CLIENT_BUFFERS, REPLICA_BUFFERS, SERVE_BUFFERS = 24, 12, 4
-_MEMBER_KEY = b"member"
-
-
-def run_peer(config: PeerConfig) -> int:
-    """Run one peer in the foreground until SIGTERM or SIGINT; 0 then. Raises StartupError and other AtollErrors."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    os.umask(0o077)  # whatever a peer writes is its user's alone
-    import uvloop
-
-    return uvloop.run(_serve(config))
-
-
-async def _serve(config: PeerConfig) -> int:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    startup.refuse_unbuilt(config)
-    startup.try_ports(config)
-    directory = DataDir.open(config.data)
-    peer = None
-    try:
-        for warning in directory.warnings:
-            log.warning("%s", warning)
-        startup.refuse_forgotten(directory)
-        try:
-            peer = Peer(config, directory, loop, stop)
-            try:
-                await peer.start()
-            except LeftOut as out:
-                await peer.stop()
-                peer = None
-                peer = Peer(startup.as_newcomer(directory, config, out.epoch), directory, loop, stop)
-                await peer.start()
-        except Corrupt as error:
-            raise StartupError(f"{directory.path}: {error}; {startup.MEMORY_LOST}") from error
-        except Full as error:
-            raise StartupError(
-                f"{error}: a start needs a few MiB; free some there and start it again"
-            ) from error
-        await stop.wait()
-        if peer.fatal is not None:
-            raise peer.fatal
-        log.info("stopping: requests in flight get %g s", config.drain_s)
-        return 0
-    finally:
-        if peer is not None:
-            await peer.stop()
-        directory.close()
 
 
 class Peer:
     """Everything one peer is made of."""
 
-    def __init__(
-        self, config: PeerConfig, directory: DataDir, loop: asyncio.AbstractEventLoop, stop: asyncio.Event
-    ) -> None:
+    def __init__(self, config: PeerConfig, directory: DataDir, loop: asyncio.AbstractEventLoop) -> None:
+        """Raises Corrupt, Forgot or StartupError for what the directory holds; nothing is left open then."""
         self.config = config
         self.fatal: AtollError | None = None
+        self.over = asyncio.Event()
+        """Set when this peer has to end by itself; `fatal` says why."""
         self._directory = directory
         self._loop = loop
-        self._stop = stop
         self._started_s = time.monotonic()
         self._key = startup.cluster_key(config, directory)
         self._closers: list[Any] = []
@@ -136,17 +81,27 @@ class Peer:
         self.membership: Membership | None = None
         unsafe = startup.unsafe_switches()
         synchronous = "OFF" if "no_row_sync" in unsafe else "FULL"
+        self._ring_changed = asyncio.Event()
+        self.damage = ""  # what is wrong with the database's structure
         self.rows = SqliteRows(
-            directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), space=directory.ballast
+            directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), space=directory.ballast,
+            damaged=self._forgot,
         )  # fmt: skip
-        self.me = self._member_id()
+        try:
+            self.me = self._member_id()
+            self._assemble(config, directory, unsafe)
+        except BaseException:
+            self.rows.close()
+            raise
+
+    def _assemble(self, config: PeerConfig, directory: DataDir, unsafe: frozenset[str]) -> None:
         options = ChunkOptions(
             limits=Limits(floor=directory.floor_bytes, capacity=config.capacity_bytes),
             sync_data="no_data_sync" not in unsafe,
             sync_directory="no_directory_sync" not in unsafe,
         )
         self.files = ChunkFiles(directory.segments_path, options=options)
-        self.disk = DiskThreads(self.files, loop)
+        self.disk = DiskThreads(self.files, self._loop)
         self.peers = Peers(self._hello, self._key, self._handle, self._address_of, stats=self.stats)
         self.replica = Replica(self.env, self, self.rows, self.me)
         self.replica.identity.on_amnesia = self._die
@@ -161,7 +116,7 @@ class Peer:
         self.replica.serve(STORE_CHUNK, self.chunks.holder.on_store)
         self._heal(config)
         self.healing.on_removed = self._die
-        service = BulkService(loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
+        service = BulkService(self._loop, self.replica, self.chunks.holder, self.files, self.serve_pool)
         self.bulk_server = BulkServer(service.handle, self.replica_pool, stats=self.stats)
         self.exchange = Exchange(self._hello, self._key, self._on_exchange, stats=self.stats)
         services: dict[str, Service] = {
@@ -181,7 +136,7 @@ class Peer:
         self.s3 = UnbuiltS3()
 
     def _on_join(self, message: Any, reply: Any) -> None:
-        self.env.spawn(admit(self.replica, message, reply), "admission")
+        self.env.spawn(admit(self.replica, self.peers, self.membership, message, reply), "admission")
 
     def _pools(self) -> None:
         epoch = self.replica.epochs.current
@@ -201,14 +156,10 @@ class Peer:
         self.healing.scrub.bytes_per_s = config.scrub_bytes_per_s
 
     def _member_id(self) -> str:
-        """Who lives here, or a new id. Raises Corrupt, StartupError."""
-        try:
-            meta.check(self.rows)
-            me = (meta.load(self.rows, _MEMBER_KEY) or b"").decode()
-            startup.refuse_stranger(self._directory, me)
-        except AtollError:
-            self.rows.close()
-            raise
+        """Who lives here, or a new id."""
+        meta.check(self.rows)
+        me = (meta.load(self.rows, returning.MEMBER_KEY) or b"").decode()
+        returning.check_owner(self._directory, me)
         return me or secrets.token_hex(8)
 
     # --- life
@@ -233,6 +184,8 @@ class Peer:
         self.env.spawn(self._confirm(), "identity")
         pools = (self.client_pool, self.replica_pool, self.serve_pool)
         self.env.spawn(keep_house(self._directory, self.rows, self.files, pools, self._flag), "housekeeping")
+        ring = returning.keep_ring(self._directory, self.me, lambda: self.replica.epoch, self._ring_changed)
+        self.env.spawn(ring, "ring notes")
         log.info(
             "peer %s (id %s) of cluster %s answers on %s:%d",
             self._name, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
@@ -246,7 +199,7 @@ class Peer:
             raise StartupError(
                 f"{self.config.data} has not joined a cluster yet; start it with --join HOST:PEERPORT"
             )
-        await self._keep([meta.write(_MEMBER_KEY, self.me.encode())])
+        await self._keep([meta.write(returning.MEMBER_KEY, self.me.encode())])
         member = member_of(self.config, self.me, self._directory.total_bytes)
         await enter(self.config, member, self.replica, self.peers)
 
@@ -318,14 +271,33 @@ class Peer:
 
     def _die(self, error: AtollError) -> None:
         if isinstance(error, Amnesia) and self.membership is not None and self.membership.superseded:
-            error = Amnesia(
+            error = StartupError(
                 f"another process runs as this peer (member id {self.me}) and was started later, so this one stops: one of"
                 f" them has a copy of {self._directory.path}. Find out which, keep the one that runs, and never start"
                 f" copies ({error})"
             )
         log.error("%s", error)
         self.fatal = error
-        self._stop.set()
+        self.over.set()
+
+    def _forgot(self, reason: str) -> None:
+        """The database is damaged: what this peer promised and accepted is not known any more. From any thread."""
+        self._loop.call_soon_threadsafe(self._forget, reason)
+
+    def _forget(self, reason: str) -> None:
+        if self.rows.dead:
+            self._die(returning.Forgot(reason))
+        elif not self.damage:
+            self.damage = reason
+            self.env.spawn(self._leave_when_safe(reason), "damaged database")
+
+    async def _leave_when_safe(self, reason: str) -> None:
+        """What a damaged database still gives is served until the others can do without."""
+        log.error("%s; this peer comes back under a new id as soon as the others can do without it", reason)
+        while True:
+            if self.context.cluster.safe_without(self.me):
+                return self._die(returning.Forgot(reason))
+            await asyncio.sleep(SAFE_EVERY_S)
 
     async def stop(self) -> None:
         """Stop answering, then let go of everything. Nothing acknowledged is lost by skipping any of it."""
@@ -393,6 +365,7 @@ class Peer:
             self.env.spawn(self.replica.epochs.catch_up(tag, view.id), "catch up")
 
     def _on_epoch(self, epoch: Epoch) -> None:
+        self._ring_changed.set()
         self.healing.ring_changed(epoch)
         if self.membership is not None:
             self.membership.update(epoch=epoch.order)

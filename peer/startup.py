@@ -9,10 +9,9 @@ import ipaddress
 import logging
 import os
 import socket
-from dataclasses import replace
 from functools import partial
 
-from peer.config import PEER_FILE, PeerConfig, damaged_message
+from peer.config import PEER_FILE, PeerConfig
 from peer.errors import StartupError
 from peer.replication.chunks.holder import Holder
 from peer.replication.chunks.rows import named_extents
@@ -21,16 +20,8 @@ from peer.replication.healing.adoption import is_adopting
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.datadir import DataDir, read_cluster_key
 from peer.storage.records import Extent
-from ring.epoch import Epoch
 
 log = logging.getLogger(__name__)
-
-MEMORY_LOST = (
-    "look at the disk, and put the database back if it was moved (never one from a backup). If it is lost, so is this"
-    " peer's memory, and it must not vote again: move the directory away, start a new peer on an empty one, and remove"
-    " this one from the ring (docs/operations.md, When a peer dies)"
-)
-"""What helps when a peer's metadata database is gone or damaged (architecture.md, Identity and amnesia)."""
 
 
 def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
@@ -61,52 +52,6 @@ def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
         key = os.urandom(32)
     directory.write_cluster_key(key)
     return key
-
-
-def refuse_forgotten(directory: DataDir) -> None:
-    """StartupError if a peer lived here, but its metadata database is gone: neither founding nor joining may paper over
-    that. Its registers are lost, and its promises with them."""
-    owner, name = _owner(directory)
-    rows = directory.rows_path
-    if owner and not (rows.exists() and rows.stat().st_size):
-        how = "empty" if rows.exists() else "missing"
-        raise StartupError(
-            f"{directory.path} belongs to peer {name}, but its metadata database {rows} is {how}: {MEMORY_LOST}"
-        )
-
-
-def refuse_stranger(directory: DataDir, member_id: str) -> None:
-    """StartupError if the database is another member's than the directory, or an empty one (`member_id` "")."""
-    owner, name = _owner(directory)
-    if owner and owner != member_id:
-        whose = f"another peer's, whose id is {member_id}" if member_id else "empty"
-        raise StartupError(
-            f"{directory.path} belongs to peer {name} (id {owner}), but its metadata database {directory.rows_path} is"
-            f" {whose}: {MEMORY_LOST}"
-        )
-
-
-def _owner(directory: DataDir) -> tuple[str, str]:
-    """Id and name of the peer that entered a ring here; "" if none did. Raises StartupError for a damaged file."""
-    kept = directory.read_json(PEER_FILE)
-    if kept is None:
-        return "", ""
-    if not isinstance(kept, dict) or not isinstance(kept.get("id"), str):
-        raise StartupError(damaged_message(directory.path / PEER_FILE))
-    return kept["id"], str(kept.get("name") or kept["id"])
-
-
-def as_newcomer(directory: DataDir, config: PeerConfig, epoch: Epoch) -> PeerConfig:
-    """Forget who this peer was, as the ring did: its registers go with its name, its chunks stay. The options to join anew.
-
-    Should it be interrupted here, the next start finds the epoch without this peer, or has to be told where to join.
-    """
-    log.warning("this peer was removed from the ring while it was away; it joins again under a new id")
-    (directory.path / PEER_FILE).unlink(missing_ok=True)
-    for path in directory.rows_path.parent.glob(directory.rows_path.name + "*"):
-        path.unlink()
-    members = tuple((member.host, member.peer_port) for member in epoch.members)
-    return replace(config, found=False, join=(*config.join, *members))
 
 
 def unsafe_switches() -> frozenset[str]:

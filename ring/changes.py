@@ -54,6 +54,26 @@ def replaced(base: Epoch, old_id: str, member: Member) -> Epoch:
     return _next(base, (*others, member))
 
 
+def returned(base: Epoch, old_id: str, member: Member) -> Epoch:
+    """`member` is `old_id`, come back without its memory: it takes that one's place, with its weight, zone and state."""
+    old = base.member(old_id)
+    if old is None or base.member(member.id) is not None:
+        return replaced(base, old_id, member)
+    return replaced(base, old_id, _as(old, member))
+
+
+def redone_with(base: Epoch, joint: Epoch, old_id: str, member: Member) -> Epoch:
+    """The change `joint` was to make, anew on `base`, which it was aborted to, with `member` in the place of one that lost
+    its memory over it."""
+    old = joint.member(old_id)
+    if old is None or base.member(old_id) is None or base.member(member.id) is not None:
+        return base
+    _final(base)
+    _refuse_name(base, member, but=old_id)
+    others = tuple(one for one in joint.members if one.id != old_id)
+    return _next(base, (*others, _as(old, member)), joint.replicas)
+
+
 def drained(base: Epoch, member_id: str, *, leave: bool = False) -> Epoch:
     """`base` without partitions for a member that goes on serving them until they have moved.
 
@@ -197,6 +217,10 @@ def _member(base: Epoch, member_id: str) -> Member:
     if member is None:
         raise ChangeRefused("NoSuchNode", f"there is no peer {member_id[:80]!r} in the ring")
     return member
+
+
+def _as(old: Member, member: Member) -> Member:
+    return replace(member, weight=old.weight, zone=old.zone, state=old.state)
 
 
 def _with(base: Epoch, member: Member) -> tuple[Member, ...]:

@@ -66,9 +66,9 @@ class Atoll:
 def started_peers(monkeypatch: pytest.MonkeyPatch) -> list[PeerConfig]:
     """What `atoll peer` would have run from now on; nothing is."""
     configs: list[PeerConfig] = []
-    fake = types.ModuleType("peer.process")
+    fake = types.ModuleType("peer.run")
     fake.run_peer = configs.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "peer.process", fake)
+    monkeypatch.setitem(sys.modules, "peer.run", fake)
     return configs
 
 

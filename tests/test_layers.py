@@ -83,6 +83,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ring",
     ),
     "peer.process": ("peer", "ring", "gossip"),
+    "peer.run": ("peer",),
     "tui": ("tui", "peer.client", "peer.errors"),
     "tools.sim": ("tools.sim", "peer", "ring", "gossip"),
     "tools.sim_command": ("tools", "peer", "ring", "gossip"),
@@ -91,7 +92,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tools.ring_table": ("ring",),
     "tools.chaos": ("tools", "peer.client", "peer.recovery", "peer.errors"),
     "tools.cli.recover": ("tools.cli", "peer.recovery", "peer.errors"),
-    "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.process"),
+    "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.run"),
     "tools": ("tools", "tui", "peer.client", "peer.errors", "peer.etag", "peer.config"),
 }
 

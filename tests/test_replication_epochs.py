@@ -177,7 +177,7 @@ def test_a_full_disk_keeps_no_epoch(found: bool, tmp_path: Path) -> None:
 
             async def call_address(self, host: str, port: int, message: Any, deadline_s: float) -> Any:
                 future = world.loop.create_future()
-                await admit(a.replica, message, future.set_result)
+                await admit(a.replica, seed, None, message, future.set_result)
                 return await future
 
         b.disk.full = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -33,6 +34,23 @@ def test_echo_both_ways_over_one_link(run: Run) -> None:
             assert a.stats.dials + b.stats.dials == 1
             assert b.requests[0] == (a.id, ["echo", b"bytes"])
             assert a.peers.connected(b.id) and b.peers.connected(a.id)
+
+    run(main())
+
+
+def test_who_answers_at_an_address(run: Run) -> None:
+    """Goal: a member is told from another one at its address, from nobody there, and from silence."""
+
+    async def main() -> None:
+        a, b = Peer(1), Peer(2)
+        async with peers(a, b):
+            assert await a.peers.answers(*b.address, b.id, 5.0) is True
+            assert await a.peers.answers(*b.address, member(3), 5.0) is False
+            assert await a.peers.answers(*a.address, member(3), 5.0) is False
+            with socket.create_server(("127.0.0.1", 0)) as silent:
+                port = silent.getsockname()[1]
+                assert await a.peers.answers("127.0.0.1", port, b.id, 0.1) is None
+            assert await a.peers.answers("127.0.0.1", port, b.id, 5.0) is False
 
     run(main())
 

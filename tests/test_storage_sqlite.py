@@ -354,12 +354,39 @@ def test_a_damaged_page_is_corrupt_when_read(tmp_path: Path) -> None:
     data[page : page + 16] = b"\xff" * 16
     path.write_bytes(data)
 
+    told: list[str] = []
+
     async def body(rows: SqliteRows) -> None:
         with pytest.raises(Corrupt):
             rows.get("side", 200)
         assert rows.get("side", 0) == b"0000" * 250
+        assert len(told) == 1 and "is damaged" in told[0] and not rows.dead
 
-    run(tmp_path, body)
+    run(tmp_path, body, damaged=told.append)
+
+
+def test_a_commit_that_meets_a_damaged_page_is_told(tmp_path: Path) -> None:
+    """Goal: it is no I/O error, after which the process would end: the owner is told, and nothing is committed any more."""
+
+    async def fill(rows: SqliteRows) -> None:
+        await committed(rows, [("side", n, b"%04d" % n * 250) for n in range(400)])
+
+    run(tmp_path, fill)
+    path = tmp_path / "atoll.db"
+    data = bytearray(path.read_bytes())
+    page = data.index(b"0200" * 250) // 4096 * 4096
+    data[page : page + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    told = threading.Event()
+
+    async def body(rows: SqliteRows) -> None:
+        rows.commit([("side", 200, b"new")], lambda _: None)
+        assert await asyncio.to_thread(told.wait, 30)
+        assert rows.dead
+        with pytest.raises(Unavailable):
+            rows.commit([("side", 1, b"")], lambda _: None)
+
+    run(tmp_path, body, damaged=lambda reason: told.set())
 
 
 def test_values_of_another_type_are_corrupt(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class Members(Protocol):
 
 WORDS = {"left": "stopped", "unknown": "not heard of since this peer started"}
 """How the verdict says the states that speak of gossip more than of the peer."""
+LOST = "if the dead peers are lost for good, an operator can go on without them: `atoll recover epoch`"
 
 
 class ClusterView:
@@ -135,7 +136,7 @@ class ClusterView:
                 message = f"{member.name} is {WORDS.get(state, state)} {outlook.get(member.id, '')}"
                 reasons.append({"code": "peer_down", "message": message.rstrip()})
         if counts["unavailable"]:
-            message = f"{counts['unavailable']} partitions have lost their majority"
+            message = f"{counts['unavailable']} partitions have lost their majority; {LOST}"
             reasons.append({"code": "no_quorum", "message": message})
         if epoch.table.width < epoch.replicas:
             missing = epoch.replicas - epoch.table.width

@@ -18,11 +18,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from peer.errors import AtollError, Refused, Unavailable
+from peer.errors import AtollError, ProtocolError, Refused, Unavailable
 from peer.rpc.frames import again
 from peer.rpc.hello import Hello, Session
 from peer.rpc.link import Done, Handle, Link, Message, fail, finish
-from peer.rpc.sockets import connect
+from peer.rpc.sockets import NobodyThere, connect
 from peer.rpc.stats import Stats
 
 SWEEP_INTERVAL_S: Final = 0.05  # how coarse deadlines are
@@ -134,6 +134,19 @@ class Peers:
         if isinstance(result, AtollError):
             raise result
         return result
+
+    async def answers(self, host: str, port: int, member_id: str, timeout_s: float) -> bool | None:
+        """Whether this member is the one that answers at an address; None if nobody says anything there: it may be frozen,
+        or cut off."""
+        try:
+            await self._open_to((host, port), member_id, timeout_s)
+        except Refused as error:
+            return error.code == "Busy"  # said only to whom it would talk to otherwise
+        except (NobodyThere, ProtocolError):
+            return False
+        except AtollError:
+            return None
+        return True
 
     # -- links
 

@@ -30,8 +30,14 @@ def shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class NobodyThere(Unavailable):
+    """The machine answered that nothing listens at that address."""
+
+
 def unreachable(where: str, error: OSError) -> Unavailable:
     """What an I/O error while opening means to a caller: nothing was sent, a retry may help."""
+    if isinstance(error, ConnectionRefusedError):
+        return NobodyThere(f"cannot reach the peer at {where}: {error.strerror or error}")
     return Unavailable(f"cannot reach the peer at {where}: {error.strerror or error}")
 
 

@@ -26,8 +26,13 @@ PID_FILE = "peer.pid"
 PEER_FILE = "peer.json"
 KEY_FILE = "cluster.key"
 ROOT_FILE = "root.json"
+CLUSTER_FILE = "cluster.json"
+RETURN_FILE = "return.json"
+LOST = "lost"
 
-_OURS = {PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, "rows", "segments", "ballast"}
+_OURS = {
+    PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, CLUSTER_FILE, RETURN_FILE, LOST, "rows", "segments", "ballast",
+}  # fmt: skip
 _HARMLESS = {"lost+found"}
 _REMEDIES = {
     errno.ENOSPC: "free some space there, or give another --data",

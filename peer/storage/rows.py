@@ -41,6 +41,9 @@ INT_TABLES = ("side",)
 
 TABLES = BYTES_TABLES + INT_TABLES
 
+UNREADABLE = "Unreadable"
+"""The code of Corrupt for what the disk does not give: it may be there all the same."""
+
 
 class Rows(Protocol):
     """See the module's R1 to R7."""

@@ -53,11 +53,13 @@ class SqliteRows:
         options: SqliteOptions | None = None,
         fatal: Callable[[str], object] = end_process,
         space: Space | None = None,
+        damaged: Callable[[str], object] = lambda reason: None,
     ) -> None:
         """Open or create the database at `path`, on the loop's thread. Blocks for milliseconds: no scan.
 
         `space` is measured after every group, and asked to make room (to give up the ballast) when one finds none.
-        `fatal` does not return in a real peer.
+        `fatal` does not return in a real peer. `damaged` is told, on any thread and perhaps often, that the file's structure
+        turned out to be wrong; a commit that finds it so never ends.
         Raises `Corrupt` when the file is not a database of a peer, `StartupError` when it cannot be opened, or has
         another format.
         """
@@ -66,6 +68,7 @@ class SqliteRows:
         self._loop_thread = threading.get_ident()
         self._options = options or SqliteOptions()
         self._fatal = fatal
+        self._damaged = damaged
         self._space = space or Plenty()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # the writer thread waits on it
@@ -79,7 +82,7 @@ class SqliteRows:
         self._closing = False
         self._dead = False
         self._completed: deque[tuple[list[_Batch], int, AtollError | None]] = deque()
-        self._readers = Readers(path, self._options)
+        self._readers = Readers(path, self._options, damaged)
         self._counts = {"groups": 0, "batches": 0, "rows": 0, "full": 0, "refused": 0, "checkpoints": 0}
         try:
             self._writer = files.Writer(path, self._options)
@@ -139,6 +142,11 @@ class SqliteRows:
             or len(self._queue) >= options.queue_hard_batches
             or bool(self._refused)
         )
+
+    @property
+    def dead(self) -> bool:
+        """Nothing is committed any more."""
+        return self._dead
 
     @property
     def stats(self) -> dict[str, int]:
@@ -286,7 +294,7 @@ class SqliteRows:
         except sqlite3.Error as error:
             # Only a plain SQLITE_FULL is sure to have left no commit record in the log.
             if code_of(error) != sqlite3.SQLITE_FULL:
-                self._die(f"commit to {self._path} failed: {error}")
+                self._fail(f"commit to {self._path} failed: {error}", error)
                 return None
             self._writer.roll_back()
             return Full(f"the disk of {self._path.parent} is full: nothing was changed")
@@ -342,7 +350,15 @@ class SqliteRows:
         if code_of(error) == sqlite3.SQLITE_FULL:
             log.warning("the disk is full: the checkpoint of %s waits", self._path)
         else:
-            self._die(f"checkpoint of {self._path} failed: {error}")
+            self._fail(f"checkpoint of {self._path} failed: {error}", error)
+
+    def _fail(self, reason: str, error: sqlite3.Error) -> None:
+        """Nothing commits any more. Of a damaged file a peer comes back from; after an I/O error only a restart can tell."""
+        if code_of(error) & 0xFF in DAMAGE:
+            self._dead = True
+            self._damaged(reason)
+        else:
+            self._die(reason)
 
     def _die(self, reason: str) -> None:
         self._dead = True

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from peer.errors import Corrupt, Unavailable
 from peer.storage import sqlite_files as files
-from peer.storage.rows import BYTES_TABLES, INT_TABLES, Key
+from peer.storage.rows import BYTES_TABLES, INT_TABLES, UNREADABLE, Key
 from peer.storage.sqlite_files import SqliteOptions
 
 KEY_TYPE: dict[str, type] = {**dict.fromkeys(BYTES_TABLES, bytes), **dict.fromkeys(INT_TABLES, int)}
-DAMAGE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR)
-"""What SQLite says of bytes that are wrong, or that the disk does not give."""
+DAMAGE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+"""What SQLite says of a file whose structure is wrong: nobody can tell what of it is left."""
 
 
 def code_of(error: sqlite3.Error) -> int:
@@ -28,9 +29,10 @@ def code_of(error: sqlite3.Error) -> int:
 class Readers:
     """The reading half of `Rows`. Raises Corrupt for what is damaged, Unavailable when there is nothing to read with."""
 
-    def __init__(self, path: Path, options: SqliteOptions) -> None:
+    def __init__(self, path: Path, options: SqliteOptions, damaged: Callable[[str], object]) -> None:
         self._path = path
         self._options = options
+        self._damaged = damaged
         self._spare: deque[sqlite3.Connection] = deque()
 
     def get(self, table: str, key: Key) -> bytes | None:
@@ -83,9 +85,13 @@ class Readers:
             finally:
                 self._spare.append(reader)
         except sqlite3.Error as error:
-            if code_of(error) & 0xFF in DAMAGE:
+            code = code_of(error) & 0xFF
+            if code in DAMAGE:
+                self._damaged(f"the metadata database {self._path} is damaged: {error}")
+            if code in (*DAMAGE, sqlite3.SQLITE_IOERR):
                 raise Corrupt(
-                    f"this peer cannot read its metadata in {self._path}: {error}; other peers may. Look at its disk"
+                    f"this peer cannot read its metadata in {self._path}: {error}; other peers may. Look at its disk",
+                    code=None if code in DAMAGE else UNREADABLE,
                 ) from error
             raise Unavailable(
                 f"this peer cannot read its metadata in {self._path} now: {error}; try another peer"

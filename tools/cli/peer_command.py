@@ -1,4 +1,4 @@
-"""`atoll peer`: one peer in the foreground. Decides its options here; peer/process.py runs it."""
+"""`atoll peer`: one peer in the foreground. Decides its options here; peer/run.py runs it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def peer(print_config: bool, more_seeds: tuple[str, ...], **told: Any) -> int | 
     decided = choice.config()
     _need_key(decided)
     # Looked up when needed: only this command pays for importing a peer.
-    result = import_module("peer.process").run_peer(decided)
+    result = import_module("peer.run").run_peer(decided)
     return result if isinstance(result, int) else 0
 
 

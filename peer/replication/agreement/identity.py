@@ -149,10 +149,7 @@ class Identity:
 
     @staticmethod
     def _amnesia(why: str) -> Amnesia:
-        return Amnesia(
-            f"this data directory is an old copy ({why}). It must not vote under its old id: start a new peer on an empty"
-            " directory, and remove this one from the ring (`atoll node remove`)"
-        )
+        return Amnesia(f"this data directory is an old copy ({why}). It must not vote under its old id")
 
     def _message(self) -> tuple[object, ...]:
         mine = (self.me, self.boot, self._rows.sequence, self._nonce)

@@ -1,12 +1,13 @@
-"""Having a dead member removed, also from the middle of a change that waits for it (architecture.md §5)."""
+"""Having a dead member removed or replaced, also in the middle of a change that waits for it (architecture.md §5)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from ring.changes import aborted, redone_without, removed
+from ring.changes import aborted, redone_with, redone_without, removed, returned
 from ring.epoch import Epoch
 from ring.eviction import waits_for
+from ring.members import Member
 
 Change = Callable[[Epoch], Epoch]
 Decide = Callable[[Change], Awaitable[Epoch]]
@@ -29,3 +30,15 @@ async def remove_dead(decide: Decide, base: Epoch, member_id: str) -> Epoch:
     if stands != back:
         return stands
     return await decide(lambda ring: redone_without(ring, base, member_id) if ring == back else ring)
+
+
+async def take_back(decide: Decide, base: Epoch, former: str, member: Member) -> Epoch:
+    """Have `member` take the place it had as `former`, before it lost its memory; the epoch that stands then.
+
+    A change that waits for the former one is given up and made anew with the new one. Raises what `decide` does.
+    """
+    if base.kind == "joint" and waits_for(base, former):
+        back = aborted(base)
+        if await decide(lambda ring: back if ring == base else ring) == back:
+            await decide(lambda ring: redone_with(ring, base, former, member) if ring == back else ring)
+    return await decide(lambda ring: returned(ring, former, member))

@@ -94,7 +94,10 @@ class Scrub(Worker):
         self.on_unwanted: Callable[[bytes], None] = lambda chunk: None
         """Told of a chunk (its key) whose bytes are not good and that nothing refers to."""
         stored = meta.load(rows, _KEY)
-        fresh = rows.last("rows") is None and rows.last("chunks") is None  # nothing to look at yet
+        try:
+            fresh = rows.last("rows") is None and rows.last("chunks") is None  # nothing to look at yet
+        except Corrupt:
+            fresh = False
         nothing = (0, b"", env.wall_us() if fresh else 0)
         position: tuple[int, bytes, int] = msgpack.unpackb(stored) if stored else nothing
         self._phase, self._cursor, self._began_us = position

@@ -1,0 +1,119 @@
+"""The life of one process: checks before anything is touched, the peer, its return should it lose its memory, the end.
+
+`run_peer` is what `atoll peer` calls. Ports are tried before the directory is touched, and the directory is locked before
+anything is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+from peer import returning, startup
+from peer.config import PeerConfig
+from peer.entry import LeftOut
+from peer.errors import AtollError, Corrupt, Full, StartupError
+from peer.healing import Overruled
+from peer.process import Peer
+from peer.replication.agreement.identity import Amnesia
+from peer.returning import Forgot
+from peer.storage.datadir import DataDir
+from peer.storage.rows import UNREADABLE
+
+log = logging.getLogger("atoll.peer")
+
+_COMES_BACK = (Forgot, LeftOut, Overruled, Amnesia)
+
+
+def run_peer(config: PeerConfig) -> int:
+    """Run one peer in the foreground until SIGTERM or SIGINT; 0 then. Raises StartupError and other AtollErrors."""
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    os.umask(0o077)  # whatever a peer writes is its user's alone
+    import uvloop
+
+    return uvloop.run(_serve(config))
+
+
+async def _serve(config: PeerConfig) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    startup.refuse_unbuilt(config)
+    startup.try_ports(config)
+    directory = DataDir.open(config.data)
+    try:
+        for warning in directory.warnings:
+            log.warning("%s", warning)
+        try:
+            await _live(config, directory, stop)
+        except _COMES_BACK as why:
+            if not await _come_back(config, directory, why, stop):
+                return 0
+            await _live(config, directory, stop)
+        return 0
+    finally:
+        directory.close()
+
+
+async def _live(config: PeerConfig, directory: DataDir, stop: asyncio.Event) -> None:
+    """One peer, from its directory to a signal. Raises what ends it otherwise: one of _COMES_BACK, StartupError, ..."""
+    peer = None
+    try:
+        returning.look(directory)
+        peer = Peer(config, directory, asyncio.get_running_loop())
+        await peer.start()
+        await _first(stop, peer.over)
+        if peer.fatal is not None:
+            raise peer.fatal
+        log.info("stopping: requests in flight get %g s", config.drain_s)
+    except Corrupt as error:
+        if error.code == UNREADABLE:
+            raise StartupError(f"{directory.path}: {error}") from error
+        raise Forgot(str(error)) from error
+    except Full as error:
+        raise StartupError(f"{error}: a start needs a few MiB; free some there and start it again") from error
+    finally:
+        if peer is not None:
+            await peer.stop()
+
+
+async def _come_back(config: PeerConfig, directory: DataDir, why: AtollError, stop: asyncio.Event) -> bool:
+    """Become another peer with this one's chunks; False if a signal came first. Raises StartupError."""
+    if isinstance(why, LeftOut):
+        returning.note_cluster(directory, "", why.epoch)
+    key = startup.cluster_key(config, directory)
+    task = asyncio.ensure_future(returning.come_back(config, directory, key, why, keep=_overrules(why)))
+    signalled = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            return False
+        task.result()
+        return True
+    finally:
+        for one in (task, signalled):
+            one.cancel()
+        await asyncio.gather(task, signalled, return_exceptions=True)
+
+
+def _overrules(why: AtollError) -> bool:
+    return isinstance(why, Overruled) or (isinstance(why, LeftOut) and why.overrules)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of them is set."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
