@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from blake3 import blake3
@@ -17,9 +18,10 @@ from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, NotFound
 from peer.replication.chunks.holder import Holder, answer_to
 from peer.replication.env import Reply
-from peer.replication.messages import BUSY, FAILED, IS_FULL, MISSING, OK
+from peer.replication.messages import FAILED, MISSING, OK
 from peer.replication.node import Replica
 from peer.storage.chunkfiles import ChunkFiles
+from peer.storage.records import Extent
 
 NAME_CHUNK = 32
 """A local message: commit the row of bytes that are synced. It passes the replica's checks like any other."""
@@ -27,6 +29,14 @@ COMMIT_S = 10.0
 BUFFER_S = 5.0
 
 Answer = tuple[tuple[Any, ...], "memoryview | None", "Callable[[], None] | None"]
+
+
+@dataclass(slots=True)
+class _Written:
+    """Bytes on the disk. Once they are `taken` by the holder it sees to them, whatever becomes of them."""
+
+    extent: Extent
+    taken: bool = False
 
 
 class BulkService:
@@ -80,11 +90,12 @@ class BulkService:
             answer.append(message)
             answered.set()
 
-        message = (NAME_CHUNK, tag, name, extent, attempt, back, *place)
+        written = _Written(extent)
+        message = (NAME_CHUNK, tag, name, written, attempt, back, *place)
         self._loop.call_soon_threadsafe(self._hand_over, sender, message, reply)
         if not answered.wait(COMMIT_S):
             return (FAILED, "ServiceUnavailable", "the row of this chunk was not committed in time")
-        if answer[0][0] not in (OK, IS_FULL, BUSY):  # else the holder has seen to it
+        if not written.taken:
             self._files.abandon(extent)
         return answer[0]
 
@@ -95,8 +106,9 @@ class BulkService:
             reply((FAILED, error.code, str(error)))
 
     def _on_name(self, message: Any, reply: Reply) -> None:
-        _, _, name, extent, attempt, back, *place = message
-        self._holder.name(name, extent, attempt, back, lambda error: reply(answer_to(error)), *place)
+        _, _, name, written, attempt, back, *place = message
+        written.taken = True
+        self._holder.name(name, written.extent, attempt, back, lambda error: reply(answer_to(error)), *place)
 
     def _get(self, name: bytes) -> Answer:
         buffer = self._pool.take_blocking(BUFFER_S)

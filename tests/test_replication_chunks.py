@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from peer.errors import AtollError, Corrupt, Full, Unavailable
 from peer.replication.chunks.rows import QUARANTINED, chunk_key, decode_chunk_row, encode_chunk_row
-from peer.replication.messages import ADD_REF, IS_FULL, MISSING, OK, STORE_CHUNK
+from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.storage.records import Extent
 from tests.replication_chunks import (
     BULK,
@@ -211,28 +213,104 @@ def test_c2_who_waited_for_a_naming_that_failed_is_told() -> None:
     simulate_stores(scenario)
 
 
+@contextmanager
+def damaged_page(store: Store, wanted: str) -> Iterator[None]:
+    """Reading from this table meets a damaged page of the database."""
+    read = store.rows.get
+
+    def damaged(table: str, key: Any) -> bytes | None:
+        if table == wanted:
+            raise Corrupt("a damaged page")
+        return read(table, key)
+
+    store.rows.get = damaged
+    try:
+        yield
+    finally:
+        store.rows.get = read
+
+
 def test_a_naming_that_cannot_read_its_rows_changes_nothing() -> None:
-    """Goal: the damaged page that a naming met keeps no later one waiting, and the extent is still the caller's."""
+    """Goal: the damaged page that a naming met keeps no later one waiting, and its extent is let go."""
 
     async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
-        name, extent = name_of(SMALL), Extent(1, 1 << 20, len(SMALL))
+        name, told = name_of(SMALL), list[AtollError | None]()
+        for number, table in enumerate(("refs", "chunks"), 1):
+            extent = Extent(1, number << 20, len(SMALL))
+            a.files.records[extent] = Record(name, bytearray(SMALL))
+            with damaged_page(a, table):
+                a.chunks.holder.name(name, extent, b"attempt1", b"back", told.append)
+                assert isinstance(told.pop(), Corrupt) and a.files.states(name) == ["abandoned"] * number
+        extent = Extent(1, 3 << 20, len(SMALL))
         a.files.records[extent] = Record(name, bytearray(SMALL))
-        read = a.rows.get
-
-        def damaged(table: str, key: Any) -> bytes | None:
-            if table == "refs":
-                raise Corrupt("a damaged page")
-            return read(table, key)
-
-        told: list[AtollError | None] = []
-        a.rows.get = damaged
-        with pytest.raises(Corrupt):
-            a.chunks.holder.name(name, extent, b"attempt1", b"back", told.append)
-        assert told == [] and a.files.states(name) == ["synced"]
-        a.rows.get = read
         a.chunks.holder.name(name, extent, b"attempt2", b"back", told.append)
         await until(lambda: bool(told))
-        assert told == [None] and a.holds(name) and a.files.states(name) == ["named"]
+        assert told == [None] and a.holds(name) and a.files.states(name)[2:] == ["named"]
+
+    simulate_stores(scenario)
+
+
+@pytest.mark.parametrize("table", ["refs", "chunks"])
+@BYTES
+def test_an_owner_with_a_damaged_page_answers(table: str, data: bytes) -> None:
+    """Goal (P5, P8): asked for a reference, sent the bytes, or coordinating itself, it says so at once, no buffer stays
+    behind, and the chunk is stored by the two others."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        with damaged_page(c, table):
+            reply = await asyncio.wait_for(c.peer.ask(ADD_REF, name_of(data), b"attempt0", b"back"), 1)
+            assert reply == (FAILED, "Corrupt", "a damaged page")
+            if data == SMALL:
+                message = (STORE_CHUNK, name_of(data), b"attempt0", b"back", data)
+                assert (await asyncio.wait_for(c.peer.ask(*message), 1))[:2] == (FAILED, "Corrupt")
+            for number, store in enumerate((a, c)):
+                name = await store.put(data, b"attempt%d" % number)
+            assert a.holds(name) and b.holds(name)
+            await until(lambda: not any(store.lent for store in (a, b, c)))
+        assert not c.holds(name)
+
+    simulate_stores(scenario)
+
+
+def test_who_waits_behind_a_naming_hears_whatever_the_others_meet() -> None:
+    """Goal (C2): a reference, a second copy, a letting go and another reference wait for a naming; then a page turns out to
+    be damaged. Each is told."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        a.peer.rows.traits.commit_s = 0.3
+        put = asyncio.ensure_future(a.put(SMALL))
+        name, holder = name_of(SMALL), a.chunks.holder
+        await until(lambda: name in holder._naming)
+        told: list[AtollError | None] = []
+        extent = Extent(1, 1 << 40, len(SMALL))
+        a.files.records[extent] = Record(name, bytearray(SMALL))
+        holder.refer(name, b"attempt2", b"back", told.append)
+        holder.let_go(holder.key_of(name) + b"attempt1")
+        holder.name(name, extent, b"attempt3", b"back", told.append)
+        holder.refer(name, b"attempt4", b"back", told.append)
+        with damaged_page(a, "refs"):
+            await until(lambda: len(told) == 3)
+        assert all(isinstance(error, Corrupt) for error in told)
+        await put
+
+    simulate_stores(scenario)
+
+
+def test_a_full_disk_at_a_start_counts_no_bytes_as_lost() -> None:
+    """Goal: what a start finds missing counts once that is durable, and only then."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        name = await a.put(SMALL)
+        await until(lambda: a.holds(name))
+        holder = a.chunks.holder
+        extent = holder.find(name)
+        assert extent is not None
+        for full in (True, False):
+            a.peer.disk.full = full
+            done = a.peer.env.future()
+            holder.lost([(name, extent)], done.set_result)
+            assert isinstance(await done, Full if full else type(None))
+            assert (holder.damaged, holder.counts["lost"]) == ((0, 0) if full else (1, 1))
 
     simulate_stores(scenario)
 
@@ -290,8 +368,8 @@ def test_a_chunk_whose_bytes_are_gone_is_stored_anew() -> None:
         assert extent is not None
         gone = asyncio.get_running_loop().create_future()
         a.chunks.holder.lost([(name, extent)], gone.set_result)
-        assert a.chunks.holder.damaged == 1
         assert await gone is None
+        assert a.chunks.holder.damaged == 1
         assert await a.peer.ask(ADD_REF, name, b"attempt2", b"back") == (MISSING,)
         assert await a.get(name) == SMALL
         await b.put(SMALL, b"attempt3")

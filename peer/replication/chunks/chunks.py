@@ -150,7 +150,10 @@ class Chunks:
             self.holder.let_go(reference)
 
     def read_local(self, name: bytes, buffer: Buffer, done: Callable[[int | AtollError], None]) -> None:
-        extent = self.holder.find(name)
+        try:
+            extent = self.holder.find(name)
+        except Corrupt as error:  # its rows cannot be read
+            return done(error)
         if extent is None:
             return done(NotFound("this peer does not hold the chunk"))
 

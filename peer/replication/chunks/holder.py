@@ -1,7 +1,8 @@
 """The chunks one peer holds: rows over extents, and the reference rows beside them.
 
 C1  A chunk's row commits only after its bytes are synced; the row decides existence.
-C2  Two puts of one chunk on one peer never both name an extent: the second waits, references, and lets its go.
+C2  Two puts of one chunk on one peer never both name an extent: the second waits, references, and lets its go. Of those
+    that wait none may raise, or the others would wait for ever.
 C3  A damaged chunk is quarantined only if, read again, its row still names the damaged extent.
 C5  An extent is let go once: when the row that takes its place, or the removal of its row, is durable.
 C6  What is stored in an unreachable owner's place has its hint in the same commit, and is let go only when the owner has
@@ -12,13 +13,14 @@ C7  A chunk's row is removed in a turn in which no reference to it exists or wai
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from blake3 import blake3
 
 from peer.buffers import Buffer, BufferPool
-from peer.errors import AtollError, Full, NotFound
+from peer.errors import AtollError, Corrupt, Full, NotFound
 from peer.replication.env import Done, Env, Reply, Ring, RowStore, Write
 from peer.replication.hints import Hints
 from peer.replication.messages import BUSY, FAILED, IS_FULL, MISSING, OK, STALE, status_of
@@ -30,7 +32,6 @@ from .rows import (
     LOST,
     NAME_END,
     QUARANTINED,
-    chunk_key,
     encode_chunk_row,
     encode_reference,
 )
@@ -65,8 +66,10 @@ class ChunkRing(Ring, Protocol):
     def was_late(self, member: str) -> None: ...
 
 
-def answer_to(error: AtollError | None) -> tuple[int]:
-    """The reply that tells how a commit ended."""
+def answer_to(error: AtollError | None) -> tuple[Any, ...]:
+    """The reply that tells how a commit ended, or that it was not begun as the rows cannot be read."""
+    if isinstance(error, Corrupt):
+        return (FAILED, error.code, str(error))
     return (OK if error is None else status_of(error),)
 
 
@@ -102,29 +105,34 @@ class Holder(Held):
     def refer(
         self, name: bytes, attempt: bytes, back: bytes, done: Callable[[AtollError | None], None], place: str = ""
     ) -> None:  # fmt: skip
-        """Commit a reference to a chunk that lies here; `done` when durable, or with NotFound, Full or Unavailable.
-        `place`: the owner for which it is kept here (C6)."""
+        """Commit a reference to a chunk that lies here; `done` when durable, or with NotFound, Full, Unavailable, or Corrupt
+        if the rows cannot be read. Never raises. `place`: the owner for which it is kept here (C6)."""
         if name in self._naming:
             self._naming[name].append(lambda: self.refer(name, attempt, back, done, place))
             return
-        extent = self.find(name)
+        key = self.key_of(name) + attempt
+        try:
+            extent, new = self.find(name), self._is_new(key)
+        except Corrupt as error:
+            return done(error)
         if extent is None:
             return done(NotFound("it does not hold the chunk"))
         if no_room := self._no_room(place, extent.length):
             return done(no_room)
         self.counts["referenced"] += 1
-        key = chunk_key(name, self._ring.epoch.partition_power) + attempt
-        return self._refer(key, back, [], done, place, extent.length)
+        return self._refer(key, back, [], new, done, place, extent.length)
+
+    def _is_new(self, reference: bytes) -> bool:
+        return reference not in self._referring and self._rows.get("refs", reference) is None
 
     def _refer(
-        self, key: bytes, back: bytes, writes: list[Write], done: Callable[[AtollError | None], None],
+        self, key: bytes, back: bytes, writes: list[Write], new: bool, done: Callable[[AtollError | None], None],
         place: str, size: int,
     ) -> None:  # fmt: skip
-        """Commit a reference row with other writes; tell of it if it is new."""
+        """Commit a reference row with other writes; tell of it if it is `new`."""
         hint = self._hints.write_of(place, key, size, back) if place else None
         if hint is not None:
             writes = [*writes, hint]
-        new = key not in self._referring and self._rows.get("refs", key) is None
         if new:
             self._referring.add(key)
         chunk = key[:NAME_END]
@@ -242,18 +250,22 @@ class Holder(Held):
         done: Callable[[AtollError | None], None],
         place: str = "",
     ) -> None:
-        """Commit row and reference for bytes that are synced (C1); `done` when durable, or with Full or
-        Unavailable: then nothing changed, and the extent was let go. Raises Corrupt if the rows cannot be read: nothing
-        changed, and the extent is the caller's. `place`: the owner they are kept for here (C6)."""
+        """Commit row and reference for bytes that are synced (C1); `done` when durable, or with Full, Unavailable, or
+        Corrupt if the rows cannot be read: then nothing changed, and the extent was let go. Never raises. `place`: the
+        owner they are kept for here (C6)."""
         if name in self._naming:
             self._naming[name].append(lambda: self.name(name, extent, attempt, back, done, place))
             return
-        key = chunk_key(name, self._ring.epoch.partition_power)
-        if no_room := self._no_room(place, extent.length):
+        key = self.key_of(name)
+        refused: AtollError | None = self._no_room(place, extent.length)
+        try:
+            (state, old), new = self._row(name), self._is_new(key + attempt)
+        except Corrupt as error:
+            refused = error
+        if refused is not None:
             self._disk.abandon(extent)
-            return done(no_room)
+            return done(refused)
         writes: list[Any] = []
-        state, old = self._row(name)
         duplicate = state == LIVE
         if not duplicate:
             writes.append(("chunks", key, encode_chunk_row(key, LIVE, extent)))
@@ -273,7 +285,7 @@ class Holder(Held):
                     resume()
             done(error)
 
-        self._refer(key + attempt, back, writes, committed, place, extent.length)
+        self._refer(key + attempt, back, writes, new, committed, place, extent.length)
         if duplicate:  # C2
             self.counts["duplicates"] += 1
             self._disk.abandon(extent)
@@ -283,17 +295,18 @@ class Holder(Held):
 
     def let_go(self, reference: bytes) -> None:
         """Drop a reference that was kept in an owner's place, and the chunk if that was the last one here (C6, C7). Should
-        the commit fail, both stay, as garbage."""
+        the commit fail, or the rows be unreadable, both stay, as garbage. Never raises."""
         name, chunk = reference[2:NAME_END], reference[:NAME_END]
         if name in self._naming:
             self._naming[name].append(lambda: self.let_go(reference))
             return
-        others = [attempt for attempt, _ in self.references_of(chunk, 2) if chunk + attempt != reference]
-        if others or chunk in self._pending:
-            return self.drop([reference], lambda error: None)
-        state, extent = self._row(name)
-        writes: list[Any] = [("refs", reference, None), ("chunks", chunk, None)]
-        return self._remove(chunk, state, extent, writes, lambda size: None)
+        with contextlib.suppress(Corrupt):
+            others = [attempt for attempt, _ in self.references_of(chunk, 2) if chunk + attempt != reference]
+            if others or chunk in self._pending:
+                return self.drop([reference], lambda error: None)
+            state, extent = self._row(name)
+            writes: list[Any] = [("refs", reference, None), ("chunks", chunk, None)]
+            return self._remove(chunk, state, extent, writes, lambda size: None)
 
     def settled(self, name: bytes, then: Callable[[], None]) -> None:
         """Call `then` when no commit about this chunk is under way, at once if there is none."""
@@ -307,7 +320,7 @@ class Holder(Held):
         chunk has one that is good."""
         if name in self._naming or self._row(name)[0]:
             return done(False)
-        key = chunk_key(name, self._ring.epoch.partition_power)
+        key = self.key_of(name)
         self._naming[name] = []
 
         def committed(error: AtollError | None) -> None:
@@ -324,7 +337,7 @@ class Holder(Held):
             return done()
         self.counts["quarantined"] += 1
         self._naming[name] = []  # until it is durable nobody may take the damaged bytes for a copy (C2)
-        key = chunk_key(name, self._ring.epoch.partition_power)
+        key = self.key_of(name)
 
         def committed(error: AtollError | None) -> None:
             self.damaged += error is None
@@ -346,10 +359,17 @@ class Holder(Held):
 
         `done` when that is durable. Their extents belong to nothing, so nothing is let go.
         """
-        writes = []
+        writes: list[Write] = []
+        live = 0
         for name, extent in extents:
-            key = chunk_key(name, self._ring.epoch.partition_power)
-            self.damaged += self._row(name)[0] == LIVE
+            key = self.key_of(name)
+            live += self._row(name)[0] == LIVE
             writes.append(("chunks", key, encode_chunk_row(key, LOST, extent)))
-        self.counts["lost"] += len(writes)
-        self._rows.commit(writes, done)
+
+        def committed(error: AtollError | None) -> None:
+            if error is None:
+                self.damaged += live
+                self.counts["lost"] += len(writes)
+            done(error)
+
+        self._rows.commit(writes, committed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peer.buffers import Buffer
-from peer.errors import AtollError, Full, NotFound, Refused, Unavailable
+from peer.errors import AtollError, Corrupt, Full, NotFound, Refused, Unavailable
 from peer.replication.env import Cancellable
 from peer.replication.messages import ADD_REF, BUSY, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
 from peer.replication.patience import PATIENCE_S, Watch
@@ -59,7 +59,7 @@ class Put:
 
     async def run(self) -> None:
         c = self.c
-        ask_first = c._me not in self.owners or c.holder.find(self.name) is not None
+        ask_first = c._me not in self.owners or self._here()
         self.using += 1  # held while owners are started
         for owner in self.owners:
             self.pending[owner] = owner
@@ -86,6 +86,13 @@ class Put:
             raise Full("too many owners of this chunk have a full disk; free space or add a peer")
         story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
         raise Unavailable(f"no majority of the owners stored the bytes ({story}); try again")
+
+    def _here(self) -> bool:
+        """Whether this peer has the bytes; also if that cannot be read: asked for a reference it says so."""
+        try:
+            return self.c.holder.find(self.name) is not None
+        except Corrupt:
+            return True
 
     def _give_up(self) -> None:
         if not self.future.done():
