@@ -30,8 +30,8 @@ from peer.api.http import (
 )
 from peer.api.objects_api import disposition_of
 from peer.errors import Invalid, Unavailable
+from peer.objects.conditions import Conditions
 from peer.objects.heads import Head
-from peer.objects.store import Conditions
 
 TAGS = st.text("abc019-", min_size=1, max_size=8)
 

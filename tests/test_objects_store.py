@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
-from peer.errors import NotFound, Unavailable, UnknownOutcome
-from peer.objects.store import Objects
+from peer.errors import NotFound, UnknownOutcome
+from peer.objects.heads import INLINE
+from peer.objects.store import Found, Objects
+from peer.replication.chunks.rows import decode_reference
 from peer.replication.messages import ACCEPT
 from tests.replication_chunks import LARGE, Store, simulate_stores
-from tests.replication_world import World
+from tests.replication_world import POWER, World
 
 
 class Body:
@@ -60,25 +64,58 @@ def test_what_was_deleted_stays_deleted(before: str) -> None:
     simulate_stores(scenario)
 
 
-def test_a_small_put_by_a_peer_that_remembers_the_old_bucket_reaches_the_new_one() -> None:
-    """Goal: the name was deleted and made anew elsewhere; inline bytes belong to no bucket, so nobody is told to try
-    again. Chunks refer to the old one: such a put is refused, and works the next time."""
+MANIFESTED = b"".join(b"%07d " % number for number in range(65 * 64 * 1024 // 8 + 1))
+"""More chunks of 64 KiB than a head can name."""
+
+
+@pytest.mark.parametrize("content", [b"small", LARGE, MANIFESTED], ids=["inline", "chunks", "manifests"])
+def test_a_put_by_a_peer_that_remembers_the_old_bucket_reaches_the_new_one(content: bytes) -> None:
+    """Goal: the name was deleted and made anew elsewhere; the put goes into the new bucket at once, and its chunks are
+    referred to from there, by the attempt that the head names. Where the bucket is just gone it is 404."""
 
     async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
         here, there = objects_of(a), objects_of(b)
-        for content in (b"small", LARGE):
-            await here.buckets.create("bucket")
-            await put(here, b"old", b"known here")
-            await there.delete("bucket", b"old")
-            await there.buckets.delete("bucket")
-            await there.buckets.create("bucket")
-            if content is LARGE:
-                with pytest.raises(Unavailable, match="made anew"):
-                    await put(here, b"key", content)
+        told = Told()
+        here._garbage = told
+        await here.buckets.create("bucket")
+        await put(here, b"old", b"known here")
+        await there.delete("bucket", b"old")
+        await there.buckets.delete("bucket")
+        bucket, _ = await there.buckets.create("bucket")
+        await put(here, b"key", content)
+        found = await there.find("bucket", b"key")
+        read = b"".join([part async for part in whole(there, found)])
+        assert read == content
+        references = [
+            row for row in c.peer.disk.tables["refs"].items() if row[0].endswith(found.head.attempt)
+        ]
+        back = bucket.objects(POWER).row_key(b"key")
+        assert bool(references) == (found.head.kind != INLINE)
+        assert {decode_reference(key, row) for key, row in references} <= {back}
+        assert [attempt == found.head.attempt for attempt in told.failed_attempts] == (
+            [False] if references else []
+        )
+        await there.delete("bucket", b"key")
+        await there.buckets.delete("bucket")
+        with pytest.raises(NotFound):
             await put(here, b"key", content)
-            assert (await there.find("bucket", b"key")).head.size == len(content)
-            await there.delete("bucket", b"key")
-            await there.buckets.delete("bucket")
-            here.buckets.forget("bucket")
 
     simulate_stores(scenario)
+
+
+class Told:
+    """A garbage can that remembers which attempts failed."""
+
+    def __init__(self) -> None:
+        self.failed_attempts: list[bytes] = []
+
+    def replaced(self, attempt: bytes, names: bytes, manifest: bool) -> None: ...
+
+    def failed(self, attempt: bytes, back: bytes, names: bytes) -> None:
+        self.failed_attempts.append(attempt)
+
+
+async def whole(objects: Objects, found: Found) -> AsyncIterator[bytes]:
+    async for part, release in objects.read(found, 0, found.head.size):
+        yield bytes(part)
+        release()

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from peer.errors import AtollError, Invalid
-from peer.objects.store import Conditions
+from peer.objects.conditions import Conditions
 
 MAX_METADATA_BYTES = 2048
 METADATA_PREFIX = "x-atoll-meta-"

@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from peer.buffers import Buffer, BufferPool
-from peer.errors import AtollError, Conflict, Corrupt, Invalid, NotFound, Unavailable
+from peer.errors import AtollError, Corrupt, Invalid, NotFound, Unavailable
 from peer.etag import etag_of
 from peer.replication.chunks.chunks import Chunks
 from peer.replication.node import Replica
 from peer.replication.registers.register import Current, GateRefused, Judge, Put
 
 from .buckets import Buckets
-from .heads import CHUNKS, CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES, Bucket, Head
+from .chunknames import Names
+from .conditions import Conditions, contended, judge_of
+from .heads import CHUNKS_IN_HEAD, INLINE, MANIFEST, NAME_BYTES, Bucket, Head
 from .names import check_key
 from .upload import BUFFER_WAIT_S, EMPTY_ETAG, Body, Stored, Upload, read_all, too_large
 
@@ -32,28 +34,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Conditions:
-    """If-Match and If-None-Match of a write: etags without quotes, or "*"."""
-
-    if_match: frozenset[str] = frozenset()
-    if_none_match: frozenset[str] = frozenset()
-
-    def refusal(self, current: Head | None) -> Conflict | NotFound | None:
-        """What to answer instead of writing, or None."""
-        if self.if_match:
-            if current is None:
-                return NotFound("there is no such object to match", code="NoSuchKey")
-            if "*" not in self.if_match and current.etag not in self.if_match:
-                return Conflict(f"the object's ETag is {current.etag}, which If-Match does not name")
-        if self.if_none_match and current is not None:
-            if "*" in self.if_none_match:
-                return Conflict("the object exists already")
-            if current.etag in self.if_none_match:
-                return Conflict(f"the object's ETag is {current.etag}, which If-None-Match names")
-        return None
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     """An object that is there: its head, and its bytes if they are inline."""
 
@@ -61,6 +41,29 @@ class Found:
     inline: bytes | None
     bucket: str = ""
     key: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a put wants to have accepted, and how."""
+
+    key: bytes
+    head: Head
+    inline: bytes | None
+    conditions: Conditions | None
+    operation: bytes
+
+    @property
+    def encoded(self) -> bytes:
+        return self.head.encode()
+
+
+class _MadeAnew(Unavailable):
+    """Under the name there is another bucket now than the one that chunks refer to."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__(f"bucket {bucket.name!r} was made anew meanwhile; try again")
+        self.bucket = bucket
 
 
 class GarbageCan(Protocol):
@@ -130,7 +133,7 @@ class Objects:
             return
         size = self._replica.epoch.chunk_bytes
         first, last = start // size, (stop - 1) // size
-        names = _Names(self.chunks, self.pool, head, size)
+        names = Names(self.chunks, self.pool, head, size)
         ahead: asyncio.Task[tuple[Buffer, int]] | None = self.env.spawn(self._fetch(names, first), "chunk")
         try:
             for index in range(first, last + 1):
@@ -153,7 +156,7 @@ class Objects:
                 ahead.add_done_callback(self._give_back)
                 ahead.cancel()
 
-    async def _fetch(self, names: _Names, index: int) -> tuple[Buffer, int]:
+    async def _fetch(self, names: Names, index: int) -> tuple[Buffer, int]:
         return await self.chunks.get(await names.of(index))
 
     async def _why_gone(self, found: Found, error: Corrupt) -> AtollError:
@@ -206,19 +209,54 @@ class Objects:
                     stored.size, stored.etag, self.env.wall_us(), content_type, metadata or None, attempt, stored.kind,
                     stored.names,
                 )  # fmt: skip
-                encoded = head.encode()
-                judge = _judge(Put(encoded, stored.inline), conditions)
                 # Chunks say for whom they are there; inline bytes do not, so these may go into a bucket made anew.
                 first = None if stored.kind == INLINE else known
-                stands = await self.in_bucket(bucket, self._writer(key, judge, first, conditions, operation))
-                if operation and upload is not None and stands.payload != encoded:
-                    self._abandon(attempt, upload)
+                named = _Named(key, head, stored.inline, conditions, operation)
+                try:
+                    stands = await self._commit(bucket, named, first)
+                except _MadeAnew as anew:
+                    head, stands = await self._move(anew.bucket, named)
+                if upload is not None and stands.payload != named.encoded:
+                    self._abandon(attempt, upload.back, upload.stored_names)
             except BaseException:
                 if upload is not None:
-                    self._abandon(attempt, upload)
+                    self._abandon(attempt, upload.back, upload.stored_names)
                 raise
         self._tell_replaced(stands)
         return head
+
+    async def _commit(self, bucket: str, named: _Named, first: Bucket | None) -> Current:
+        """Have the head accepted, in `first` and no other bucket of that name if it is given. Raises _MadeAnew then."""
+        judge = judge_of(Put(named.encoded, named.inline), named.conditions)
+        return await self.in_bucket(
+            bucket, self._writer(named.key, judge, first, named.conditions, named.operation)
+        )
+
+    async def _move(self, bucket: Bucket, named: _Named) -> tuple[Head, Current]:
+        """The bucket whose name this peer remembered is gone, and this one has its name: have what was stored referred to
+        from there, by an attempt of its own, and the head accepted there. A copy that moves no bytes."""
+        back = bucket.objects(self._power).row_key(named.key)
+        with self._replica.attempts.one() as attempt:
+            head = named.head._replace(attempt=attempt)
+            moved = replace(named, head=head)
+            stands = None
+            try:
+                names = Names(self.chunks, self.pool, head, self.chunk_bytes)
+                for index in range(-(-head.size // self.chunk_bytes)):
+                    await self._refer(await names.of(index), attempt, back)
+                if head.kind == MANIFEST:
+                    for at in range(0, len(head.names), NAME_BYTES):
+                        await self._refer(head.names[at : at + NAME_BYTES], attempt, back)
+                stands = await self._commit(bucket.name, moved, bucket)
+            finally:
+                if stands is None or stands.payload != moved.encoded:
+                    self._abandon(attempt, back, head.names)
+        return head, stands
+
+    async def _refer(self, name: bytes, attempt: bytes, back: bytes) -> None:
+        """Refer to a stored chunk once more; owners that lack it get the bytes."""
+        buffer, length = await self.chunks.get(name)
+        await self.chunks.put(buffer, length, attempt, back, lambda: self.chunks.give(buffer))
 
     async def _store(self, body: Body, size: int | None, upload: Upload | None) -> Stored:
         """The bytes, made durable, or without an upload to be so with the head. Raises Invalid if they are not as many as
@@ -235,10 +273,10 @@ class Objects:
             )
         return stored
 
-    def _abandon(self, attempt: bytes, upload: Upload) -> None:
+    def _abandon(self, attempt: bytes, back: bytes, names: bytes) -> None:
         """No head may name what was stored for this attempt: have that looked into."""
         if self._garbage is not None:
-            self._garbage.failed(attempt, upload.back, upload.stored_names)
+            self._garbage.failed(attempt, back, names)
 
     def _tell_replaced(self, current: Current) -> None:
         """Let what a change took the place of become garbage."""
@@ -258,7 +296,7 @@ class Objects:
         """
         check_key(key)
         existed = False
-        conditional = _judge(Put(None), conditions)
+        conditional = judge_of(Put(None), conditions)
 
         def judge(current: Current) -> Any:
             nonlocal existed
@@ -274,14 +312,14 @@ class Objects:
     ) -> Callable[[Bucket], Awaitable[Current]]:
         async def write(known: Bucket) -> Current:
             if first is not None and known.id != first.id:
-                raise Unavailable(f"bucket {known.name!r} was made anew meanwhile; try again")
+                raise _MadeAnew(known)
             row = known.objects(self._power).row_key(key)
             try:
                 return await self._registers.change(row, judge, gate=known.generation, operation=operation)
             except Unavailable as error:
                 if conditions is None or error.code != "SlowDown":
                     raise
-                raise _contended() from error
+                raise contended() from error
 
         return write
 
@@ -341,57 +379,6 @@ class Objects:
         """Bytes of the largest object: what the manifests that fit into a head can list."""
         chunk_bytes = self._replica.epoch.chunk_bytes
         return CHUNKS_IN_HEAD * (chunk_bytes // NAME_BYTES) * chunk_bytes
-
-
-class _Names:
-    """Chunk names by index: from the head, or from its manifests, of which one at a time is kept."""
-
-    def __init__(self, chunks: Chunks, pool: BufferPool, head: Head, chunk_bytes: int) -> None:
-        self._chunks = chunks
-        self._pool = pool
-        self._head = head
-        self._per_manifest = chunk_bytes // NAME_BYTES
-        self._loaded = -1
-        self._names = head.names if head.kind == CHUNKS else b""
-
-    async def of(self, index: int) -> bytes:
-        if self._head.kind == MANIFEST:
-            which, index = divmod(index, self._per_manifest)
-            if which != self._loaded:
-                buffer, length = await self._chunks.get(_nth(self._head.names, which))
-                self._names = bytes(buffer.payload(length))
-                self._pool.give(buffer)
-                self._loaded = which
-        return _nth(self._names, index)
-
-
-def _nth(names: bytes, index: int) -> bytes:
-    name = names[index * NAME_BYTES : (index + 1) * NAME_BYTES]
-    if len(name) != NAME_BYTES:
-        raise Corrupt("an object's head names fewer chunks than its size needs")
-    return name
-
-
-def _contended() -> Conflict:
-    """A condition that could not be decided because others kept changing the key; nothing changed."""
-    conflict = Conflict(
-        "other requests keep changing this object, so the condition could not be decided; try again",
-        code="ConditionalRequestConflict",
-        status=409,
-    )
-    conflict.retry = True
-    return conflict
-
-
-def _judge(wanted: Put, conditions: Conditions | None) -> Judge:
-    if conditions is None:
-        return lambda _: wanted
-
-    def judge(current: Current) -> Any:
-        refusal = conditions.refusal(None if current.payload is None else Head.decode(current.payload))
-        return refusal if refusal is not None else wanted
-
-    return judge
 
 
 def _nothing() -> None:

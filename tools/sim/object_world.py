@@ -19,8 +19,9 @@ from functools import partial
 from peer.buffers import BufferPool
 from peer.errors import AtollError, Conflict, Corrupt, NotFound, UnknownOutcome
 from peer.healing import Healing
+from peer.objects.conditions import Conditions
 from peer.objects.heads import CHUNKS, INLINE, NAME_BYTES, Head, attempt_in
-from peer.objects.store import Conditions, Objects
+from peer.objects.store import Objects
 from peer.replication.chunks.chunks import Chunks
 from peer.replication.chunks.rows import LIVE, NAME_END, decode_chunk_row, named_extents
 from peer.replication.healing.adoption import is_adopting
