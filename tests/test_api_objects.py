@@ -223,7 +223,7 @@ def test_listing_entries(cluster: ClusterWorld, bucket: str) -> None:
 def test_too_large(cluster: ClusterWorld, bucket: str) -> None:
     """Goal: a body that cannot fit is refused by its length, before it is sent."""
     largest = 64 * (CHUNK // 32) * CHUNK
-    with socket.create_connection(("127.0.0.1", cluster.place(0).api_port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", cluster.place(0).api_port), 60) as connection:
         head = f"PUT {path_of(bucket, b'k')} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
         head += f"Authorization: {cluster.authorization}\r\nContent-Length: {largest + 1}\r\n\r\n"
         connection.sendall(head.encode())
