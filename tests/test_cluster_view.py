@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peer.api.cluster import ClusterView
+from peer.errors import Unavailable
 from peer.replication.messages import INFO, OK
 from peer.replication.owners import Owners
 from tools.devcluster import FULL_DISK
@@ -44,7 +45,7 @@ class Peers:
 
     def _send(self, member: str, message: Any, deadline_s: float, done: Any) -> None:
         assert message[0] == INFO
-        done((OK, self.infos[member]) if member not in self.silent else TimeoutError())
+        done((OK, self.infos[member]) if member not in self.silent else Unavailable("no answer in time"))
 
     def now(self) -> float:
         self.now_s += 1
@@ -121,3 +122,48 @@ def test_what_becomes_of_a_dead_peer_is_said(state: str, word: str) -> None:
     assert peers.told()["reasons"][0]["message"] == f"three is {word}"
     peers.infos["one"]["healing"]["outlook"] = {"three": "(4 min); it is removed at 15 min"}
     assert peers.told()["reasons"][0]["message"] == f"three is {word} (4 min); it is removed at 15 min"
+
+
+@pytest.mark.parametrize("state", ["alive", "suspect"])
+def test_who_falls_silent_is_no_copy_whatever_it_said_before(state: str) -> None:
+    """Goal: a frozen or killed peer that gossip only suspects yet does not count as a full copy for what it told last."""
+    peers = Peers()
+    assert peers.told()["verdict"] == "healthy"
+    peers.states["two"], peers.silent = state, {"two"}
+    told = peers.told()
+    assert (told["verdict"], codes(told), told["tolerates"]) == ("degraded", ["silent"], 0)
+    peers.silent = set()
+    assert peers.told()["verdict"] == "healthy", "it was suspected in vain"
+
+
+def test_who_has_missed_changes_is_no_copy_of_them() -> None:
+    """Goal: a peer for which another one keeps hints counts as no full copy until it has fetched what they are about."""
+    peers = Peers()
+    peers.infos["three"]["healing"]["hints"] = {"two": 5}
+    told = peers.told()
+    assert (told["verdict"], codes(told), told["tolerates"]) == ("degraded", ["changes_missed"], 0)
+    assert told["partitions"]["full"] == 0 and told["partitions"]["unavailable"] == 0
+
+
+def test_who_asks_while_others_are_being_asked_hears_the_same() -> None:
+    """Goal: a status that comes while another one waits for a frozen peer does not answer from what was known before."""
+    peers = Peers()
+    assert peers.told()["verdict"] == "healthy"
+    answers: list[Any] = []
+
+    async def look() -> list[str]:
+        peers.view._replica.send = lambda member, message, deadline_s, done: answers.append(done)  # type: ignore[method-assign]
+
+        async def told() -> str:
+            await peers.view.looked()
+            return str(peers.view.verdict()["verdict"])
+
+        both = asyncio.gather(told(), told())
+        for _ in range(5):  # until both wait
+            await asyncio.sleep(0)
+        for done in answers:
+            done(Unavailable("no answer in time"))
+        return list(await both)
+
+    assert asyncio.run(look()) == ["degraded", "degraded"]
+    assert len(answers) == 2, "each was asked once"

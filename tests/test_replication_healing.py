@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from peer.replication.chunks.rows import chunk_key
 from peer.replication.copying.sync import Pulled
 from peer.replication.healing.antientropy import PASS_EVERY_S, AntiEntropy
@@ -218,6 +220,31 @@ def test_who_was_away_pulls_first_and_is_behind_until_then() -> None:
         await until(lambda: not watched[c].behind, 30)
         assert c.holds() == b"missed"
         assert watched[c].detail["differed"] == 1
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("stood_s", [3.0, 15.0])
+def test_a_process_that_stood_still_was_away(stood_s: float) -> None:
+    """Goal (P7): a frozen peer that nobody gave up for dead, and that saw nobody go, compares with the others when it goes
+    on, and is behind until then; a moment's pause is nothing."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        alive = {a.id, b.id, c.id}
+        watched = {peer: watch(peer, alive)[1] for peer in (a, b, c)}
+        assert all(worker.behind for worker in watched.values()), "nothing was compared yet"
+        await until(lambda: not any(worker.behind for worker in watched.values()), 60)
+        began_s = world.now
+        with world.lost(to=c):
+            await a.put(b"missed")
+            c.env.pause()
+            await asyncio.sleep(stood_s)
+        c.env.resume()
+        await until(lambda: watched[c].behind or stood_s < 4, 2)
+        if stood_s > 4:
+            await until(lambda: not watched[c].behind, 10)
+            assert c.holds() == b"missed" and world.now - began_s < 30
+        assert not watched[a].behind and not watched[b].behind
 
     simulate(scenario)
 

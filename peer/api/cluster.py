@@ -13,14 +13,11 @@ from peer.replication.keys import partition_in
 from peer.replication.messages import INFO, OK
 from peer.replication.node import Replica
 from peer.replication.owners import Owners
-from peer.replication.quorum import Poll, Round
 from ring.members import DRAINING, Member
 
 from .http import iso_time
+from .infos import Infos
 from .redundancy import moving, redundancy
-
-INFO_EVERY_S = 0.25
-INFO_DEADLINE_S = 1.0
 
 
 class Members(Protocol):
@@ -50,10 +47,8 @@ class ClusterView:
         self._buckets = buckets
         self._members = members
         self._own_info = info
+        self._infos = Infos(replica, info, self.lives)
         self._version = version
-        self._infos: dict[str, dict[str, Any]] = {}
-        self._silent: frozenset[str] = frozenset()
-        self._asked_s = -1e9
         self._started_s = time.monotonic()
         replica.serve(INFO, lambda _, reply: reply((OK, info())), votes=False)
 
@@ -70,7 +65,7 @@ class ClusterView:
         """Partitions by how many of their owners live, and failures tolerated now."""
         epoch = self._replica.epoch
         dead = {m.id for m in epoch.everybody if not self.lives(m.id)} | gone
-        lacking = dead | self._behind() | self._damaged()
+        lacking = dead | self._behind() | self._damaged() | self._owed()
         full = degraded = unavailable = 0
         tolerates = len(epoch.members)
         cache: dict[Owners, tuple[bool, int, int]] = {}
@@ -115,13 +110,15 @@ class ClusterView:
 
     async def looked(self) -> None:
         """Return when what is known of the others is fresh."""
-        await self._refresh()
+        await self._infos.refresh()
 
     async def infos(self) -> dict[str, dict[str, Any]]:
         """Member id -> what that peer tells of itself, of those that live and answered just now."""
-        await self._refresh()
-        living = [m.id for m in self._replica.epoch.members if self.lives(m.id) and m.id not in self._silent]
-        return {member: self._info_of(member) for member in living}
+        await self._infos.refresh()
+        living = [
+            m.id for m in self._replica.epoch.members if self.lives(m.id) and m.id not in self._infos.silent
+        ]
+        return {member: self._infos.of(member) for member in living}
 
     def verdict(self) -> dict[str, Any]:
         """{"verdict", "reasons", "tolerates", "partitions"}."""
@@ -161,17 +158,21 @@ class ClusterView:
         """Whether every partition keeps its majority when this node is taken down, too. Raises NotFound."""
         return self._count(frozenset({self.find(name).id}))["unavailable"] == 0
 
-    def _info_of(self, member: str) -> dict[str, Any]:
-        return self._own_info() if member == self._replica.me else self._infos.get(member, {})
-
     def _behind(self) -> frozenset[str]:
         """Members that live, but may lack what was written while they were away, or do not say."""
         return frozenset(
             member.id
             for member in self._replica.epoch.members
             if self.lives(member.id)
-            and (member.id in self._silent or self._info_of(member.id).get("healing", {}).get("behind"))
+            and (
+                member.id in self._infos.silent or self._infos.of(member.id).get("healing", {}).get("behind")
+            )
         )
+
+    def _owed(self) -> frozenset[str]:
+        """Members for whom some living one keeps what they missed."""
+        living = (m.id for m in self._replica.epoch.members if self.lives(m.id))
+        return frozenset(o for m in living for o in self._infos.of(m).get("healing", {}).get("hints", {}))
 
     def _damaged(self) -> frozenset[str]:
         """Members that live, but hold some chunks only as damaged or lost bytes."""
@@ -179,7 +180,7 @@ class ClusterView:
         return frozenset(m.id for m in members if self.lives(m.id) and self._damaged_chunks(m.id))
 
     def _damaged_chunks(self, member: str) -> int:
-        return int(self._info_of(member).get("healing", {}).get("damaged", 0))
+        return int(self._infos.of(member).get("healing", {}).get("damaged", 0))
 
     def _full_disks(self) -> list[dict[str, str]]:
         """Peers that say that their disk is full: to us, or, should they not answer just now, in gossip."""
@@ -187,7 +188,7 @@ class ClusterView:
         for member in self._replica.epoch.members:
             if not self.lives(member.id):
                 continue
-            why = self._info_of(member.id).get("full")
+            why = self._infos.of(member.id).get("full")
             flags = self._node(member)["flags"] if why is None else ()
             if why or "full" in flags:
                 message = f"{member.name} is short of space: {why or 'it said so in gossip'}; free some there"
@@ -200,14 +201,14 @@ class ClusterView:
     def _moving(self) -> list[dict[str, str]]:
         epoch = self._replica.epoch
         living = (member.id for member in epoch.members if self.lives(member.id))
-        return moving(epoch.kind == "joint", (self._info_of(member).get("healing", {}) for member in living))
+        return moving(epoch.kind == "joint", (self._infos.of(member).get("healing", {}) for member in living))
 
     def _unhealed(self) -> list[dict[str, str]]:
         """What the living know to be out of order, and heal by themselves."""
         epoch, behind = self._replica.epoch, self._behind()
         reasons = [
             {"code": "silent", "message": f"{member.name} did not answer just now"}
-            if member.id in self._silent
+            if member.id in self._infos.silent
             else {
                 "code": "catching_up",
                 "message": f"{member.name} fetches what was written while it was away",
@@ -220,7 +221,7 @@ class ClusterView:
                 chunks = "1 chunk" if count == 1 else f"{count} chunks"
                 message = f"{member.name} has lost the bytes of {chunks}, and fetches them from the others"
                 reasons.append({"code": "chunks_damaged", "message": message})
-        healing = [self._info_of(m.id).get("healing", {}) for m in epoch.members if self.lives(m.id)]
+        healing = [self._infos.of(m.id).get("healing", {}) for m in epoch.members if self.lives(m.id)]
         waiting = sum(
             count for info in healing for owner, count in info.get("hints", {}).items() if self.lives(owner)
         )
@@ -244,13 +245,13 @@ class ClusterView:
         epoch = self._replica.epoch
         living = [member.id for member in epoch.members if self.lives(member.id)]
         dead = [member.id for member in epoch.members if not self.lives(member.id)]
-        infos = {member: self._info_of(member) for member in living}
+        infos = {member: self._infos.of(member) for member in living}
         return redundancy(epoch, dead, self._behind(), infos, bool(self._unhealed()))
 
     # --- views
 
     async def overview(self) -> dict[str, Any]:
-        await self._refresh()
+        await self._infos.refresh()
         epoch = self._replica.epoch
         verdict = self.verdict()
         me = self.find(self._replica.me)
@@ -273,20 +274,13 @@ class ClusterView:
         }
 
     async def nodes(self) -> list[dict[str, Any]]:
-        await self._refresh()
+        await self._infos.refresh()
         return self._nodes()
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node in full, asked of itself. Raises NotFound; `process` is null if it does not answer."""
         member = self.find(name)
-        info: dict[str, Any] | None
-        if member.id == self._replica.me:
-            info = self._own_info()
-        else:
-            one = Round(self._replica.env, self._replica.send, (INFO, 0), 1, INFO_DEADLINE_S * 2)
-            info = one.oks[0][1][1] if await one.start([member.id]) else None
-        if info is not None:
-            self._infos[member.id] = info
+        info = await self._infos.asked(member.id)
         node = self._node(member)
         for part in ("process", "storage", "requests", "replication", "buffers"):
             node[part] = info.get(part) if info is not None else None
@@ -338,7 +332,7 @@ class ClusterView:
 
     def used_bytes(self, member: str) -> int | None:
         """What a member said last that it uses."""
-        return self._info_of(member).get("used_bytes")
+        return self._infos.of(member).get("used_bytes")
 
     def find(self, name: str) -> Member:
         """A member by id or name, or this peer for "self". Raises NotFound."""
@@ -362,7 +356,7 @@ class ClusterView:
         held = epoch.table.partitions_of(member.id)
         placed = sum(epoch.table.partitions_of(m.id) for m in epoch.members) or 1
         weights = sum(m.weight for m in epoch.members)
-        info = self._own_info() if me else self._infos.get(member.id, {})
+        info = self._infos.of(member.id)
         shown = f"[{host}]" if ":" in host else host
         return {
             "id": member.id,
@@ -396,16 +390,3 @@ class ClusterView:
         """active, draining, drained (nothing of it is needed any more) or leaving."""
         needed = self._moving() or self._replica.epoch.table.partitions_of(member.id)
         return member.state if member.state != DRAINING or needed else "drained"
-
-    async def _refresh(self) -> None:
-        """Ask the living for their figures, if that was not done a moment ago; who does not answer is `_silent`."""
-        replica = self._replica
-        now = replica.env.now()
-        others = [m.id for m in replica.epoch.members if m.id != replica.me and self._state(m.id) == "alive"]
-        if now - self._asked_s < INFO_EVERY_S or not others:
-            return
-        self._asked_s = now
-        one = Poll(replica.env, replica.send, (INFO, 0), others, INFO_DEADLINE_S)
-        await one.run()
-        self._infos = {**self._infos, **{member: reply[1] for member, reply in one.oks}}
-        self._silent = frozenset(others) - {member for member, _ in one.oks}

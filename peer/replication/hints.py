@@ -18,6 +18,7 @@ Table "hints": target's id, 8 bytes | kind u8 | item key.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,6 +169,11 @@ class Hints:
     @property
     def total(self) -> int:
         return sum(kept.keys for kept in self.kept.values()) + len(self._new)
+
+    def owing(self) -> dict[str, int]:
+        """Target -> how many hints. One that has only such as are not written yet is there, too."""
+        unwritten = Counter(key[:TARGET_BYTES].hex() for key in (*self._new, *self._writing))
+        return {**unwritten, **{member: kept.keys for member, kept in self.kept.items()}}
 
     def oldest_s(self) -> float | None:
         since = [kept.since_s for kept in self.kept.values()]

@@ -24,6 +24,9 @@ from ring.epoch import Epoch
 BATCH = 128
 SOON_MOST = 1000
 PASS_EVERY_S = 60.0
+BEAT_S = 1.0
+STOOD_STILL_S = 4.0
+"""What was sent to a process that stood still for longer was given up by those who sent it (registers.register)."""
 RETRY_S, RETRY_MOST_S = 0.5, 30.0
 
 
@@ -56,7 +59,7 @@ class AntiEntropy(Worker):
         self._seen: Epoch | None = None
         self._tasks: deque[_Task] = deque()
         self._soon: dict[tuple[str, int, int], float] = {}  # (member, side, partition) -> since when
-        self._began_s = float("-inf")
+        self._began_s = self._beat_s = float("-inf")
         self._asked_not_before_s: dict[str, float] = {}
         self._failures: dict[str, int] = {}  # in a row
         self._compared: dict[str, float] = {}  # when the last comparison that was completed began
@@ -81,6 +84,15 @@ class AntiEntropy(Worker):
             self._sure_of(member, self.env.now())
         self.wake()
 
+    def _beat(self) -> None:
+        """Notice when this process stood still: it was away, though it saw nobody go, and others may have given it up."""
+        now, epoch = self.env.now(), self._epoch()
+        if now - self._beat_s > BEAT_S + STOOD_STILL_S and epoch is not None:
+            for member in epoch.members:
+                self.returned(member.id)
+        self._beat_s = now
+        self.env.call_later(BEAT_S, self._beat)
+
     def soon(self, member: str, side: int, partition: int) -> None:
         """Somebody found that this peer lacks something there which `member` has: pull that before anything else. Beyond
         SOON_MOST it is left to the passes."""
@@ -91,9 +103,11 @@ class AntiEntropy(Worker):
     @property
     def behind(self) -> bool:
         """Whether this peer may lack what was written while it was away: it has not compared with most of the others
-        since. (One that stayed with a majority lacks nothing, whoever comes back to it.)"""
+        since, or has not begun to. (One that stayed with a majority lacks nothing, whoever comes back to it.)"""
         epoch = self._epoch()
         others = {member.id for member in epoch.members} - {self._me} if epoch is not None else set()
+        if not self.detail["passes"]:
+            return bool(others) and epoch is not None and epoch.table.partitions_of(self._me) > 0
         return 2 * len(others & self._unsure.keys()) > len(others)
 
     @property
@@ -126,6 +140,9 @@ class AntiEntropy(Worker):
         if epoch is None:
             return False
         now = self.env.now()
+        if self._beat_s == float("-inf"):
+            self._beat_s = now
+            self._beat()
         if epoch is not self._seen:
             self._changed(epoch)
         if self._soon:

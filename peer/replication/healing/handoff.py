@@ -83,8 +83,8 @@ class Handoff(Worker):
 
     @property
     def owing(self) -> dict[str, int]:
-        """Member -> items kept here for it."""
-        return {member: kept.keys for member, kept in self._hints.kept.items()}
+        """Member -> items kept here for it, those included that are not written yet."""
+        return self._hints.owing()
 
     async def step(self) -> bool:
         epoch = self._replica.epochs.current
