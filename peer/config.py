@@ -58,6 +58,8 @@ class PeerConfig:
     """Found a new cluster if the directory is uninitialised. Never with `join`."""
     join: tuple[tuple[str, int], ...] = ()
     """Seeds, names unresolved; may contain the peer itself."""
+    replace: str = ""
+    """Join in the place of this dead member (name or id); only read when joining."""
 
     host: str = "127.0.0.1"
     """The address to listen on; a wildcard needs `advertise`."""
@@ -141,7 +143,7 @@ class PeerConfig:
         }
 
 
-_ONCE = {"data", "found", "join", "cluster_key_file", "replicas", "partition_power", "chunk_bytes"}
+_ONCE = {"data", "found", "join", "replace", "cluster_key_file", "replicas", "partition_power", "chunk_bytes"}
 _SECRET = {"root_access_key", "root_secret_key"}
 REMEMBERED = frozenset(item.name for item in fields(PeerConfig)) - _ONCE - _SECRET
 """The fields a restart takes from DIR/peer.json unless told otherwise."""
@@ -221,6 +223,7 @@ def _problems(config: PeerConfig) -> list[str]:
             found.append(problem)
 
     check(not (config.found and config.join), "--found and --join exclude each other: found once, join after")
+    check(bool(config.join) or not config.replace, "--replace NODE goes with --join HOST:PEERPORT")
     check(
         bool(config.advertise) or not is_wildcard(config.host),
         f"--host {config.host} listens everywhere; say with --advertise HOST which address others should use",

@@ -13,14 +13,14 @@ import socket
 from typing import Any
 
 from peer.config import PeerConfig
-from peer.errors import AtollError, Conflict, Full, Invalid, Refused, StartupError, Unavailable
+from peer.errors import AtollError, Conflict, Full, Invalid, NotFound, Refused, StartupError, Unavailable
 from peer.membership import Membership
-from peer.replication.agreement.removal import take_back
+from peer.replication.agreement.removal import take_place
 from peer.replication.env import Reply
 from peer.replication.messages import EPOCH_GET, FAILED, JOIN, OK
 from peer.replication.node import Replica
 from peer.rpc.peers import Peers
-from ring.changes import replaced
+from ring.changes import joined
 from ring.epoch import Epoch
 from ring.members import Member
 from ring.placement import place
@@ -35,6 +35,7 @@ SEED_CALL_S = 2.0
 _LATER = ("ServiceUnavailable", "OutcomeUnknown", "ChangeUnderWay")
 """Answers to a joiner after which it asks again; another seed may know by then that it was admitted."""
 
+NAMED_MOST = 20
 _OTHER_RING = ("WrongRing", "WrongPartitionPower")
 
 
@@ -79,7 +80,7 @@ async def enter(config: PeerConfig, member: Member, replica: Replica, peers: Pee
 
 async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "") -> Epoch:
     """Ask the seeds, one after the other and anew, until one admits us or half a minute has passed; in the place of the
-    member `former`, if that is what this peer was before.
+    member `former`, if that is what this peer was before, or of the dead one that the options name.
 
     Raises Invalid (no seed but ourselves), StartupError (refused), Unavailable (nobody answered).
     """
@@ -94,7 +95,7 @@ async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "
     said: dict[str, str] = {}
     while True:
         for host, port in seeds:
-            epoch = await _ask(peers, host, port, member, former, said)
+            epoch = await _ask(peers, host, port, member, (former or config.replace, bool(former)), said)
             if epoch is not None:
                 return epoch
         if loop.time() > until_s:
@@ -106,12 +107,13 @@ async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "
 
 
 async def _ask(
-    peers: Peers, host: str, port: int, member: Member, former: str, said: dict[str, str]
+    peers: Peers, host: str, port: int, member: Member, instead: tuple[str, bool], said: dict[str, str]
 ) -> Epoch | None:
-    """One seed's answer: the epoch that admits us, or None and a word in `said`. Raises StartupError when refused."""
+    """One seed's answer: the epoch that admits us, or None and a word in `said`. `instead`: of whom, "" for nobody, and
+    whether we were that one. Raises StartupError when refused."""
     seed = f"{host}:{port}"
     try:
-        message = (JOIN, 0, FORMAT_LEVEL, _pack_member(member), former, bool(former))
+        message = (JOIN, 0, FORMAT_LEVEL, _pack_member(member), *instead)
         reply = await peers.call_address(host, port, message, JOIN_CALL_S)
     except Refused as error:
         raise StartupError(f"{seed} refused this peer: {error}") from error
@@ -207,38 +209,58 @@ async def admit(
             raise Invalid(
                 f"this cluster's format level is {FORMAT_LEVEL}, the peer's is {level}; use one version"
             )
-        if again:
-            await _refuse_living(replaces, replica.epoch, peers, gossip)
-            epoch = await take_back(replica.change_ring, replica.epoch, replaces, member)
+        ring = replica.epoch
+        if not replaces or (ring.member(member.id) is not None and not again):
+            epoch = await replica.change_ring(lambda base: joined(base, member))
         else:
-            epoch = await replica.change_ring(lambda base: replaced(base, replaces, member))
+            if not again:
+                replaces = _find(ring, replaces).id
+            await _refuse_living(replaces, again, replica, peers, gossip)
+            epoch = await take_place(replica.change_ring, ring, replaces, member, same=again)
         reply((OK, epoch.encode()))
     except (AtollError, TypeError, ValueError) as error:
         code = error.code if isinstance(error, AtollError) else "InvalidRequest"
         reply((FAILED, code, str(error)))
 
 
-async def _refuse_living(former: str, epoch: Epoch, peers: Peers, gossip: Membership | None) -> None:
-    """A directory that was copied must not make two of one member: ask for the former one wherever it may be.
+def _find(ring: Epoch, name: str) -> Member:
+    """A member by id or name. Raises NotFound."""
+    found = next((one for one in ring.members if name in (one.id, one.name)), None)
+    if found is None:
+        names = ", ".join(sorted(one.name for one in ring.members)[:NAMED_MOST])
+        raise NotFound(
+            f"there is no peer {name[:80]!r} in the ring to replace, only {names}; to be one more, join without --replace",
+            code="NoSuchNode",
+        )
+    return found
+
+
+async def _refuse_living(
+    old_id: str, again: bool, replica: Replica, peers: Peers, gossip: Membership | None
+) -> None:
+    """Who is to be replaced must be dead: ask for it wherever it may be. A directory that was copied (`again`) must not make
+    two of one member.
 
     Raises Conflict if it answers; Unavailable if something keeps silent there and gossip does not hold it for dead yet.
     """
-    places = {(member.host, member.peer_port) for member in epoch.everybody if member.id == former}
-    seen = gossip.get(former) if gossip is not None else None
+    ring = replica.epoch
+    known = next((one for one in ring.everybody if one.id == old_id), None)
+    places = {(known.host, known.peer_port)} if known is not None else set()
+    seen = gossip.get(old_id) if gossip is not None else None
     if seen is not None:
         places.add((seen.host, seen.peer_port))
+    who = f"member {old_id}, which it was before," if again or known is None else known.name
+    so = (
+        "so its directory is a copy of that one's. To add a peer start it on an empty directory"
+        if again
+        else "and only a dead peer can be replaced; to be one more, join without --replace"
+    )
     for host, port in sorted(places):
-        there = await peers.answers(host, port, former, SEED_CALL_S)
+        there = old_id == replica.me or await peers.answers(host, port, old_id, SEED_CALL_S)
         if there:
-            raise Conflict(
-                f"member {former}, which it was before, is alive at {host}:{port}, so its directory is a copy of that one's."
-                " To add a peer start it on an empty directory",
-                code="StillAlive",
-            )
-        if there is None and gossip is not None and seen is not None and gossip.is_alive(former):
-            raise Unavailable(
-                f"member {former}, which it was before, may still live at {host}:{port}: that address is silent"
-            )
+            raise Conflict(f"{who} is alive at {host}:{port}, {so}", code="StillAlive")
+        if there is None and gossip is not None and seen is not None and gossip.is_alive(old_id):
+            raise Unavailable(f"{who} may still live at {host}:{port}: that address is silent")
 
 
 def _pack_member(member: Member) -> list[Any]:

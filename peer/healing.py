@@ -41,6 +41,7 @@ from peer.replication.node import Replica
 from peer.replication.workers import Workers
 from ring.epoch import Epoch
 from ring.hashing import partition_of
+from ring.members import LEAVING
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,10 @@ class Removed(AtollError):
     code = "Removed"
 
 
+class Evicted(Removed):
+    """The ring went on without this peer, which was asked for nothing: it had been away for too long."""
+
+
 class Overruled(Removed):
     """An operator's override made a ring of a higher generation, without this peer."""
 
@@ -92,7 +97,10 @@ class Healing:
         self._replica = replica
         self._copies = replica.copies
         current = replica.epochs.current
-        self._generation = current.generation if current is not None else 0  # the last one it belonged to
+        self._generation = 0  # the last one it belonged to
+        self._stays = False  # the last ring with this peer in it meant to keep it
+        if current is not None:
+            self._note(current)
         self.on_removed: Callable[[AtollError], None] = lambda error: None
         self.eviction: Eviction | None = None
         self.workers = Workers(env, rows)
@@ -198,8 +206,17 @@ class Healing:
         self.anti_entropy.wake()
         if epoch.kind == "final" and epoch.member(self._replica.me) is None:
             self._env.spawn(self._leave(), "leave")
-        elif any(member.id == self._replica.me for member in epoch.everybody):
+        else:
+            self._note(epoch)
+
+    def _note(self, epoch: Epoch) -> None:
+        """What the ring wants of this peer, should it be out of it some day. One whose joining was given up is to end."""
+        me = epoch.member(self._replica.me)
+        if any(member.id == self._replica.me for member in epoch.everybody):
             self._generation = epoch.generation
+        if me is not None:
+            joining = epoch.kind == "joint" and all(member.id != me.id for member in epoch.previous_members)
+            self._stays = me.state != LEAVING and not joining
 
     async def _leave(self) -> None:
         """The ring is without this peer: it ends once the others are sure to know, unless it is admitted anew."""
@@ -207,11 +224,14 @@ class Healing:
         await self._env.sleep(LEAVE_S)
         epoch = self._replica.epoch
         if epoch.kind == "final" and epoch.member(self._replica.me) is None:
-            self.on_removed(
-                Overruled("an operator's override made a new ring without this peer")
-                if epoch.generation > self._generation
-                else Removed("this peer was removed from the ring, so it stops")
-            )
+            self.on_removed(self._why_out(epoch))
+
+    def _why_out(self, epoch: Epoch) -> Removed:
+        if epoch.generation > self._generation:
+            return Overruled("an operator's override made a new ring without this peer")
+        if self._stays:
+            return Evicted("this peer was out of reach for so long that it was removed from the ring")
+        return Removed("this peer was removed from the ring, so it stops")
 
     def heard(self, member: str, state: str, boot: int) -> None:
         """Gossip says this of a member. One that is alive again, or has started anew, is compared with first; other news of

@@ -2,8 +2,8 @@
 
 With its database a peer loses its promises, so its former id never votes again. What it still has are its segments, the
 cluster's key, its options (`peer.json`) and where the others are (`cluster.json`, written anew whenever the ring changes).
-The same way come back: one whose directory is an old copy, one that was removed while it was away, and one that an
-operator's override left out (a lower generation).
+The same way come back: one whose directory is an old copy, one that was removed while it was away or out of reach, and one
+that an operator's override left out (a lower generation).
 
 W1  The new id is durable (`return.json`) before anybody is asked to admit it, so that a start after a crash goes on with it.
 W2  Nothing is taken away before the ring admits it: that needs a majority, from which its registers are merged. Its former

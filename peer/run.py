@@ -16,7 +16,7 @@ from peer import returning, startup
 from peer.config import PeerConfig
 from peer.entry import LeftOut
 from peer.errors import AtollError, Corrupt, Full, StartupError
-from peer.healing import Overruled
+from peer.healing import Evicted, Overruled
 from peer.process import Peer
 from peer.replication.agreement.identity import Amnesia
 from peer.returning import Forgot
@@ -25,7 +25,7 @@ from peer.storage.rows import UNREADABLE
 
 log = logging.getLogger("atoll.peer")
 
-_COMES_BACK = (Forgot, LeftOut, Overruled, Amnesia)
+_COMES_BACK = (Forgot, LeftOut, Evicted, Overruled, Amnesia)
 
 
 def run_peer(config: PeerConfig) -> int:

@@ -62,16 +62,16 @@ def returned(base: Epoch, old_id: str, member: Member) -> Epoch:
     return replaced(base, old_id, _as(old, member))
 
 
-def redone_with(base: Epoch, joint: Epoch, old_id: str, member: Member) -> Epoch:
-    """The change `joint` was to make, anew on `base`, which it was aborted to, with `member` in the place of one that lost
-    its memory over it."""
+def redone_with(base: Epoch, joint: Epoch, old_id: str, member: Member, *, same: bool) -> Epoch:
+    """The change `joint` was to make, anew on `base`, which it was aborted to, with `member` in the place of one that died
+    over it; of itself, if it is the `same` and lost its memory."""
     old = joint.member(old_id)
     if old is None or base.member(old_id) is None or base.member(member.id) is not None:
         return base
     _final(base)
     _refuse_name(base, member, but=old_id)
     others = tuple(one for one in joint.members if one.id != old_id)
-    return _next(base, (*others, _as(old, member)), joint.replicas)
+    return _next(base, (*others, _as(old, member) if same else member), joint.replicas)
 
 
 def drained(base: Epoch, member_id: str, *, leave: bool = False) -> Epoch:

@@ -114,14 +114,14 @@ class ClusterWorld:
             self.wait_ready(index)
         self.wait_all_alive()
 
-    def start(self, index: int) -> None:
-        """Start a peer: found, join, or restart on its directory. Returns at once; see `wait_ready`."""
+    def start(self, index: int, *more: str) -> None:
+        """Start a peer: found, join, or restart on its directory, with more options. Returns at once; see `wait_ready`."""
         assert not self.running(index), f"peer {index} runs already"
         place = self.place(index)
         place.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         fresh = not place.initialised
         command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())]
-        command += self._under(index) + peer_command(place, self.layout)
+        command += [*self._under(index), *peer_command(place, self.layout), *more]
         if fresh and index == 0:
             command += self._options
         with place.log.open("ab") as log:

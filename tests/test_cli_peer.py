@@ -70,6 +70,8 @@ def test_peer_options(atoll: Atoll, monkeypatch: pytest.MonkeyPatch, started: li
     key = ("--cluster-key-file", str(atoll.home / "k"))
     assert atoll("peer", *data, "--join", "h1:7402", "h2:7402", "--join", "h3:1,h4:2", *key).code == 0
     assert started[1].join == (("h1", 7402), ("h3", 1), ("h4", 2), ("h2", 7402))
+    assert atoll("peer", *data, "--join", "h1:7402", "--replace", "peer-2", *key).code == 0
+    assert started[2].replace == "peer-2" and "replace" not in started[2].to_json()
 
 
 def test_the_limits_of_the_api(
@@ -179,6 +181,9 @@ def test_peer_options_that_make_no_sense(atoll: Atoll, started: list[PeerConfig]
         "--join nowhere",
         "--join ::1:7402",
         "--found a:1",
+        "--found --replace peer-2",
+        "--found --evict-after never",
+        "--found --evict-after -1",
         "--found --port 70000",
     ):
         refused = atoll("peer", "--data", str(atoll.home / "d"), *line.split())

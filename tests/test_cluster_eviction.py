@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from tests.cluster_tools import wait_until
-from tests.cluster_world import ClusterWorld
+from tests.cluster_world import READY_S, ClusterWorld
 from tests.test_cluster_ring import (
     CHANGE_S,
     audit,
@@ -16,6 +17,7 @@ from tests.test_cluster_ring import (
     wait_settled,
     writing,
 )
+from tools.devlayout import last_words
 
 SOON = {"ATOLL_EVICT_AFTER": "6s"}
 
@@ -68,5 +70,46 @@ def test_a_join_that_waits_for_a_dead_peer_ends_by_itself(tmp_path: Path) -> Non
         with writing(world, (0, 2), 3) as writer:
             writer.wait_for(5)
             wait_settled(world, [0, 2, 3], 3)
+        check_old(world, 3)
+        audit(world, [0, 2, 3])
+
+
+def test_a_frozen_peer_that_was_removed_comes_back_by_itself(tmp_path: Path) -> None:
+    """Goal: one of four stands still (SIGSTOP) until it is removed; it goes on, learns that, and joins under a new id, not
+    started again."""
+    with filled(tmp_path, 4, environment=SOON) as world:
+        world.start(3)
+        world.wait_ready(3)
+        wait_settled(world, [0, 1, 2, 3], 4)
+        old = node_of(world, "peer-2")["id"]
+        world.signal(1, signal.SIGSTOP)
+        with writing(world, (0, 2, 3), 2) as writer:
+            writer.wait_for(5)
+            wait_settled(world, [0, 2, 3], 3)
+        world.signal(1, signal.SIGCONT)
+        wait_until(lambda: node_of(world, "peer-2").get("id", old) != old, "it is back", CHANGE_S)
+        world.wait_ready(1)
+        wait_settled(world, [0, 1, 2, 3], 4)
+        check_old(world, 1)
+        audit(world, [0, 1, 2, 3])
+
+
+def test_a_dead_peer_is_replaced_by_a_new_one(tmp_path: Path) -> None:
+    """Goal: `--replace`: refused for a living and for an unknown peer, and nothing changed; for a dead one the new one is in
+    its place after one change, and everything reads."""
+    with filled(tmp_path, 4) as world:
+        for name, why in (("peer-2", "peer-2 is alive"), ("peer-7", "no peer 'peer-7' in the ring")):
+            world.start(3, "--replace", name)
+            wait_until(lambda: not world.running(3), "the new peer ends", READY_S)
+            assert why in " / ".join(last_words(world.place(3), 5))
+            assert world.json_of("/v1/cluster")["verdict"] == "healthy"
+        before = world.json_of("/v1/cluster")["epoch"]["number"]
+        world.kill(1)
+        with writing(world, (0, 2), 3) as writer:
+            world.start(3, "--replace", "peer-2")
+            world.wait_ready(3)
+            writer.wait_for(5)
+            wait_settled(world, [0, 2, 3], 3)
+        assert world.json_of("/v1/cluster")["epoch"]["number"] == before + 2
         check_old(world, 3)
         audit(world, [0, 2, 3])

@@ -1,4 +1,4 @@
-"""A peer that lost its memory asks to be admitted in its former place: who is still alive is not replaced (W3)."""
+"""A peer asks to be admitted in the place of another one, or of what it was itself: who is alive is not replaced (W3)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class Surroundings:
         return self.believed
 
 
-async def ask(through: Peer, former: str, back: int, around: Surroundings) -> tuple[Any, ...]:
-    """Member number `back` asks to be what `former` was; the answer."""
+async def ask(
+    through: Peer, former: str, back: int, around: Surroundings, again: bool = True
+) -> tuple[Any, ...]:
+    """Member number `back` asks to be what `former` was, or (not `again`) to replace it; the answer."""
     one = member(back)
     fields = [one.id, one.name, one.host, one.peer_port, one.s3_port, one.api_port, one.zone, one.weight]
     answer: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
-    message = (JOIN, 0, FORMAT_LEVEL, fields, former, True)
+    message = (JOIN, 0, FORMAT_LEVEL, fields, former, again)
     gossip: Any = around
     await admit(through.replica, gossip, gossip, message, answer.set_result)
     return await answer
@@ -109,3 +111,64 @@ def test_a_member_that_was_leaving_leaves_under_its_new_id() -> None:
     assert returned(wanted, former, member(9)) is wanted
     joint = replace(wanted, kind="joint", previous=base.table, previous_members=base.members)
     assert aborted(joint).member(former) is not None
+
+
+def test_a_peer_that_is_alive_or_unknown_is_not_replaced() -> None:
+    """Goal: `--replace`: a name that is not in the ring, one that answers, the very peer that is asked, and one of which
+    nobody knows yet whether it lives. Each is refused in words, and the ring is as it was."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await a.put(b"data")
+        before = a.replica.epoch
+        for name in ("p7", "f" * 16, "p1 "):
+            answer = await ask(a, name, 9, Surroundings(), again=False)
+            assert answer[:2] == (FAILED, "NoSuchNode") and "only p1, p2, p3;" in answer[2]
+        for name in ("p3", c.id):
+            answer = await ask(a, name, 9, Surroundings(there=True), again=False)
+            assert answer[:2] == (FAILED, "StillAlive")
+            assert answer[2].startswith("p3 is alive at 127.0.0.1:") and "without --replace" in answer[2]
+        answer = await ask(a, "p1", 9, Surroundings(), again=False)
+        assert answer[:2] == (FAILED, "StillAlive")  # it would not call itself
+        silent = Surroundings(there=None, believed=True, seen_at=("10.0.0.9", 7))
+        answer = await ask(a, "p3", 9, silent, again=False)
+        assert answer[:2] == (FAILED, "ServiceUnavailable") and "may still live" in answer[2]
+        assert a.replica.epoch is before
+
+    simulate(scenario)
+
+
+def test_a_dead_peer_is_replaced_in_one_change() -> None:
+    """Goal: the new one joins and the dead one goes in one joint epoch, with the new one's own weight and zone. Asked twice
+    is once, of whichever peer."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await a.put(b"data")
+        c.crash()
+        answer = await ask(a, "p3", 9, Surroundings(there=None), again=False)
+        epoch = Epoch.decode(answer[1])
+        assert epoch.kind == "joint" and ids(epoch) == [a.id, b.id, member(9).id]
+        new = epoch.member(member(9).id)
+        assert new is not None and (new.zone, new.weight) == ("zone-9", member(9).weight)
+        for through in (a, b):
+            again = await ask(through, "p3", 9, Surroundings(), again=False)
+            assert Epoch.decode(again[1]) == epoch
+
+    simulate(scenario)
+
+
+def test_a_change_that_waits_for_a_dead_peer_goes_on_with_the_one_that_replaces_it() -> None:
+    """Goal: a fourth joins three, one of these dies over it, and another machine replaces that: all in one change."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer, d: Peer) -> None:
+        await world.found(a, b, c)
+        await a.put(b"data")
+        joint = await a.replica.change_ring(lambda base: joined(base, d.member))
+        await d.start(joint)
+        c.crash()
+        answer = await ask(b, "p3", 9, Surroundings(), again=False)
+        epoch = Epoch.decode(answer[1])
+        assert epoch.kind == "joint" and sorted(ids(epoch)) == sorted([a.id, b.id, d.id, member(9).id])
+        new = epoch.member(member(9).id)
+        assert new is not None and new.zone == "zone-9"
+
+    simulate(scenario, 4, founded=False)

@@ -83,6 +83,7 @@ class Sectioned(click.Command):
     ("--data", _text("DIR", "The peer's directory.", type=Folder())),
     ("--found", {"is_flag": True, "default": None, "help": "Found a new cluster here, if DIR is empty."}),
     ("--join", _text("HOST:PEERPORT...", "Join the cluster of any of these peers.", multiple=True)),
+    ("--replace", _text("NODE", "Joining, take the place of this dead peer (name or id).")),
     ("--host", _text("HOST", "Listen on this address.  [127.0.0.1]")),
     ("--advertise", _text("HOST", "What others are told; needed with a wildcard host.")),
     ("--port", _text("PORT", "S3 port; the API is one above, peers two.  [7400]", type=_PORT)),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-from ring.changes import aborted, redone_with, redone_without, removed, returned
+from ring.changes import aborted, redone_with, redone_without, removed, replaced, returned
 from ring.epoch import Epoch
 from ring.eviction import waits_for
 from ring.members import Member
@@ -32,13 +33,16 @@ async def remove_dead(decide: Decide, base: Epoch, member_id: str) -> Epoch:
     return await decide(lambda ring: redone_without(ring, base, member_id) if ring == back else ring)
 
 
-async def take_back(decide: Decide, base: Epoch, former: str, member: Member) -> Epoch:
-    """Have `member` take the place it had as `former`, before it lost its memory; the epoch that stands then.
+async def take_place(decide: Decide, base: Epoch, old_id: str, member: Member, *, same: bool) -> Epoch:
+    """Have `member` join in the place of one that is dead, in one change; the epoch that stands then.
 
-    A change that waits for the former one is given up and made anew with the new one. Raises what `decide` does.
+    `same`: it is that one itself, come back without its memory: it has the weight, zone and state it had then. A change that
+    waits for the dead one is given up and made anew with the new one. Raises what `decide` does.
     """
-    if base.kind == "joint" and waits_for(base, former):
+    if base.kind == "joint" and waits_for(base, old_id):
         back = aborted(base)
         if await decide(lambda ring: back if ring == base else ring) == back:
-            await decide(lambda ring: redone_with(ring, base, former, member) if ring == back else ring)
-    return await decide(lambda ring: returned(ring, former, member))
+            anew = partial(redone_with, joint=base, old_id=old_id, member=member, same=same)
+            await decide(lambda ring: anew(ring) if ring == back else ring)
+    change = returned if same else replaced
+    return await decide(lambda ring: change(ring, old_id, member))
