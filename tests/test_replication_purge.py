@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from peer.errors import UnknownOutcome
+from peer.replication.agreement.proposals import RingRefused
 from peer.replication.copying.registersync import REGISTERS
 from peer.replication.garbage.purge import Purge
 from peer.replication.healing.antientropy import AntiEntropy
+from peer.replication.healing.transition import Transition
 from peer.replication.keys import partition_in
 from peer.replication.messages import ACCEPT, CONFLICT, NO_GATE, OK, PREPARE, PURGE, PURGE_PROMISE
 from peer.replication.registers.register import Keep, _Change
 from peer.replication.workers import Workers
+from ring.changes import drained
+from ring.epoch import Epoch
 from tests.replication_world import KEY, SPACE, Peer, World, error_of, simulate, until
 
 AGE_S = 2.0
@@ -99,6 +104,65 @@ def test_a_hint_replayed_after_the_purge_changes_nothing() -> None:
         assert await a.get() is None and world.holding(b"first") == 0
 
     simulate(scenario)
+
+
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_new_owners_take_the_floors_over(forgetful: bool) -> None:
+    """Schedule 7 with other owners (F5): delete, purge, then both of two owners that go are replaced, and what they had
+    promised to shut out comes to the new ones: an old copy, and a change of a coordinator whose clock is behind. It stays
+    deleted, after a restart as well. (Negative control: without it the deleted value is there again.)"""
+    unsafe = frozenset({"forget_floors"} if forgetful else ())
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        await world.found(*peers[:3])
+        purging(world, *peers[:3])
+        ballot, value = await deleted_and_purged(world, *peers[:3])
+        for peer in peers[:3]:
+            changing(world, peer, unsafe)
+        for joiner in peers[3:]:
+            await joiner.join(peers[0])
+            changing(world, joiner, unsafe)
+            await until(lambda: ring_at_rest(peers[0]), 120)
+        for leaver in peers[:2]:
+            await change(peers[2], lambda base, leaver=leaver: drained(base, leaver.id))  # type: ignore[misc]
+        owners = {peer.id for peer in peers[2:]}
+        await until(lambda: set(peers[2].replica.owners_of_row(KEY).everyone) == owners, 120)
+        new = peers[3]
+        if not forgetful:
+            await new.restart()
+        forget_promises(new)
+        answer: asyncio.Future[tuple[int, bytes]] = world.loop.create_future()
+        new.replica.acceptor.merge(KEY, ballot, value, None, answer.set_result)
+        assert (await answer)[0] == (OK if forgetful else CONFLICT)
+        await new.replica.settle(KEY)
+        assert await peers[4].get() == (b"first" if forgetful else None)
+        if not forgetful:
+            assert (await new.ask(PREPARE, KEY, ballot, NO_GATE, False))[0] == CONFLICT
+
+    simulate(scenario, 5, founded=False)
+
+
+def changing(world: World, peer: Peer, unsafe: frozenset[str]) -> None:
+    """Have a peer carry changes of the ring to their ends."""
+    workers = Workers(peer.env, peer.rows)
+    alive = world.network.link(peer.id, peer.env).is_alive
+    transition = Transition(peer.env, peer.rows, peer.replica, alive, workers.throttle, unsafe)
+    peer.replica.on_epoch = lambda epoch: transition.wake()
+    workers.add(transition)
+
+
+async def change(peer: Peer, wanted: Callable[[Epoch], Epoch]) -> None:
+    """Have the ring changed, once it is not being changed."""
+    while True:
+        try:
+            await peer.replica.change_ring(wanted)
+            return
+        except RingRefused:
+            await asyncio.sleep(0.5)
+
+
+def ring_at_rest(peer: Peer) -> bool:
+    return peer.replica.epoch.kind == "final"
 
 
 def test_an_old_tombstone_does_not_undo_a_new_value() -> None:

@@ -31,6 +31,7 @@ Request                                                            Reply after O
 (HELD, tag, [[chunk's key, [attempt]]])                            [whether no other copy is needed here]
 (PURGE_PROMISE, tag, [partition], ballot)                          [purge floor of a partition]
 (PURGE, tag, [[partition, floor]])                                 -
+(FLOORS, tag, [partition])                                         [[ballot promised, purge floor] of a partition]
 (INFO, 0)                                                          a map about the peer
 (WORKERS, 0, verb, [worker], value)                                [a map about a worker]
 
@@ -52,7 +53,7 @@ ADD_REF, STORE_CHUNK = 30, 31
 INFO, WORKERS = 40, 41
 COPY_DIGESTS, COPY_LEAVES, COPY_LIST, COPY_FETCH = 50, 51, 52, 53
 HINTS, HINTED, HINT_KEEP, REPAIR = 60, 61, 62, 63
-PURGE_PROMISE, PURGE = 75, 76
+PURGE_PROMISE, PURGE, FLOORS = 75, 76, 77
 NAMED, ATTEMPTS, DROP, REFERENCES, HELD = 70, 71, 72, 73, 74
 
 OK = 0

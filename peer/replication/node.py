@@ -364,7 +364,9 @@ class Replica:
     # --- epochs
 
     def _holds_rows(self) -> bool:
-        return not self.acceptor.idle or bool(self._rows.scan("rows", b"", b"\xff" * 8, 1))
+        """Or has purged some, which new owners have to be told of (F5)."""
+        acceptor = self.acceptor
+        return not acceptor.idle or acceptor.floors.any or bool(self._rows.scan("rows", b"", b"\xff" * 8, 1))
 
     def _epoch_installed(self, epoch: Epoch) -> None:
         if self._new_here:  # one that joins has nothing to merge

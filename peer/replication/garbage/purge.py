@@ -56,7 +56,9 @@ class Purge(Worker):
         self._pass: deque[int] = deque()
         self._floor = NONE
         self._ahead: dict[int, bytes] = {}  # partition -> ballot of a tombstone beyond the clock
-        self._told: dict[int, bytes] = {}  # partition -> floor that all its owners have
+        self._told: dict[
+            int, tuple[bytes, tuple[str, ...]]
+        ] = {}  # partition -> floor, and the owners that all have it
         self.detail = dict.fromkeys(("purged", "partitions", "waiting", "passes"), 0)
 
     def _ballot_now(self) -> bytes:
@@ -95,7 +97,7 @@ class Purge(Worker):
             floor = await self._floor_for(partition)
             if floor != NONE:
                 agree.setdefault((owners, floor), []).append(partition)
-            elif known != self._told.get(partition, NONE):
+            elif known != NONE and self._told.get(partition) != (known, owners):
                 again.setdefault(owners, []).append((partition, known))
         for (owners, floor), partitions in agree.items():
             self.detail["waiting"] += len(partitions) - await self._agree(owners, partitions, floor)
@@ -140,7 +142,7 @@ class Purge(Worker):
     async def _tell(self, owners: Sequence[str], told: list[tuple[int, bytes]]) -> None:
         """Have all owners take these floors over; who cannot be told now is told with the next pass."""
         if await self._ask(owners, (PURGE, self._ring.tag, told)) is not None:
-            self._told.update(told)
+            self._told.update((partition, (floor, tuple(owners))) for partition, floor in told)
 
     async def _ask(self, owners: Sequence[str], message: tuple[Any, ...]) -> list[Any] | None:
         """Every owner's list; None if one of them has none."""

@@ -10,6 +10,7 @@ M2  Where they differ, one of them cannot read its row, or the row has changed w
     its value is accepted anew by a majority of the old and of the new owners, this one among them.
 M3  An old owner that is a new one too is one of that majority itself. Otherwise it might keep what only it has accepted.
 M4  What this peer has accepted above it in this epoch stays: such a ballot was prepared by a majority of both sets.
+M5  With the rows come the promises and floors of purges (F5 of `floors`).
 
 Digests spare the listing where all agree. Each source answers under the joint tag, so from disks that have the joint epoch.
 """
@@ -23,10 +24,11 @@ from typing import Any
 
 from peer.errors import Unavailable
 from peer.replication.copying.registersync import REGISTERS, RegisterSide
-from peer.replication.copying.sync import Copies, Pulled, differing_leaves
-from peer.replication.env import Env
+from peer.replication.copying.sync import ASK_S, Copies, CopyFailed, Pulled, differing_leaves
+from peer.replication.env import Env, Write
 from peer.replication.keys import OBJECT
-from peer.replication.messages import CONFLICT, OK
+from peer.replication.messages import CONFLICT, FLOORS, OK
+from peer.replication.quorum import Poll, Send
 from peer.replication.registers.acceptor import Acceptor
 
 SETTLES_AT_ONCE = 16
@@ -39,7 +41,8 @@ class Merging:
 
     def __init__(
         self, env: Env, me: str, copies: Copies, side: RegisterSide, acceptor: Acceptor,
-        may_take: Callable[[int], bool], spend: Callable[[int], Awaitable[None]], unsafe: frozenset[str] = frozenset(),
+        send: Send, may_take: Callable[[int], bool], spend: Callable[[int], Awaitable[None]],
+        unsafe: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self._env = env
         self._me = me
@@ -48,6 +51,8 @@ class Merging:
         self._acceptor = acceptor
         self._may_take = may_take
         self._spend = spend
+        self._send = send
+        self._forgetful = "forget_floors" in unsafe
         self._unsettled = "merge_unsettled" in unsafe
 
     async def differing(self, tag: int, sources: Sequence[str], partitions: Sequence[int]) -> list[int]:
@@ -65,6 +70,26 @@ class Merging:
 
     async def _roots(self, source: str, tag: int, partitions: Sequence[int]) -> list[bytes]:
         return await self._copies.roots(REGISTERS, source, tag, partitions)
+
+    async def floors(self, tag: int, sources: Sequence[str], partitions: Sequence[int]) -> list[Write]:
+        """What a commit writes to have the highest purge promise and floor of these sources for each partition (M5).
+
+        Raises CopyFailed.
+        """
+        others = [source for source in sources if source != self._me]
+        if not others or self._forgetful:
+            return []
+        poll = Poll(self._env, self._send, (FLOORS, tag, list(partitions)), others, ASK_S)
+        if not await poll.run():
+            failed = next(source for source in others if source not in {member for member, _ in poll.oks})
+            raise CopyFailed(failed, poll.story())
+        mine = self._acceptor.floors
+        writes: list[Write] = []
+        for at, partition in enumerate(partitions):
+            told = [reply[1][at] for _, reply in poll.oks]
+            promised, floor = (max(pair[which] for pair in told) for which in (0, 1))
+            writes += mine.taking_over(partition, promised, floor)
+        return writes
 
     async def merge(self, tag: int, sources: Sequence[str], partition: int) -> Pulled:
         """Merge one partition from a majority of its old owners (this peer among them, if it is one).

@@ -11,17 +11,18 @@ leaving is removed once every other one has fetched the chunks it had; a change 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any
 
 from peer.errors import AtollError, Unavailable
 from peer.replication.agreement.epochs import tag_of
 from peer.replication.agreement.progress import CLEAN
 from peer.replication.agreement.progress import MERGED as IS_MERGED
-from peer.replication.copying.sync import CopyFailed
-from peer.replication.env import Env, Reply, RowStore
+from peer.replication.copying.sync import PARTITIONS_MOST, CopyFailed
+from peer.replication.env import Env, Reply, RowStore, Write
 from peer.replication.keys import ranges_of
-from peer.replication.messages import MERGED, OK
+from peer.replication.messages import FLOORS, MERGED, OK
 from peer.replication.node import Replica
 from peer.replication.quorum import Poll
 from peer.replication.workers import Throttle, Worker
@@ -61,6 +62,7 @@ class Transition(Worker):
             replica.copies,
             self._side,
             replica.acceptor,
+            replica.send,
             self._may_take,
             throttle.spend,
             unsafe,
@@ -79,6 +81,7 @@ class Transition(Worker):
         self._keep_former = "keep_former_rows" in unsafe
         self.detail = {"partitions": 0, "merged": 0, "settled": 0, "discarded": 0, "others": 0}
         replica.serve(MERGED, self._on_merged)
+        replica.serve(FLOORS, self._on_floors)
 
     # --- Worker
 
@@ -130,6 +133,9 @@ class Transition(Worker):
         self._todo = deque(p for p in mine if self._replica.progress.state(p) < IS_MERGED)
         self.detail |= {"partitions": len(mine), "merged": len(mine) - len(self._todo), "others": 0}
 
+    def _here(self, tag: int) -> bool:
+        return self._replica.tag == tag == self._tag
+
     def _may_take(self, tag: int) -> bool:
         return self._replica.tag == tag and not self._replica.epochs.fenced
 
@@ -145,7 +151,7 @@ class Transition(Worker):
             if not self._keep_former and await self._discard(partition):
                 break  # enough for one step; it is not empty yet
             done.append(partition)
-        await self._advance(tag, done, CLEAN)
+        await self._advance(tag, done, CLEAN, self._replica.acceptor.floors.forgetting(done))
         return True
 
     async def _discard(self, partition: int) -> bool:
@@ -163,11 +169,13 @@ class Transition(Worker):
         self._side.digests.drop(partition)
         return False
 
-    async def _advance(self, tag: int, partitions: list[int], state: int) -> None:
-        """Make progress durable, then known (G2)."""
+    async def _advance(
+        self, tag: int, partitions: list[int], state: int, besides: Sequence[Write] = ()
+    ) -> None:
+        """Make progress durable, with what goes with it, then known (G2)."""
         progress = self._replica.progress
         future = self.env.future()
-        self._rows.commit(progress.writes(tag, partitions, state), future.set_result)
+        self._rows.commit([*besides, *progress.writes(tag, partitions, state)], future.set_result)
         if error := await future:
             raise error
         if self._replica.tag == tag:
@@ -188,7 +196,7 @@ class Transition(Worker):
                 raise Unavailable("no majority of the old owners of a partition is alive")
             differ = await self._merging.differing(tag, first, batch)
             same = sorted(set(batch).difference(differ))
-            await self._merged(tag, same)
+            await self._merged(tag, first, same)
             if differ:
                 await self._merge_some(tag, first, differ[:AT_ONCE])
         except AtollError as error:
@@ -207,19 +215,22 @@ class Transition(Worker):
         for partition, task in tasks.items():
             try:
                 pulled = await task
+                self.detail["settled"] += pulled.settled
+                self.bytes += pulled.bytes
+                await self._merged(tag, sources, [partition])
             except AtollError as error:
                 failed = failed or error
-                continue
-            self.detail["settled"] += pulled.settled
-            self.bytes += pulled.bytes
-            await self._merged(tag, [partition])
         if failed is not None:
             raise failed
 
-    async def _merged(self, tag: int, partitions: list[int]) -> None:
-        if not partitions or self._replica.tag != tag or self._tag != tag:
+    async def _merged(self, tag: int, sources: tuple[str, ...], partitions: list[int]) -> None:
+        """Their rows are here: take the floors over, and make it known."""
+        if not partitions or not self._here(tag):
             return
-        await self._advance(tag, partitions, IS_MERGED)
+        floors = await self._merging.floors(tag, sources, partitions)
+        if not self._here(tag):
+            return
+        await self._advance(tag, partitions, IS_MERGED, floors)
         if self._tag == tag:
             done = set(partitions)
             self._todo = deque(partition for partition in self._todo if partition not in done)
@@ -249,6 +260,11 @@ class Transition(Worker):
         if not self._began():
             self._begin(self._replica.epoch)
         reply((OK, self.fetching() if self._replica.epoch.kind == "final" else len(self._todo)))
+
+    def _on_floors(self, message: Any, reply: Reply) -> None:
+        """(FLOORS, tag, [partition]) -> OK, [[promised ballot, purge floor]]."""
+        floors = self._replica.acceptor.floors
+        reply((OK, [floors.known(partition) for partition in message[2][:PARTITIONS_MOST]]))
 
     async def _finish(self, epoch: Epoch) -> None:
         """Everything is merged here: ask the others, when it is this peer's turn, and have final decided."""

@@ -12,6 +12,10 @@ F3  Then F may become the partition's **floor**: an owner removes its tombstones
 F4  A tombstone remembers the operations before it, its purge forgets them. So promises tell the floor, and a coordinator
     whose accept may be older than that cannot know its outcome any more (R3).
 
+F5  A new owner takes both over, from a majority of the old owners, in the commit that says that it has merged the rows of
+    the partition. Otherwise what the old ones promised to shut out could be accepted, or copied, by the new ones alone.
+    What it knows of former times it forgets with its rows of then.
+
 All of it is kept in one row a partition: promised ballot, floor.
 """
 
@@ -39,6 +43,11 @@ class Floors:
         for value in meta.scan(rows, _PREFIX, 1 << 16):
             partition, promised, floor = msgpack.unpackb(value)
             self._known[partition] = promised, floor
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was promised or purged."""
+        return bool(self._known)
 
     def promised(self, key: bytes) -> bytes:
         """Nothing at or below this ballot is accepted or promised for the row (F1)."""
@@ -71,6 +80,23 @@ class Floors:
         promised, floor = self._known.get(partition, _NOTHING)
         self._known[partition] = max(promised, ballot), max(floor, ballot)
         return self._write(partition)
+
+    def known(self, partition: int) -> tuple[bytes, bytes]:
+        """Promised ballot and floor."""
+        return self._known.get(partition, _NOTHING)
+
+    def taking_over(self, partition: int, promised: bytes, floor: bytes) -> list[Write]:
+        """What the commit writes that raises both to these; they count from now on (F5)."""
+        mine = self.known(partition)
+        if promised <= mine[0] and floor <= mine[1]:
+            return []
+        self._known[partition] = max(mine[0], promised), max(mine[1], floor)
+        return [self._write(partition)]
+
+    def forgetting(self, partitions: Iterable[int]) -> list[Write]:
+        """What the commit writes that forgets them (F5)."""
+        known = [partition for partition in partitions if self._known.pop(partition, None) is not None]
+        return [meta.remove(_PREFIX + partition.to_bytes(2, "big")) for partition in known]
 
     def _write(self, partition: int) -> Write:
         promised, floor = self._known[partition]
