@@ -6,7 +6,8 @@
     │   ├── Denied
     │   └── Conflict       a condition was decided against, or the name is taken
     ├── Unavailable        no quorum, a deadline, an overload: nothing changed, retry may help
-    │   └── UnknownOutcome the write may or may not happen later
+    │   ├── UnknownOutcome the write may or may not happen later
+    │   └── ReadOnly       the disk takes no writes now: nothing changed
     ├── Full               the disk has no room: nothing changed
     ├── Corrupt            bytes or a row failed their checksum
     ├── Refused            a peer refused on purpose (epoch, ownership, gate, identity)
@@ -64,6 +65,10 @@ class Unavailable(AtollError):
 class UnknownOutcome(Unavailable):
     code = "OutcomeUnknown"
     state_changed = None
+
+
+class ReadOnly(Unavailable):
+    code = "DiskReadOnly"
 
 
 class Full(AtollError):

@@ -243,6 +243,10 @@ class Healing:
             self.handoff.returned(member)
             self.anti_entropy.returned(member)
 
+    def writable(self) -> None:
+        """The disk takes writes again."""
+        self.workers.wake()
+
     def _bad_copy(self, name: bytes, source: str) -> None:
         """A read found this peer's copy of a chunk missing or damaged."""
         epoch = self._replica.epochs.current

@@ -22,25 +22,22 @@ async def keep_house(
     rows: SqliteRows,
     files: ChunkFiles,
     pools: Sequence[BufferPool],
-    tell: Callable[[frozenset[str]], None],
+    tell_full: Callable[[bool], None],
 ) -> NoReturn:
-    """For ever; `tell` is called with the flags for gossip whenever they change. The disk is asked in a thread."""
-    told: frozenset[str] = frozenset()
+    """For ever; `tell_full` hears each time whether the disk refuses chunks. The disk is asked in a thread."""
     while True:
-        flags = await asyncio.to_thread(_look, directory, rows, files)
-        if flags != told:
-            told = flags
-            tell(flags)
+        tell_full(await asyncio.to_thread(_look, directory, rows, files))
         await asyncio.sleep(EVERY_S)
         if sum(pool.trim() for pool in pools):
             await asyncio.to_thread(release_heap)
 
 
-def _look(directory: DataDir, rows: SqliteRows, files: ChunkFiles) -> frozenset[str]:
-    """Take the ballast while there is room for it (it is given up when a commit finds the disk full); the flags."""
-    try:
-        directory.ballast.take()
-    except OSError as error:
-        log.warning("cannot take the ballast of %s: %s", directory.path, error)
+def _look(directory: DataDir, rows: SqliteRows, files: ChunkFiles) -> bool:
+    """Take the ballast while there is room for it (it is given up when a commit finds the disk full); whether it is full."""
+    if not rows.read_only:
+        try:
+            directory.ballast.take()
+        except OSError as error:
+            log.warning("cannot take the ballast of %s: %s", directory.path, error)
     rows.tidy()
-    return frozenset({"full"}) if files.full is not None else frozenset()
+    return files.full is not None

@@ -10,15 +10,14 @@ import asyncio
 import logging
 import secrets
 import time
-from dataclasses import asdict
 from typing import Any
 
 from gossip.record import Record
 from peer import __version__, returning, startup
+from peer.about import about
 from peer.api.cluster import ClusterView
 from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
-from peer.api.processinfo import process_info
 from peer.api.ringadmin import RingAdmin
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
@@ -28,14 +27,13 @@ from peer.bulkservice import BulkService
 from peer.config import PeerConfig
 from peer.entry import FORMAT_LEVEL, admit, check_membership, check_seeds, enter, member_of
 from peer.errors import AtollError, StartupError, Unavailable
-from peer.healing import Healing, full_disk
+from peer.healing import Healing
 from peer.housekeeping import keep_house
 from peer.membership import Membership, MemberView
 from peer.objects.heads import attempt_in
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
 from peer.replication import meta
-from peer.replication.agreement.epochs import tag_of
 from peer.replication.agreement.identity import Amnesia
 from peer.replication.chunks.chunks import Chunks
 from peer.replication.hints import Hints
@@ -53,6 +51,7 @@ from peer.storage.datadir import DataDir
 from peer.storage.operations import ChunkOptions, Limits
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions
+from peer.vitals import FULL, HAMPERED, Vitals
 from ring.epoch import Epoch
 
 log = logging.getLogger("atoll.peer")
@@ -72,7 +71,7 @@ class Peer:
         """Set when this peer has to end by itself; `fatal` says why."""
         self._directory = directory
         self._loop = loop
-        self._started_s = time.monotonic()
+        self.started_s = time.monotonic()
         self._key = startup.cluster_key(config, directory)
         self._closers: list[Any] = []
         self._adopting = False
@@ -83,9 +82,10 @@ class Peer:
         synchronous = "OFF" if "no_row_sync" in unsafe else "FULL"
         self._ring_changed = asyncio.Event()
         self.damage = ""  # what is wrong with the database's structure
+        self.vitals = Vitals(directory.rows_path)
         self.rows = SqliteRows(
             directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), space=directory.ballast,
-            damaged=self._forgot,
+            damaged=self._forgot, gauge=self.vitals.gauge,
         )  # fmt: skip
         try:
             self.me = self._member_id()
@@ -100,7 +100,7 @@ class Peer:
             sync_data="no_data_sync" not in unsafe,
             sync_directory="no_directory_sync" not in unsafe,
         )
-        self.files = ChunkFiles(directory.segments_path, options=options)
+        self.files = ChunkFiles(directory.segments_path, options=options, gauge=self.vitals.gauge)
         self.disk = DiskThreads(self.files, self._loop)
         self.peers = Peers(self._hello, self._key, self._handle, self._address_of, stats=self.stats)
         self.replica = Replica(self.env, self, self.rows, self.me)
@@ -125,12 +125,16 @@ class Peer:
             "gossip": self.exchange,
         }
         self.listener = Listener(self._hello, self._key, services, stats=self.stats)
+        self._surfaces()
+
+    def _surfaces(self) -> None:
+        """What clients meet."""
         self.objects = Objects(self.replica, self.chunks, self.client_pool, garbage=self.healing.garbage)
         view = ClusterView(
             self.replica, self.objects.buckets, lambda: self.membership, self._info, __version__
         )
         workers = WorkersView(self.replica, self.healing.workers, view)
-        self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**config.limits))
+        self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**self.config.limits))
         self.context.ring = RingAdmin(self.replica, view)
         self.api = ApiServer(self.context)
         self.s3 = UnbuiltS3()
@@ -183,7 +187,11 @@ class Peer:
         await self.s3.start(config.host, config.s3_port)
         self.env.spawn(self._confirm(), "identity")
         pools = (self.client_pool, self.replica_pool, self.serve_pool)
-        self.env.spawn(keep_house(self._directory, self.rows, self.files, pools, self._flag), "housekeeping")
+        tell_full = lambda full: self.vitals.flag([(FULL, full)])  # noqa: E731
+        self.env.spawn(keep_house(self._directory, self.rows, self.files, pools, tell_full), "housekeeping")
+        self.vitals.tell, self.vitals.on_writable = self._tell_flags, self.healing.writable
+        self.vitals.lag.on_standstill = lambda _: self.replica.preference.pardon()
+        self.env.spawn(self.vitals.watch(), "vitals")
         ring = returning.keep_ring(self._directory, self.me, lambda: self.replica.epoch, self._ring_changed)
         self.env.spawn(ring, "ring notes")
         log.info(
@@ -265,9 +273,14 @@ class Peer:
         known = self.replica.epoch.member(self.me)
         return self.config.name or (known.name if known is not None else self.me[:8])
 
-    def _flag(self, flags: frozenset[str]) -> None:
+    def _tell_flags(self, flags: frozenset[str]) -> None:
         if self.membership is not None:
             self.membership.update(flags=flags)
+        self._note_hampered(self.me, flags)
+
+    def _note_hampered(self, member: str, flags: frozenset[str]) -> None:
+        others = self.replica.preference.hampered - {member}
+        self.replica.preference.hampered = others | {member} if flags & HAMPERED else others
 
     def _die(self, error: AtollError) -> None:
         if isinstance(error, Amnesia) and self.membership is not None and self.membership.superseded:
@@ -357,6 +370,7 @@ class Peer:
         return await self.membership.handle_exchange(payload)
 
     def _on_change(self, view: MemberView) -> None:
+        self._note_hampered(view.id, view.flags)
         if view.state == "alive":
             self.peers.heard_of(view.id)
         self.healing.heard(view.id, view.state, view.boot)
@@ -372,18 +386,4 @@ class Peer:
             self._meet(self.membership, epoch)
 
     def _info(self) -> dict[str, Any]:
-        files = self.files.stats
-        replica = self.replica
-        return {
-            "process": process_info(self._started_s),
-            "storage": {**files, **self.rows.stats, "sequence": self.rows.sequence},
-            "requests": dict(self.context.counts),
-            "buffers": {pool.name: asdict(pool.stats) for pool in (self.client_pool, self.replica_pool, self.serve_pool)},
-            "replication": {
-                **replica.registers.counts, **replica.scans.counts, **self.chunks.counts, **self.chunks.holder.counts,
-                "damaged_rows": replica.acceptor.damaged, "epoch_tag": tag_of(replica.epoch),
-            },
-            "healing": self.healing.info(),
-            "used_bytes": files.get("live_bytes", 0),
-            "full": full_disk(self.files.full, self.rows.roomy),
-        }  # fmt: skip
+        return about(self)

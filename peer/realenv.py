@@ -61,12 +61,17 @@ class LoopEnv:
 
 
 class DiskThreads:
-    """Chunk files driven from the loop: each operation runs in one of a few threads, `done` on the loop."""
+    """Chunk files driven from the loop: each operation runs in one of a few threads, `done` on the loop.
+
+    Appends have threads of their own: on a slow disk they may all wait for it, and what only computes, or reads what the
+    page cache holds, is not to wait behind them.
+    """
 
     def __init__(self, files: ChunkFiles, loop: asyncio.AbstractEventLoop, threads: int = 8) -> None:
         self._files = files
         self._loop = loop
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="disk")
+        self._appending = ThreadPoolExecutor(threads, thread_name_prefix="append")
         self._small: deque[_Append] = deque()
         self._small_running = False
         self.named = files.named
@@ -86,12 +91,12 @@ class DiskThreads:
         self, buffer: Buffer, length: int, name: bytes, done: Callable[[Extent | AtollError], None]
     ) -> None:
         if length > SMALL_BYTES:
-            self._run(lambda: self._files.append(buffer, length, name), done)
+            self._run(lambda: self._files.append(buffer, length, name), done, self._appending)
             return
         self._small.append((buffer, length, name, done))
         if not self._small_running:
             self._small_running = True
-            self._threads.submit(self._append_small)
+            self._appending.submit(self._append_small)
 
     def _append_small(self) -> None:
         """One thread at a time: everything queued under one sync, as long as there is something (group commit)."""
@@ -116,7 +121,7 @@ class DiskThreads:
         if not group:
             self._small_running = bool(self._small)
             if self._small:
-                self._threads.submit(self._append_small)
+                self._appending.submit(self._append_small)
 
     def read(
         self, extent: Extent, name: bytes, buffer: Buffer, done: Callable[[int | AtollError], None]
@@ -170,7 +175,9 @@ class DiskThreads:
 
         self._run(work, done)
 
-    def _run(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def _run(
+        self, work: Callable[[], Any], done: Callable[[Any], None], threads: ThreadPoolExecutor | None = None
+    ) -> None:
         def run() -> None:
             try:
                 result: Any = work()
@@ -180,8 +187,9 @@ class DiskThreads:
                 result = AtollError(f"a disk operation failed: {error!r}")
             self._loop.call_soon_threadsafe(done, result)
 
-        self._threads.submit(run)
+        (threads or self._threads).submit(run)
 
     def close(self) -> None:
         """Wait for what runs."""
-        self._threads.shutdown(wait=True)
+        for threads in (self._threads, self._appending):
+            threads.shutdown(wait=True)

@@ -337,10 +337,11 @@ class FakeCluster:
             "redundancy": {
                 "whole": healthy,
                 "lacking": 0 if healthy else 12,
+                "objects": 60,
                 "left_s": None,
-                "message": "every object has all its 3 replicas"
+                "message": "Every object has its 3 copies."
                 if healthy
-                else "about 12 objects lack a replica",
+                else "About 12 of 60 objects lack a copy.",
             },
             "epoch": {"generation": 0, "number": 3, "kind": "final"},
             "replicas": self.replicas,

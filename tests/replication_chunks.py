@@ -143,6 +143,10 @@ class WatchedRows:
         return self._rows.roomy
 
     @property
+    def read_only(self) -> bool:
+        return self._rows.read_only
+
+    @property
     def congested(self) -> bool:
         return self._rows.congested
 

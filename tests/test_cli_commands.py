@@ -280,7 +280,7 @@ def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     cluster.verdict = "degraded"
     degraded = atoll("health")
     assert degraded.code == 10 and degraded.out == "degraded\n" and "peer-2 is dead" in degraded.err
-    assert "about 12 objects lack a replica" in degraded.err and "about 12 objects" in atoll("status").out
+    assert "About 12 of 60 objects lack a copy." in degraded.err and "About 12 of 60" in atoll("status").out
     assert atoll("health", "-o", "json").json["redundancy"]["lacking"] == 12
     cluster.verdict = "unavailable"
     assert atoll("health", "-o", "json").code == 11
@@ -305,7 +305,7 @@ def test_repair(atoll: Atoll, cluster: FakeCluster) -> None:
     """Goal: workers of all peers are shown and told; a peer that did not hear is named, and the exit code says so."""
     atoll.use(cluster)
     shown = atoll("repair", "status")
-    assert shown.code == 0 and shown.lines[0] == "every object has all its 3 replicas"
+    assert shown.code == 0 and shown.lines[0] == "Every object has its 3 copies."
     assert sum("anti-entropy" in line for line in shown.lines) == 3 and "2.0 KiB" in shown.out
     assert atoll("repair", "status", "-o", "name").lines[0] == "peer-1/anti-entropy"
     paused = atoll("repair", "pause", "anti-entropy", "--node", "peer-2", "-o", "jsonl")

@@ -70,10 +70,7 @@ def test_hints_alone_bring_back_what_was_missed(world: ClusterWorld) -> None:
     wait_until(
         lambda: bool(world.call("GET", "/v1/cluster").json["redundancy"]["whole"]), "all is well again"
     )
-    assert (
-        world.call("GET", "/v1/cluster").json["redundancy"]["message"]
-        == "every object has all its 3 replicas"
-    )
+    assert world.call("GET", "/v1/cluster").json["redundancy"]["message"] == "Every object has its 3 copies."
 
 
 def test_a_throttle_is_kept_over_restarts(world: ClusterWorld) -> None:

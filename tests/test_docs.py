@@ -196,7 +196,7 @@ def test_message_numbers_are_the_codes() -> None:
     """Goal: protocols.md numbers operations and statuses as `peer/replication/messages.py` does, all of them."""
     rows = re.findall(r"^\| (\d+) ([A-Z_]+) \|", (ROOT / "docs" / "protocols.md").read_text(), re.MULTILINE)
     told = {name: int(number) for number, name in rows}
-    known = {name: value for name, value in vars(messages).items() if name.isupper()}
+    known = {name: value for name, value in vars(messages).items() if name.isupper() and type(value) is int}
     del known["NO_GATE"]
     assert told == known
 

@@ -24,6 +24,7 @@ REPLICATION_BASE = tuple(
         "owners",
         "quorum",
         "patience",
+        "preference",
         "workers",
         "hints",
     )
@@ -72,6 +73,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "ring",
     ),
     "peer.realenv": ("peer.storage", "peer.errors", "peer.buffers"),
+    "peer.looplag": (),
+    "peer.vitals": ("peer.looplag", "peer.storage"),
     "peer.bulkservice": ("peer.replication", "peer.storage", "peer.errors", "peer.buffers"),
     "peer.api": (
         "peer.api",

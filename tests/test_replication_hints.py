@@ -431,3 +431,22 @@ def test_messages_about_hints_are_for_members_of_this_epoch() -> None:
         assert await a.peer.ask(HINTS, c.peer.id, b"", 10) == (0, [], 0)
 
     simulate_stores(scenario)
+
+
+def test_hints_wait_for_a_disk_that_takes_no_writes() -> None:
+    """Goal: what others miss meanwhile is remembered and written later, not dropped; nothing has to be compared for it."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        healers = Healers(world, a, b, c)
+        healers.lose(c)
+        hints = a.chunks.hints
+        a.peer.disk.read_only = True
+        for key in keys(50):
+            hints.missed(c.peer.id, key, b"ballot")
+        await asyncio.sleep(5)
+        assert not a.peer.disk.tables["hints"] and hints.total == 50
+        a.peer.disk.read_only = False
+        await until(lambda: len(a.peer.disk.tables["hints"]) == 50)
+        assert hints.counts["dropped"] == 0
+
+    simulate_stores(scenario)

@@ -15,9 +15,10 @@ from peer.replication.node import Replica
 from peer.replication.owners import Owners
 from ring.members import DRAINING, Member
 
+from . import conditions
 from .http import iso_time
 from .infos import Infos
-from .redundancy import moving, redundancy
+from .redundancy import Redundancy, moving
 
 
 class Members(Protocol):
@@ -65,7 +66,7 @@ class ClusterView:
         """Partitions by how many of their owners live, and failures tolerated now."""
         epoch = self._replica.epoch
         dead = {m.id for m in epoch.everybody if not self.lives(m.id)} | gone
-        lacking = dead | self._behind() | self._damaged() | self._owed()
+        lacking = dead | self._behind() | self._damaged() | self._owed() | self._read_only()
         full = degraded = unavailable = 0
         tolerates = len(epoch.members)
         cache: dict[Owners, tuple[bool, int, int]] = {}
@@ -92,9 +93,11 @@ class ClusterView:
         }  # fmt: skip
 
     def ready(self) -> tuple[bool, list[str]]:
-        reasons = self._not_ready()
-        if self._own_info().get("full"):
+        reasons, info = self._not_ready(), self._own_info()
+        if info.get("full"):
             reasons.append("the disk is below its free-space floor")
+        if conditions.read_only(info):
+            reasons.append("the disk is read-only")
         return not reasons, reasons
 
     def _not_ready(self) -> list[str]:
@@ -121,7 +124,7 @@ class ClusterView:
         return {member: self._infos.of(member) for member in living}
 
     def verdict(self) -> dict[str, Any]:
-        """{"verdict", "reasons", "tolerates", "partitions"}."""
+        """{"verdict", "reasons", "warnings", "tolerates", "partitions"}."""
         counts = self._count()
         tolerates = counts.pop("tolerates")
         reasons = []
@@ -142,7 +145,8 @@ class ClusterView:
             )
         reasons += self._moving()
         reasons += self._unhealed()
-        reasons += self._full_disks()
+        told = self._told()
+        reasons += conditions.reasons(told)
         reasons += [
             {"code": "not_ready", "message": f"this peer is not ready: {why}"} for why in self._not_ready()
         ]
@@ -150,6 +154,7 @@ class ClusterView:
         return {
             "verdict": word,
             "reasons": reasons,
+            "warnings": conditions.warnings(told),
             "tolerates": tolerates,
             "partitions": counts,
         }
@@ -179,21 +184,25 @@ class ClusterView:
         members = self._replica.epoch.members
         return frozenset(m.id for m in members if self.lives(m.id) and self._damaged_chunks(m.id))
 
+    def _read_only(self) -> frozenset[str]:
+        """Members whose disk takes no writes: what is written now misses a copy there."""
+        members = self._replica.epoch.members
+        return frozenset(m.id for m in members if conditions.read_only(self._infos.of(m.id)))
+
     def _damaged_chunks(self, member: str) -> int:
         return int(self._infos.of(member).get("healing", {}).get("damaged", 0))
 
-    def _full_disks(self) -> list[dict[str, str]]:
-        """Peers that say that their disk is full: to us, or, should they not answer just now, in gossip."""
-        reasons = []
+    def _told(self) -> list[conditions.Told]:
+        """What the living tell of themselves: to us, or, should they not answer just now, in gossip."""
+        told: list[conditions.Told] = []
+        members = self._members()
         for member in self._replica.epoch.members:
-            if not self.lives(member.id):
-                continue
-            why = self._infos.of(member.id).get("full")
-            flags = self._node(member)["flags"] if why is None else ()
-            if why or "full" in flags:
-                message = f"{member.name} is short of space: {why or 'it said so in gossip'}; free some there"
-                reasons.append({"code": "disk_full", "message": message})
-        return reasons
+            if self.lives(member.id):
+                view = members.get(member.id) if members is not None else None
+                silent = member.id in self._infos.silent
+                info = {} if silent else self._infos.of(member.id)
+                told.append((member.name, info, view.flags if view is not None else ()))
+        return told
 
     def lives(self, member: str) -> bool:
         return self._state(member) in ("alive", "suspect")
@@ -231,9 +240,7 @@ class ClusterView:
         dropped = [info["dropped_s"] for info in healing if info.get("dropped_s") is not None]
         compared = [info.get("compared_s") for info in healing]
         if dropped and any(at_s is None or at_s >= min(dropped) for at_s in compared):
-            message = (
-                "changes that missed an owner were too many to be kept; all peers compare what they hold"
-            )
+            message = "changes that missed an owner could not all be kept; all peers compare what they hold"
             reasons.append({"code": "hints_dropped", "message": message})
         missing = sum(info.get("missing", 0) for info in healing)
         if missing:
@@ -244,9 +251,9 @@ class ClusterView:
     def _redundancy(self) -> dict[str, Any]:
         epoch = self._replica.epoch
         living = [member.id for member in epoch.members if self.lives(member.id)]
-        dead = [member.id for member in epoch.members if not self.lives(member.id)]
+        dead = [member.id for member in epoch.everybody if not self.lives(member.id)]
         infos = {member: self._infos.of(member) for member in living}
-        return redundancy(epoch, dead, self._behind(), infos, bool(self._unhealed()))
+        return Redundancy(epoch, dead, self._behind(), infos, bool(self._unhealed())).to_map()
 
     # --- views
 
@@ -282,7 +289,7 @@ class ClusterView:
         member = self.find(name)
         info = await self._infos.asked(member.id)
         node = self._node(member)
-        for part in ("process", "storage", "requests", "replication", "buffers"):
+        for part in ("process", "storage", "requests", "replication", "buffers", "condition"):
             node[part] = info.get(part) if info is not None else None
         return node
 

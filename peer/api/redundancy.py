@@ -1,7 +1,9 @@
-"""Whether every object has all its replicas, how many do not, and when they will: one sentence, from what peers tell.
+"""Whether every object has all its copies, how many do not, and when they will: one sentence, from what peers tell.
 
-Counts of objects are estimates where a peer is away: the living say how many objects they hold in how many partitions,
-and objects are spread evenly over those.
+What is said is never better than what is known: the sentence of full health is the last one left when nobody is dead,
+silent, behind or lacking something, nothing is on its way, and no healing is owed. Numbers of objects are estimates: the
+living say how many they hold in how many partitions, and objects are spread evenly over those. A time is told only while
+something moves.
 """
 
 from __future__ import annotations
@@ -11,73 +13,211 @@ from typing import Any
 
 from ring.epoch import Epoch
 
+from .conditions import read_only
+
 Info = Mapping[str, Any]
 
-
-def redundancy(
-    epoch: Epoch, dead: Collection[str], behind: Collection[str], infos: Mapping[str, Info], unhealed: bool
-) -> dict[str, Any]:
-    """{"whole", "lacking", "left_s", "message"}. `dead` and `behind` are member ids, `infos` what the living tell, and
-    `unhealed` says that something else is known to be out of order."""
-    healing = {member: info.get("healing", {}) for member, info in infos.items()}
-    few = epoch.table.width < epoch.replicas
-    lacking = _objects_of(epoch, dead, healing)
-    waiting = sum(
-        count
-        for told in healing.values()
-        for target, count in told.get("hints", {}).items()
-        if target not in dead
-    )
-    left_s = _left_s(healing, behind)
-    if dead:
-        names = _names(epoch, dead)
-        message = f"about {lacking:,} objects lack a replica until {names} is back or removed"
-        left_s = None
-    elif behind or waiting:
-        lacking = waiting
-        names = _names(epoch, behind) or "their owners"
-        when = f"all replicas in about {left_s:.0f} s" if left_s is not None else "all replicas soon"
-        what = (
-            f"{waiting:,} missed changes are on their way to {names}" if waiting else f"{names}: catching up"
-        )
-        message = f"{what}; {when}"
-    elif unhealed:
-        lacking = sum(told.get("missing", 0) + told.get("damaged", 0) for told in healing.values())
-        message = "some copies are being made good; see the reasons"
-    elif few:
-        message = f"every object has {len(epoch.members)} of {epoch.replicas} replicas: more peers are needed"
-    else:
-        message = f"every object has all its {epoch.replicas} replicas"
-    whole = not (dead or behind or waiting or unhealed or few)
-    return {"whole": whole, "lacking": lacking, "left_s": left_s, "message": message}
+CATCHING_UP = ("hints", "anti-entropy", "recovery")
+MOVING = ("transition", "anti-entropy")
+"""Workers that bring copies; others have queues, too, of which no copy depends."""
+POLL_S = 5.0
+"""The longest a peer waits before it asks for what is kept for it."""
 
 
-def _objects_of(epoch: Epoch, dead: Collection[str], healing: Mapping[str, Info]) -> int:
-    """About how many objects have an owner among these members."""
-    counted = sum(told.get("counted", 0) for told in healing.values())
-    if not dead or not counted:
-        return 0
-    objects = sum(told.get("objects", 0) for told in healing.values())
-    gone = frozenset(dead)
-    partitions = range(1 << epoch.partition_power)
-    lacking = sum(not gone.isdisjoint(epoch.table.owners(partition)) for partition in partitions)
-    return int(objects * lacking / counted + 0.5)
+class Redundancy:
+    """What the living tell (`infos`, by member id), and what the ring wants."""
+
+    def __init__(
+        self, epoch: Epoch, dead: Collection[str], behind: Collection[str], infos: Mapping[str, Info], unhealed: bool
+    ) -> None:  # fmt: skip
+        """`dead` and `behind` are member ids: those that do not live, and those that live and lack something or do not say.
+        `unhealed`: something else is known to be out of order."""
+        self._epoch = epoch
+        self._dead = frozenset(dead)
+        self._behind = frozenset(behind)
+        self._infos = infos
+        self._unhealed = unhealed
+        self._told = {member: info.get("healing", {}) for member, info in infos.items()}
+        self._partitions = 1 << epoch.partition_power
+        self._per_partition = self._mean()
+        self.objects = round(self._per_partition * self._partitions)
+
+    def to_map(self) -> dict[str, Any]:
+        """{"whole", "lacking", "objects", "left_s", "message"}."""
+        lacking, left_s, message = self._judge()
+        return {
+            "whole": not message,
+            "lacking": lacking,
+            "objects": self.objects,
+            "left_s": None if left_s is None else round(left_s, 1),
+            "message": message or f"Every object has its {self._epoch.replicas} copies.",
+        }
+
+    def _judge(self) -> tuple[int, float | None, str]:
+        """How many objects lack a copy, how long they will, and a sentence: "" if nothing is amiss."""
+        for look in (
+            self._of_the_dead,
+            self._of_moves,
+            self._of_those_behind,
+            self._of_damage,
+            self._of_few_peers,
+        ):
+            found = look()
+            if found is not None:
+                return found
+        return 0, None, ""
+
+    # --- what may be amiss, the worst first
+
+    def _of_the_dead(self) -> tuple[int, float | None, str] | None:
+        if not self._dead:
+            return None
+        hit = sum(not self._dead.isdisjoint(self._owners(partition)) for partition in range(self._partitions))
+        if not hit:
+            return None  # they own nothing
+        merging = self._sum("merging")
+        if self._epoch.kind == "joint" and self._dead.isdisjoint(self._epoch.table.member_ids):
+            hit = min(hit, merging) if merging else hit  # nobody waits for the dead: others take their places
+            return self._told_of(self._in(hit), self._left(MOVING), self._epoch_members())
+        names, they = self._names(self._dead), "are" if len(self._dead) > 1 else "is"
+        lacking = self._in(hit)
+        message = f"{self._so_many(lacking)} lack a copy until {names} {they} back or removed."
+        return lacking, None, message
+
+    def _of_moves(self) -> tuple[int, float | None, str] | None:
+        merging, fetching = self._sum("merging"), self._sum("fetching")
+        if not (merging or fetching or self._epoch.kind == "joint"):
+            return None
+        lacking, left_s = self._in(max(merging, fetching)), self._left(MOVING)
+        what = f"{self._so_many(lacking)} are still to be copied to their new owners"
+        return lacking, left_s, f"{what}{self._when(left_s, self._epoch_members())}."
+
+    def _of_those_behind(self) -> tuple[int, float | None, str] | None:
+        waiting = {target: count for target, count in self._waiting().items() if count}
+        if not (self._behind or waiting):
+            return None
+        who = self._behind | set(waiting)
+        left_s = self._catch_up_s(waiting)
+        if waiting:
+            return self._told_of(
+                min(sum(waiting.values()), self.objects or sum(waiting.values())), left_s, who
+            )
+        names = self._names(who)
+        return 0, left_s, f"{names} may lack copies and is comparing{self._when(left_s, who)}."
+
+    def _of_damage(self) -> tuple[int, float | None, str] | None:
+        if not self._unhealed:
+            return None
+        chunks = self._sum("missing") + self._sum("damaged")
+        if not chunks:
+            return 0, None, "Some objects may lack a copy; all peers compare what they hold."
+        what = "1 chunk lacks a good copy" if chunks == 1 else f"{chunks:,} chunks lack a good copy"
+        return chunks, None, f"{what}; it is fetched from the others{self._pauses(self._epoch_members())}."
+
+    def _of_few_peers(self) -> tuple[int, float | None, str] | None:
+        epoch = self._epoch
+        if epoch.table.width >= epoch.replicas:
+            return None
+        message = f"Every object has {epoch.table.width} of {epoch.replicas} copies: more peers are needed."
+        return self.objects, None, message
+
+    # --- numbers
+
+    def _mean(self) -> float:
+        """Objects in a partition, on average; 0 while nobody has counted."""
+        counted = self._sum("counted")
+        return self._sum("objects") / counted if counted else 0.0
+
+    def _sum(self, what: str) -> int:
+        return sum(told.get(what, 0) for told in self._told.values())
+
+    def _owners(self, partition: int) -> tuple[str, ...]:
+        epoch = self._epoch
+        before = () if epoch.previous is None else epoch.previous.owners(partition)
+        return (*epoch.table.owners(partition), *before)
+
+    def _in(self, partitions: int) -> int:
+        return round(self._per_partition * min(partitions, self._partitions))
+
+    def _waiting(self) -> dict[str, int]:
+        """Member that lives -> changes that are kept for it by others."""
+        found: dict[str, int] = {}
+        for told in self._told.values():
+            for target, count in told.get("hints", {}).items():
+                if target in self._infos:
+                    found[target] = found.get(target, 0) + count
+        return found
+
+    def _workers(self, member: str, names: Collection[str]) -> list[Info]:
+        return [one for one in self._told.get(member, {}).get("workers", ()) if one.get("name") in names]
+
+    def _left(self, names: Collection[str]) -> float | None:
+        """How long the slowest of these workers still needs; None when nothing moves."""
+        left = [one.get("left_s") for member in self._told for one in self._workers(member, names)]
+        return max((seconds for seconds in left if seconds is not None), default=None)
+
+    def _catch_up_s(self, waiting: Mapping[str, int]) -> float | None:
+        """How long those who lack something still need; None if one of them does not move."""
+        left = []
+        for member in self._behind | set(waiting):
+            if self._stuck(member):
+                return None
+            workers = self._workers(member, CATCHING_UP)
+            told = [one["left_s"] for one in workers if one.get("left_s") is not None]
+            rate = max((one.get("rate", 0.0) for one in workers if one.get("name") == "hints"), default=0.0)
+            if waiting.get(member) and rate > 0:
+                told.append(waiting[member] / rate)
+            if not told and member in self._behind:
+                return None
+            left.append(max(told, default=POLL_S))
+        return max(left, default=None)
+
+    # --- words
+
+    def _told_of(
+        self, lacking: int, left_s: float | None, who: Collection[str]
+    ) -> tuple[int, float | None, str]:
+        return lacking, left_s, f"{self._so_many(lacking)} lack a copy{self._when(left_s, who)}."
+
+    def _so_many(self, lacking: int) -> str:
+        if not self.objects:
+            return "Some objects"
+        return f"About {lacking:,} of {max(self.objects, lacking):,} objects"
+
+    def _when(self, left_s: float | None, who: Collection[str]) -> str:
+        if pauses := self._pauses(who):
+            return pauses
+        return "" if left_s is None else f"; {_span(left_s)} left"
+
+    def _pauses(self, who: Collection[str]) -> str:
+        """Why nothing moves, if somebody who lacks something cannot fetch it."""
+        stuck = {why for member in sorted(who) if (why := self._stuck(member))}
+        return "".join(f"; {why}" for why in sorted(stuck))
+
+    def _stuck(self, member: str) -> str:
+        name = self._names([member])
+        if read_only(self._infos.get(member, {})):
+            return f"the disk of {name} takes no writes"
+        if any(one.get("state") == "paused" for one in self._workers(member, {*CATCHING_UP, *MOVING})):
+            return f"healing is paused on {name}"
+        return ""
+
+    def _epoch_members(self) -> list[str]:
+        return [member.id for member in self._epoch.members if member.id in self._infos]
+
+    def _names(self, ids: Collection[str]) -> str:
+        found = sorted(member.name for member in self._epoch.everybody if member.id in ids)
+        return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
-def _left_s(healing: Mapping[str, Info], behind: Collection[str]) -> float | None:
-    """How long the workers of those who catch up still need; None when nobody can tell."""
-    left = [
-        worker["left_s"]
-        for member in behind
-        for worker in healing.get(member, {}).get("workers", ())
-        if worker.get("left_s") is not None
-    ]
-    return round(max(left), 1) if left else None
-
-
-def _names(epoch: Epoch, ids: Collection[str]) -> str:
-    found = sorted(member.name for member in epoch.members if member.id in ids)
-    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+def _span(seconds: float) -> str:
+    """A length of time, as it is told to somebody who waits."""
+    if seconds < 2:
+        return "a moment"
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"about {round(seconds / size)} {unit}"
+    return f"about {round(seconds)} s"
 
 
 def moving(joint: bool, healing: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:

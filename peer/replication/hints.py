@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peer.errors import AtollError
+from peer.errors import AtollError, ReadOnly
 
 from .env import Env, Reply, RowStore, Write
 from .messages import FAILED, OK
@@ -35,6 +35,7 @@ BYTES_PART = 10
 """A target's hints may hold one part in so many of this peer's capacity."""
 UNWRITTEN_MOST = 20_000
 WRITE_AFTER_S = 0.05
+READ_ONLY_AGAIN_S = 1.0
 A_COMMIT = 500
 PAGE = 256
 
@@ -154,14 +155,17 @@ class Hints:
         return self._rows.commit(writes, lambda error: self._written(fresh, len(writes), error))
 
     def _written(self, fresh: list[bytes], count: int, error: AtollError | None) -> None:
-        self._writing.clear()
-        if error is not None:
+        again_s = WRITE_AFTER_S
+        if isinstance(error, ReadOnly):  # for a while: what was noted stays in memory, within its bound
+            self._new, again_s = {**self._writing, **self._new}, READ_ONLY_AGAIN_S
+        elif error is not None:
             self._drop(count)
         else:
             for key in fresh:
                 self._count(key, 0, 1)
+        self._writing.clear()
         if self._new:
-            self._env.call_later(WRITE_AFTER_S, self._write)
+            self._env.call_later(again_s, self._write)
         self.on_kept()
 
     # --- counting

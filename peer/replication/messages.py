@@ -43,7 +43,7 @@ The gate is the bucket configuration's generation the sender acts under, -1 for 
 
 from __future__ import annotations
 
-from peer.errors import AtollError, Full
+from peer.errors import AtollError, Full, ReadOnly
 
 PREPARE, ACCEPT, READ, BALLOT, SCAN = 1, 2, 3, 4, 5
 EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10, 11, 12, 13, 14, 15
@@ -67,10 +67,28 @@ FENCED = 7  # the replier promised a new epoch and takes no more rows of this on
 MISSING = 8
 FAILED = 9  # error code, message
 BUSY = 10  # too many writes wait for the replier's disk; to ACCEPT: as IS_FULL
+READ_ONLY = 11  # the replier's disk takes no writes now; to ACCEPT: as IS_FULL
 
 NO_GATE = -1
+
+NO_ROOM = (IS_FULL, BUSY, READ_ONLY)
+"""Refusals of a replier that cannot write, and so did not."""
+
+WORDS = {
+    CONFLICT: "a higher ballot stands",
+    STALE: "it is in a newer epoch",
+    NOT_OWNER: "it does not own the key",
+    GATE_REFUSED: "the bucket's gate refused",
+    IS_FULL: "its disk is full",
+    ABSTAIN: "it abstains",
+    FENCED: "it waits for a new epoch",
+    BUSY: "too many writes wait for its disk",
+    READ_ONLY: "its disk is read-only",
+}
 
 
 def status_of(error: AtollError) -> int:
     """The status that tells of a commit which failed."""
+    if isinstance(error, ReadOnly):
+        return READ_ONLY
     return IS_FULL if isinstance(error, Full) else BUSY

@@ -57,11 +57,11 @@ from .messages import (
     STALE,
 )
 from .owners import Owners
+from .preference import Preference
 from .registers.acceptor import Acceptor
 from .registers.register import Registers
 from .registers.scan import Scans, answer_scan
 
-LATE_FOR_S = 3.0
 _MERGED = b"merged"
 _UNCLEAN, _ANSWERS = 1, 2  # of an owner; 0 is no owner
 _NOT_YET = (ABSTAIN, "it has not yet forgotten what it held of this partition in former times")
@@ -84,7 +84,7 @@ class Replica:
         self.me = me
         self._net = net
         self._rows = rows
-        self._late: dict[str, float] = {}
+        self.preference = Preference(env, me, net.is_alive)
         self._old_only = "joint_old_only" in unsafe
         self._owned = b""
         self._owners: list[Owners] = []
@@ -238,36 +238,22 @@ class Replica:
         await self.proposals.lift_fence()
 
     def prefer(self, owners: Iterable[str]) -> list[str]:
-        """Owners in the order to ask them: this peer, then those believed alive and prompt, then the rest."""
-        first: list[str] = []
-        last: list[str] = []
-        for owner in owners:
-            if owner == self.me:
-                first.insert(0, owner)
-            elif self._net.is_alive(owner) and not self._is_late(owner):
-                first.append(owner)
-            else:
-                last.append(owner)
-        return first + last if last else first
+        """Owners in the order to ask them."""
+        return self.preference.order(owners)
+
+    @property
+    def hampered(self) -> frozenset[str]:
+        """Members that say of themselves that they are slow."""
+        return self.preference.hampered
 
     def is_alive(self, member: str) -> bool:
         """What gossip believes."""
         return member == self.me or self._net.is_alive(member)
 
     def was_late(self, member: str) -> None:
-        """A hedge fired while this member owed an answer: ask it later for a while."""
-        if len(self._late) < 4096:
-            self._late[member] = self.env.now() + LATE_FOR_S
+        """A hedge fired while this member owed an answer."""
+        self.preference.was_late(member)
         self.registers.counts["hedges"] += 1
-
-    def _is_late(self, member: str) -> bool:
-        until_s = self._late.get(member)
-        if until_s is None:
-            return False
-        if self.env.now() < until_s:
-            return True
-        del self._late[member]
-        return False
 
     async def settle(self, row_key: bytes) -> None:
         """Have a register's value accepted anew, above what this peer promised. Raises Unavailable, Refused."""

@@ -16,25 +16,12 @@ from typing import Any
 from peer.errors import AtollError
 
 from .env import Cancellable, Done, Env
-from .messages import ABSTAIN, BUSY, CONFLICT, FAILED, FENCED, GATE_REFUSED, IS_FULL, NOT_OWNER, OK, STALE
+from .messages import ABSTAIN, CONFLICT, FAILED, NO_ROOM, OK, WORDS
 from .owners import Owners
 
 HEDGE_S = 0.12
 
 Send = Callable[[str, tuple[Any, ...], float, Done], None]
-
-_WORDS = {
-    CONFLICT: "a higher ballot stands",
-    STALE: "it is in a newer epoch",
-    NOT_OWNER: "it does not own the key",
-    GATE_REFUSED: "the bucket's gate refused",
-    IS_FULL: "its disk is full",
-    ABSTAIN: "it abstains",
-    FENCED: "it waits for a new epoch",
-    BUSY: "too many writes wait for its disk",
-}
-
-_NO_ROOM = (IS_FULL, BUSY)
 
 
 class Answers:
@@ -241,7 +228,7 @@ class AcceptRound(Round):
                 missed(member, self._message[2], self._message[3])
 
     def _settle(self) -> None:
-        no_room = self.refusals and all(reply[0] in _NO_ROOM for _, reply in self.refusals)
+        no_room = self.refusals and all(reply[0] in NO_ROOM for _, reply in self.refusals)
         if self._left and no_room and not self.oks and not self.silent:
             return
         super()._settle()
@@ -249,7 +236,7 @@ class AcceptRound(Round):
     def shut_out(self) -> bool:
         """Every owner refused for want of room, and none can take it later, not even after a restart (A5)."""
         asked = len(self.oks) + len(self.silent) + len(self.refusals) + self._left
-        return asked == sum(1 for _, reply in self.refusals if reply[0] in _NO_ROOM and reply[1])
+        return asked == sum(1 for _, reply in self.refusals if reply[0] in NO_ROOM and reply[1])
 
 
 class JointAcceptRound(_Joint, AcceptRound):
@@ -406,4 +393,4 @@ def _words(reply: Any) -> str:
         return str(reply[2])
     if reply[0] == ABSTAIN:
         return f"it abstains ({reply[1]})"
-    return _WORDS.get(reply[0], f"status {reply[0]}")
+    return WORDS.get(reply[0], f"status {reply[0]}")

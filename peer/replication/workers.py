@@ -223,6 +223,11 @@ class Workers:
             if name in self._all:
                 self._all[name].start()
 
+    def wake(self) -> None:
+        """What failed may go well now: nobody waits any longer to try again."""
+        for worker in self._all.values():
+            worker.wake()
+
     async def _keep_paused(self, paused: set[str]) -> None:
         await self._keep(_PAUSED, sorted(paused))
         self._paused = paused

@@ -13,8 +13,10 @@ life of a chunk's bytes, as a state machine without I/O).
     segment       what it knows of one segment
     operations    what the state machine asks for: create, sync, seal, punch, remove; limits and options
     chunkfiles    threads that execute what `segments` decides
+    chores        what the housekeeping thread does to files
     chunkreads    reading a record, verified
     segmentdir    the files they do it to
+    gauge         whether the disk is slow, or read-only
     datadir       the directory: lock, layout, checks at start-up
     ballast       the space given up when the disk is full, so that deletions still commit
     durable       atomic small files, directory syncs, and the end of the process when an fsync fails

@@ -17,10 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peer.buffers import Buffer
-from peer.errors import AtollError, Full, StartupError, Unavailable
+from peer.errors import AtollError, Full, ReadOnly, StartupError, Unavailable
+from peer.storage.chores import Chores
 from peer.storage.chunkreads import ChunkReads
 from peer.storage.durable import end_process
-from peer.storage.operations import ChunkOptions, Create, OpenReport, Operation, Punch, Remove, Seal
+from peer.storage.gauge import Gauge
+from peer.storage.operations import ChunkOptions, Create, OpenReport, Operation
 from peer.storage.records import Extent, lay_out
 from peer.storage.segmentdir import SegmentDir
 from peer.storage.segments import Segments
@@ -28,6 +30,8 @@ from peer.storage.segments import Segments
 log = logging.getLogger(__name__)
 
 _COUNTERS = ("appends", "append_bytes", "syncs", "reads", "read_bytes", "corrupt", "punched_bytes")
+REFUSED_AGAIN_S = 1.0
+"""How long housekeeping waits before it tries again on a disk that takes no writes."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,9 +44,12 @@ class ChunkFiles:
         *,
         options: ChunkOptions | None = None,
         fatal: Callable[[str], object] = end_process,
+        gauge: Gauge | None = None,
     ) -> None:
+        """`gauge` is told how long writes and syncs take, and whether the disk takes them."""
         self._options = options or ChunkOptions()
         self._fatal = fatal
+        self._gauge = gauge or Gauge()
         self._files = SegmentDir(
             directory,
             direct=self._options.direct,
@@ -62,6 +69,7 @@ class ChunkFiles:
         self._closing = False
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._thread: threading.Thread | None = None
+        self._do = Chores(self._files, self._machine, self._gauge, self._counts).do
         reads = ChunkReads(self._files, self.pin, self.unpin, self._counts)
         self.read, self.read_cached = reads.read, reads.read_cached
 
@@ -123,7 +131,7 @@ class ChunkFiles:
 
         Overwrites the buffer's header and padding. `name` must be the payload's BLAKE3 (whoever received
         the bytes has checked it). Next the caller commits the row and calls `named`, or `abandon`.
-        Raises Full (no room, or below the floor) or Unavailable (the write failed); nothing is kept then.
+        Raises Full (no room, or below the floor), ReadOnly, or Unavailable (the write failed); nothing is kept then.
         """
         extent, fd = self._write(buffer, length, name)
         with self._lock:
@@ -163,7 +171,8 @@ class ChunkFiles:
             raise
         try:
             fd = self._files.writable(extent.segment)
-            wrote = os.pwrite(fd, record, extent.offset)
+            with self._gauge.timed("write"):
+                wrote = os.pwrite(fd, record, extent.offset)
         except OSError as error:
             raise self._write_failed(extent, error) from error
         if wrote != len(record):
@@ -179,13 +188,16 @@ class ChunkFiles:
                 machine.space(self._files.free_bytes())
             failures = machine.create_failures
             while not self._closing:
+                if self._gauge.read_only:
+                    raise self._read_only()
                 extent = machine.allocate(length)
                 if machine.has_chores:
                     self._chores.notify_all()
                 if extent is not None:
                     return extent
                 self._changed.wait()
-                if machine.create_failures != failures:  # one try each: the disk may stay as it is for long
+                if machine.create_failures != failures and not self._gauge.read_only:
+                    # One try each: the disk may stay as it is for long.
                     raise Full(f"{self._files.path} has no room for another segment")
             raise Unavailable("this peer is shutting down")
 
@@ -195,9 +207,14 @@ class ChunkFiles:
             self._space_known_at = float("-inf")
             self._chores.notify_all()
         log.warning("writing a chunk to segment %d failed: %s", extent.segment, error)
+        if self._gauge.refused(error):
+            return self._read_only()
         if error.errno in _NO_ROOM:
             return Full(f"the disk of {self._files.path} is full: {error}")
         return Unavailable(f"writing a chunk to {self._files.path} failed: {error}")
+
+    def _read_only(self) -> ReadOnly:
+        return ReadOnly(f"the disk of {self._files.path} is read-only ({self._gauge.read_only})")
 
     def _sync(self, extent: Extent, fd: int) -> None:
         """Return once the extent, whose write returned, is durable, by a sync of this thread or of another (S3)."""
@@ -226,7 +243,8 @@ class ChunkFiles:
 
     def _fdatasync(self, fd: int, segment: int) -> None:
         try:
-            os.fdatasync(fd)
+            with self._gauge.timed("fsync"):
+                os.fdatasync(fd)
         except OSError as error:
             self._fatal(f"fdatasync of segment {segment} failed: {error}")
             raise Unavailable(f"fdatasync failed: {error}") from error  # only where fatal returns: in tests
@@ -351,45 +369,22 @@ class ChunkFiles:
             self._patient = False
 
     def _execute(self, operation: Operation) -> None:
-        machine = self._machine
-        ended: Callable[[], None]
-        try:
-            match operation:
-                case Create(segment, size):
-                    ended = self._create(segment, size)
-                case Seal(segment, size):
-                    self._files.seal(segment, size)
-                    ended = lambda: machine.sealed(segment)  # noqa: E731
-                case Punch():
-                    ended = self._punch(operation)
-                case Remove(segment):
-                    gone = self._files.remove(segment)
-                    ended = lambda: machine.removed(segment) if gone else machine.remove_refused(segment)  # noqa: E731
-        except OSError as error:
-            self._fatal(f"{operation} failed: {error}")
-            return
-        with self._lock:
-            ended()
-            if isinstance(operation, Create):  # it took more than a second's worth of appends may
-                self._space_known_at = float("-inf")
-            self._changed.notify_all()
-
-    def _create(self, segment: int, size: int) -> Callable[[], None]:
-        try:
-            self._files.create(segment, size)
-        except OSError as error:
-            log.warning("cannot create segment %d of %d MiB: %s", segment, size >> 20, error)
-            return lambda: self._machine.create_failed(segment)
-        return lambda: self._machine.created(segment)
-
-    def _punch(self, punch: Punch) -> Callable[[], None]:
-        try:
-            self._files.punch(punch.segment, punch.ranges)
-        except OSError as error:
-            log.warning("cannot punch segment %d: %s", punch.segment, error)
-            return lambda: self._machine.punch_failed(punch)
-        self._counts["punched_bytes"] += sum(size for _, size in punch.ranges)
-        return lambda: self._machine.punched(punch)
+        """Do it and tell the machine; should the disk take no writes, as soon as it does, or never if this is closed."""
+        while True:
+            try:
+                ended = self._do(operation)
+            except OSError as error:
+                self._fatal(f"{operation} failed: {error}")
+                return
+            with self._lock:
+                if ended is not None:
+                    ended()
+                    if isinstance(operation, Create):  # it took more than a second's worth of appends may
+                        self._space_known_at = float("-inf")
+                self._changed.notify_all()  # those who wait for a segment look whether the disk takes writes
+                if ended is not None or self._closing:
+                    return
+                self._chores.wait(REFUSED_AGAIN_S)
 
     @property
     def stats(self) -> dict[str, int | bool]:

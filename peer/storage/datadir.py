@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import resource
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from peer.errors import StartupError
 from peer.storage.ballast import Ballast
 from peer.storage.durable import write_file
 from peer.storage.syscalls import file_system
+
+log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 
@@ -161,7 +164,10 @@ class DataDir:
         """Remove `peer.pid` and let the directory go. Idempotent."""
         if self._lock is None:
             return
-        (self.path / PID_FILE).unlink(missing_ok=True)
+        try:
+            (self.path / PID_FILE).unlink(missing_ok=True)
+        except OSError as error:  # of a read-only disk: the next start overwrites it
+            log.warning("cannot remove %s: %s", self.path / PID_FILE, error.strerror)
         os.close(self._lock)
         self._lock = None
 
@@ -221,8 +227,13 @@ def _check(path: Path) -> list[str]:
         )
     if system.kind == "memory":
         warnings.append(f"{path} is on {system.name}: everything stored is lost when this machine stops")
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise StartupError(
+            f"{path} is on a file system that is mounted read-only: a peer must write there. If it was not meant to be, the"
+            " kernel found an error on the disk: look at its log (dmesg), check the file system, mount it writable"
+        )
     if not os.access(path, os.W_OK | os.X_OK):
-        raise StartupError(f"{path} is not writable by this user, or mounted read-only")
+        raise StartupError(f"{path} is not writable by this user: {_REMEDIES[errno.EACCES]}")
     _check_space(path, PEER_FILE not in names, warnings)
     _check_open_files()
     return warnings

@@ -71,6 +71,11 @@ class Rows(Protocol):
         """
         ...
 
+    @property
+    def read_only(self) -> bool:
+        """True while the disk refuses writes: what is committed can be read, and commits fail with `ReadOnly`."""
+        ...
+
     def get(self, table: str, key: Key) -> bytes | None:
         """The committed value, or None. Raises `Corrupt` if the store cannot read it."""
         ...
@@ -92,9 +97,9 @@ class Rows(Protocol):
     def commit(self, writes: Sequence[Write], done: Done) -> None:
         """Queue an atomic batch; from any thread.
 
-        `done(None)` once it is durable, `done(Full)` if the disk had no room, `done(Unavailable)` if too much
-        is queued (nothing changed then); on the loop thread, never from within this call. Of several writes of
-        one key in a batch the last wins. Raises only after `close`.
+        `done(None)` once it is durable, `done(Full)` if the disk had no room, `done(ReadOnly)` if it takes no writes,
+        `done(Unavailable)` if too much is queued (nothing changed then); on the loop thread, never from within this
+        call. Of several writes of one key in a batch the last wins. Raises only after `close`.
         """
         ...
 

@@ -22,10 +22,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peer.errors import AtollError, Corrupt, Full, StartupError, Unavailable
+from peer.errors import AtollError, Corrupt, Full, ReadOnly, StartupError, Unavailable
 from peer.storage import sqlite_files as files
 from peer.storage.ballast import Plenty, Space
 from peer.storage.durable import end_process
+from peer.storage.gauge import Gauge
 from peer.storage.rows import Done, Key, Write
 from peer.storage.sqlite_files import SqliteOptions
 from peer.storage.sqlite_readers import DAMAGE, KEY_TYPE, Readers, code_of
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 
 COPY_MARGIN_BYTES = 1 << 20
 """Left free by a copy of the log, for the log itself to go on in."""
+COUNTED = ("groups", "batches", "rows", "full", "read_only", "refused", "checkpoints")
+NOT_WRITTEN = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_READONLY)
+"""SQLite's words for a write that the kernel refused, among other things. Like SQLITE_FULL they come from a write, before
+the commit record is whole and before any sync."""
 
 
 @dataclass(slots=True)
@@ -54,10 +59,12 @@ class SqliteRows:
         fatal: Callable[[str], object] = end_process,
         space: Space | None = None,
         damaged: Callable[[str], object] = lambda reason: None,
+        gauge: Gauge | None = None,
     ) -> None:
         """Open or create the database at `path`, on the loop's thread. Blocks for milliseconds: no scan.
 
         `space` is measured after every group, and asked to make room (to give up the ballast) when one finds none.
+        `gauge` is told how long commits take, and whether the disk takes them.
         `fatal` does not return in a real peer. `damaged` is told, on any thread and perhaps often, that the file's structure
         turned out to be wrong; a commit that finds it so never ends.
         Raises `Corrupt` when the file is not a database of a peer, `StartupError` when it cannot be opened, or has
@@ -70,6 +77,7 @@ class SqliteRows:
         self._fatal = fatal
         self._damaged = damaged
         self._space = space or Plenty()
+        self._gauge = gauge or Gauge()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # the writer thread waits on it
         self._queue: list[_Batch] = []
@@ -83,15 +91,8 @@ class SqliteRows:
         self._dead = False
         self._completed: deque[tuple[list[_Batch], int, AtollError | None]] = deque()
         self._readers = Readers(path, self._options, damaged)
-        self._counts = {"groups": 0, "batches": 0, "rows": 0, "full": 0, "refused": 0, "checkpoints": 0}
-        try:
-            self._writer = files.Writer(path, self._options)
-        except sqlite3.DatabaseError as error:
-            if code_of(error) & 0xFF in DAMAGE:
-                raise Corrupt(f"{path} is not a readable database: {error}") from error
-            raise StartupError(
-                f"cannot open {path}: {error}; look whether this user may write there, and at the disk's room and health"
-            ) from error
+        self._counts = dict.fromkeys(COUNTED, 0)
+        self._writer = _open_writer(path, self._options)
         self._sequence = self._writer.sequence
         self._checkpointer = files.Checkpointer(
             path,
@@ -128,6 +129,10 @@ class SqliteRows:
     @property
     def roomy(self) -> bool:
         return self._space.roomy
+
+    @property
+    def read_only(self) -> bool:
+        return bool(self._gauge.read_only)
 
     @property
     def congested(self) -> bool:
@@ -264,17 +269,18 @@ class SqliteRows:
 
     def _commit(self, group: list[_Batch]) -> None:
         error = self._attempt(group)
-        if error is not None and self._space.release():
+        if isinstance(error, Full) and self._space.release():
             error = self._attempt(group)
-        if error is not None and self._restart_log():
+        if isinstance(error, Full) and self._restart_log():
             error = self._attempt(group)
         if self._dead:
             return
         if error is None:
+            self._gauge.wrote()
             self._counts["groups"] += 1
             self._counts["batches"] += len(group)
         else:
-            self._counts["full"] += 1
+            self._counts["read_only" if isinstance(error, ReadOnly) else "full"] += 1
         self._ended(group, error)
 
     def _ended(self, group: list[_Batch], error: AtollError | None) -> None:
@@ -287,18 +293,25 @@ class SqliteRows:
             log.warning("%d commits ended after their event loop was closed", len(group))
             self._stalled = False
 
-    def _attempt(self, group: list[_Batch]) -> Full | None:
+    def _attempt(self, group: list[_Batch]) -> Full | ReadOnly | None:
         """Commit the group, or roll it back and say why."""
         try:
-            self._counts["rows"] += self._writer.write([batch.writes for batch in group])
+            with self._gauge.timed("commit"):
+                self._counts["rows"] += self._writer.write([batch.writes for batch in group])
         except sqlite3.Error as error:
-            # Only a plain SQLITE_FULL is sure to have left no commit record in the log.
-            if code_of(error) != sqlite3.SQLITE_FULL:
-                self._fail(f"commit to {self._path} failed: {error}", error)
-                return None
-            self._writer.roll_back()
-            return Full(f"the disk of {self._path.parent} is full: nothing was changed")
+            # Only a plain SQLITE_FULL, or a refused write, is sure to have left no commit record in the log.
+            if code_of(error) == sqlite3.SQLITE_FULL:
+                self._writer.roll_back()
+                return Full(f"the disk of {self._path.parent} is full: nothing was changed")
+            if self._refuses_writes(error):
+                self._writer.roll_back()
+                return ReadOnly(f"the disk of {self._path.parent} is read-only: nothing was changed")
+            self._fail(f"commit to {self._path} failed: {error}", error)
         return None
+
+    def _refuses_writes(self, error: sqlite3.Error) -> bool:
+        """Whether this came of a disk that takes no writes now; SQLite does not tell which error it met."""
+        return code_of(error) in NOT_WRITTEN and any(map(self._gauge.refuses, files.written(self._path)))
 
     def _restart_log(self) -> bool:
         """Copy all of the log, so that it begins anew and the next commits lie within its file; False if that fails."""
@@ -324,6 +337,8 @@ class SqliteRows:
 
         The less room there is the shorter the log: once it is copied, deletions need no more of it on a full disk.
         """
+        if self._gauge.read_only:
+            return
         wal_bytes, free_bytes = self._writer.wal_bytes, self._space.measure()
         soft_bytes = min(self._options.wal_soft_bytes, max(free_bytes // 4, self._options.wal_least_bytes))
         if wal_bytes > min(soft_bytes, self._options.wal_hard_bytes) and not self._can_copy_log(free_bytes):
@@ -346,9 +361,12 @@ class SqliteRows:
             self._work.notify()
 
     def _checkpoint_failed(self, error: sqlite3.Error) -> None:
-        """A full disk only postpones a checkpoint: the log keeps everything. Anything else is fatal."""
+        """A disk that is full, or takes no writes, only postpones a checkpoint: the log keeps everything. Anything else is
+        fatal."""
         if code_of(error) == sqlite3.SQLITE_FULL:
             log.warning("the disk is full: the checkpoint of %s waits", self._path)
+        elif self._refuses_writes(error):
+            log.warning("the disk is read-only: the checkpoint of %s waits", self._path)
         else:
             self._fail(f"checkpoint of {self._path} failed: {error}", error)
 
@@ -363,6 +381,17 @@ class SqliteRows:
     def _die(self, reason: str) -> None:
         self._dead = True
         self._fatal(reason)
+
+
+def _open_writer(path: Path, options: SqliteOptions) -> files.Writer:
+    try:
+        return files.Writer(path, options)
+    except sqlite3.DatabaseError as error:
+        if code_of(error) & 0xFF in DAMAGE:
+            raise Corrupt(f"{path} is not a readable database: {error}") from error
+        raise StartupError(
+            f"cannot open {path}: {error}; look whether this user may write there, and at the disk's room and health"
+        ) from error
 
 
 def _size(writes: Sequence[Write]) -> int:

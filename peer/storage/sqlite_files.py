@@ -75,6 +75,11 @@ def connect(path: Path, cache_bytes: int, statements: int) -> sqlite3.Connection
     return connection
 
 
+def written(path: Path) -> tuple[Path, Path]:
+    """The files that commits and checkpoints write to."""
+    return path.with_name(path.name + "-wal"), path
+
+
 def reader(path: Path, options: SqliteOptions) -> sqlite3.Connection:
     """A read-only connection."""
     connection = connect(path, options.reader_cache_bytes, 64)

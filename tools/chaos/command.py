@@ -58,12 +58,13 @@ def chaos(
     peers: int, clients: int, keys: int, seconds: float, hold: float, faults: tuple[str, ...], seed: int, port: int,
     scratch: Path, quick: bool,
 ) -> int:  # fmt: skip
-    """Kill, freeze, cut off, corrupt and fill peers of a cluster founded for it, under load.
+    """Kill, freeze, cut off, corrupt, fill and hamper peers of a cluster founded for it, under load.
 
     One fault at a time; after each the cluster must heal by itself. At the end every acknowledged object is
     read through every peer, an audit of the data directories must agree with `status`, and any one peer may
-    be killed. Exit 1 if anything was wrong. `drop` needs root and `ip`, `full` root and mkfs.ext4; where they
-    are missing these two are left out, and it is said. Everything is removed at the end.
+    be killed. Exit 1 if anything was wrong. `drop` needs root and `ip`; `full`, `slow` and `readonly` need root
+    and mkfs.ext4, `slow` the kernel's limits of writes as well, `readonly` chattr; what is missing is left out,
+    and it is said. Everything is removed at the end.
     """
     plan = Plan(
         peers=peers, clients=clients, keys=keys, seconds=seconds, hold_s=hold, seed=seed, port=port,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
+from tools.chaos.ailments import SlowDisk, make_read_only, make_writable
 from tools.chaos.machines import Machines
 from tools.rot import flip_bits
 
@@ -18,12 +19,14 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`begin(machines, peer, chance)`, later `end(machines, peer)`, after which the peer runs."""
+    """`begin(machines, peer, chance)`, later `end(machines, peer)`, after which the peer runs. `begin` raises NoAilment
+    where this machine does not allow it. `small`: it strikes the peer that has a small disk of its own."""
 
     name: str
     what: str
     begin: Callable[[Machines, int, random.Random], None]
     end: Callable[[Machines, int], None]
+    small: bool = False
 
 
 def _kill(machines: Machines, peer: int, chance: random.Random) -> None:
@@ -85,6 +88,26 @@ def _unfill(machines: Machines, peer: int) -> None:
         _start(machines, peer)
 
 
+def _slow(machines: Machines, peer: int, chance: random.Random) -> None:
+    machines.slowed[peer] = SlowDisk(machines.pid(peer), machines.small[peer])
+
+
+def _unslow(machines: Machines, peer: int) -> None:
+    machines.slowed.pop(peer).end()
+    if not machines.running(peer):
+        _start(machines, peer)
+
+
+def _refuse_writes(machines: Machines, peer: int, chance: random.Random) -> None:
+    make_read_only(machines.directory(peer))
+
+
+def _take_writes(machines: Machines, peer: int) -> None:
+    make_writable(machines.directory(peer))
+    if not machines.running(peer):
+        _start(machines, peer)
+
+
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -92,6 +115,8 @@ FAULTS = {
         Fault("freeze", "SIGSTOP and SIGCONT", _freeze, _thaw),
         Fault("drop", "all packets vanish", _drop, _restore),
         Fault("corrupt", "bits flipped in segments and rows while it is dead", _corrupt, _start),
-        Fault("full", "its disk is filled from outside", _fill, _unfill),
+        Fault("full", "its disk is filled from outside", _fill, _unfill, small=True),
+        Fault("slow", "its disk takes one write a second", _slow, _unslow, small=True),
+        Fault("readonly", "its disk takes no writes", _refuse_writes, _take_writes, small=True),
     )
 }

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peer.client.sync import Client
+from tools.chaos.ailments import SlowDisk, make_writable
 from tools.chaos.network import Network
 from tools.devcluster import LAUNCHER
 from tools.devlayout import HOST, DevError, Layout, Place, check_ports, last_words, peer_environment
@@ -34,6 +35,7 @@ class Machines:
         self.network = network
         self.layout = Layout(directory, peers, port, min(3, peers))
         self.small = small
+        self.slowed: dict[int, SlowDisk] = {}
         self._chunk_bytes = chunk_bytes
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         if network is None:
@@ -121,6 +123,9 @@ class Machines:
         process = self._processes.get(peer)
         return process is not None and process.poll() is None
 
+    def pid(self, peer: int) -> int:
+        return self._processes[peer].pid
+
     def wait_ready(self, peer: int) -> None:
         """Until it serves. Raises DevError with its last words."""
         end_s = time.monotonic() + READY_S
@@ -154,7 +159,11 @@ class Machines:
         self._processes[peer].send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End every process at once."""
+        """End every process at once, and what was done to their disks."""
+        for slow in self.slowed.values():
+            slow.end()
+        for mounted in self.small.values():
+            make_writable(mounted / "data")
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from peer.errors import AtollError
 from peer.recovery.audit import audit
+from tools.chaos.ailments import NoAilment
 from tools.chaos.faults import FAULTS, Fault
 from tools.chaos.load import Load, availability, longest_outage_s
 from tools.chaos.machines import Machines, NoDisk, small_disk
@@ -113,11 +114,13 @@ class Run:
                     network = stack.enter_context(Network(plan.peers))
                 except NoNetwork as why:
                     self._skip("drop", f"no network namespaces here: {why}")
-            if "full" in plan.faults:
+            on_small = [name for name in plan.faults if FAULTS[name].small]
+            if on_small:
                 try:
                     small = {plan.peers - 1: stack.enter_context(small_disk(self._directory))}
                 except NoDisk as why:
-                    self._skip("full", f"no small file system here: {why}")
+                    for name in on_small:
+                        self._skip(name, f"no small file system here: {why}")
             machines = Machines(self._directory, plan.peers, plan.port, network, small, CHUNK_BYTES)
             try:
                 yield machines
@@ -133,15 +136,20 @@ class Run:
     def _strike_all(self, machines: Machines, load: Load) -> None:
         """Each fault once, then at random until the time is over."""
         time.sleep(CALM_S)
-        faults = [FAULTS[name] for name in self._plan.faults if name not in self.outcome.skipped]
+        skipped = self.outcome.skipped
+        faults = [FAULTS[name] for name in self._plan.faults if name not in skipped]
         end_s = time.monotonic() + self._plan.seconds
         waiting = list(faults)
         while faults and (waiting or time.monotonic() < end_s):
             fault = waiting.pop(0) if waiting else self._chance.choice(faults)
-            self._strike(machines, load, fault)
+            try:
+                self._strike(machines, load, fault)
+            except NoAilment as why:
+                self._skip(fault.name, str(why))
+                faults.remove(fault)
 
     def _strike(self, machines: Machines, load: Load, fault: Fault) -> None:
-        peer = next(iter(machines.small)) if fault.name == "full" else self._chance.choice(machines.peers)
+        peer = next(iter(machines.small)) if fault.small else self._chance.choice(machines.peers)
         name = machines.place(peer).name
         began_s = time.monotonic()
         self._say(f"{fault.name}: {name} ({fault.what})")

@@ -58,7 +58,7 @@ def summary(info: ClusterInfo) -> Iterator[str]:
     told = redundancy(info.raw)
     if told:
         yield told
-    for reason in info.raw.get("reasons", ()):
+    for reason in (*info.raw.get("reasons", ()), *info.raw.get("warnings", ())):
         yield f"  {reason.get('message')} ({reason.get('code')})"
     parts = info.raw.get("partitions") or {}
     yield (
@@ -145,7 +145,8 @@ def _ask(client: Client) -> tuple[str, dict[str, object], list[str]]:
         verdict = client.health()
         return verdict, {"verdict": verdict}, []
     reasons = [dict(reason) for reason in info.raw.get("reasons", ())]
+    warnings = [dict(warning) for warning in info.raw.get("warnings", ())]
     record: dict[str, object] = {"verdict": info.verdict, "tolerates": info.tolerates, "reasons": reasons}
-    record["redundancy"] = info.raw.get("redundancy")
-    lines = [redundancy(info.raw), *(str(reason.get("message")) for reason in reasons)]
+    record |= {"warnings": warnings, "redundancy": info.raw.get("redundancy")}
+    lines = [redundancy(info.raw), *(str(reason.get("message")) for reason in (*reasons, *warnings))]
     return info.verdict, record, [line for line in lines if line]

@@ -17,7 +17,7 @@ from typing import Any
 
 from sortedcontainers import SortedDict
 
-from peer.errors import AtollError, Full, Unavailable
+from peer.errors import AtollError, Full, ReadOnly, Unavailable
 from peer.replication import meta
 from peer.storage.records import Extent
 from peer.storage.rows import TABLES, Done, Key, Write
@@ -48,6 +48,7 @@ class SimDisk:
     tables: dict[str, Any] = field(default_factory=lambda: {name: SortedDict() for name in TABLES})
     sequence: int = 0
     full: bool = False
+    read_only: bool = False
     low: bool = False  # room only for what the ballast is kept for
     lying: bool = False
     unsynced: list[Undo] = field(default_factory=list)  # only of a lying disk, oldest first
@@ -127,6 +128,10 @@ class SimRows:
     @property
     def roomy(self) -> bool:
         return not self.disk.low
+
+    @property
+    def read_only(self) -> bool:
+        return self.disk.read_only
 
     @property
     def congested(self) -> bool:
@@ -217,6 +222,9 @@ class SimRows:
         if self.disk.full:  # R5: the writer rests until the failure has reached everyone it concerns
             self.story.fault("disk full", self.env.name, "", quiet=True)
             self._tell(notice_s, group, Full("the simulated disk is full"))
+            return
+        if self.disk.read_only:
+            self._tell(notice_s, group, ReadOnly("the simulated disk is read-only"))
             return
         self.disk.apply([write for writes, _ in group for write in writes])
         self.commits += 1

@@ -18,6 +18,7 @@ REFUSALS = {
     m.ABSTAIN: "abstained",
     m.FENCED: "fenced",
     m.BUSY: "overload refused",
+    m.READ_ONLY: "read-only disk refused",
 }
 READS = (m.READ, m.BALLOT, m.PREPARE)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peer.buffers import Buffer
-from peer.errors import AtollError, Corrupt, Full, NotFound, Refused, Unavailable
+from peer.errors import AtollError, Corrupt, Full, NotFound, ReadOnly, Refused, Unavailable
 from peer.replication.env import Cancellable
-from peer.replication.messages import ADD_REF, BUSY, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
+from peer.replication.messages import ADD_REF, BUSY, FAILED, IS_FULL, MISSING, OK, READ_ONLY, STORE_CHUNK
 from peer.replication.patience import PATIENCE_S, Watch
 from peer.storage.records import Extent
 
@@ -26,6 +26,8 @@ SEND_S = 10.0
 STRAGGLE_S = 1.0
 INSTEAD_S = 1.5
 """An owner that has not answered so long after the put began gets a fallback beside it, unless a majority is reached."""
+SOONER_S = 0.3
+"""The same for an owner that said of itself that it is slow."""
 
 
 class Put:
@@ -56,6 +58,7 @@ class Put:
         self.asking: set[str] = set()  # members that have not said yet whether they need the bytes
         self.cut = False
         self.copy = b""
+        self.held_back = False  # this peer's own copy waits until the others cannot do without it
 
     async def run(self) -> None:
         c = self.c
@@ -66,20 +69,30 @@ class Put:
         for owner in self.owners:
             if self.spares and not c._ring.is_alive(owner):
                 self._finished(owner, Unavailable("it is believed dead"))
+            elif owner == c._me and self._can_be_spared(owner):
+                self.held_back = True
+                self.using += 1
             elif ask_first:
                 self._add_ref(owner)
             else:
                 self._bytes_to(owner)
         self._done_with_buffer()
-        timer = c._env.call_later(INSTEAD_S, self._instead_of_late) if self.spares else None
+        timers = []
+        if self.spares:
+            timers.append(c._env.call_later(INSTEAD_S, self._instead_of_late))
+            if not c._ring.hampered.isdisjoint(self.owners):
+                timers.append(c._env.call_later(SOONER_S, self._instead_of_hampered))
+        if self.held_back:
+            timers.append(c._env.call_later(INSTEAD_S, lambda: self._own_copy(wanted=True)))
         watch = Watch(c.heard, lambda: self.pending, lambda: self.need - len(self.filled), self._give_up)
         try:
             if await self.future:
                 return
         finally:
             watch.end()
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
+            self._own_copy(wanted=False)
             if self.pending:
                 c._env.call_later(STRAGGLE_S, self._cut_stragglers)
         if any(isinstance(error, Full) for _, error in self.failures):
@@ -174,6 +187,7 @@ class Put:
             if len(self.filled) == self.need and not self.future.done():
                 self.future.set_result(True)
                 self._hint(*(self.failed - set(self.pending.values())))
+                self._own_copy(wanted=False)
             return
         self.failures.append((member, error))
         if member == slot:
@@ -184,8 +198,29 @@ class Put:
             return
         if len(self.filled) >= self.need:
             self._hint(slot)
-        elif len(self.filled | set(self.pending.values())) < self.need and not self.future.done():
+            return
+        if self.held_back and len((self.filled | set(self.pending.values())) - {self.c._me}) < self.need:
+            self._own_copy(wanted=True)
+        if len(self.filled | set(self.pending.values())) < self.need and not self.future.done():
             self.future.set_result(False)
+
+    def _can_be_spared(self, me: str) -> bool:
+        """Whether this peer's disk is slow, and enough prompt owners are there: its own copy would keep a buffer for as
+        long as the disk takes, and a peer out of buffers serves nobody."""
+        ring = self.c._ring
+        prompt = [o for o in self.owners if o != me and ring.is_alive(o) and o not in ring.hampered]
+        return me in ring.hampered and len(prompt) >= self.need
+
+    def _own_copy(self, *, wanted: bool) -> None:
+        """If this peer's copy was held back: make it now, or leave it to a fallback or a hint."""
+        if self.held_back:
+            self.held_back = False
+            me = self.c._me
+            if wanted:
+                self._add_ref(me)
+            else:
+                self._finished(me, Unavailable("its disk is slow"))
+            self._done_with_buffer()
 
     def _hint(self, *slots: str) -> None:
         """Nobody holds these owners' copies: remember for them which chunk it is."""
@@ -200,7 +235,8 @@ class Put:
             able = [member for member in self.spares if self.copy and member != self.c._me]
         if not able or self.cut:
             return False
-        member = next(filter(self.c._ring.is_alive, able), able[0])
+        ring = self.c._ring
+        member = min(able, key=lambda one: (not ring.is_alive(one), one in ring.hampered))
         self.spares.remove(member)
         self.pending[member] = slot
         self.c.counts["fallbacks"] += 1
@@ -211,6 +247,15 @@ class Put:
         """Owners that are silent may be as good as dead."""
         if not self.future.done():
             for slot in set(self.pending.values()) - self.filled:
+                self._instead(slot)
+
+    def _instead_of_hampered(self) -> None:
+        """Owners that are known to be slow need not be waited for, if somebody prompt can stand in."""
+        hampered = self.c._ring.hampered
+        if self.future.done() or hampered.issuperset(self.spares):
+            return
+        for member, slot in list(self.pending.items()):
+            if member == slot and member in hampered and slot not in self.filled:
                 self._instead(slot)
 
     def _done_with_buffer(self) -> None:
@@ -243,6 +288,8 @@ def error_of(reply: Any) -> AtollError | None:
         return Full("its disk is full")
     if reply[0] == BUSY:
         return Unavailable("too many writes wait for its disk")
+    if reply[0] == READ_ONLY:
+        return ReadOnly("its disk is read-only")
     if reply[0] == MISSING:
         return NotFound("it does not hold the chunk")
     if reply[0] == FAILED:

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from peer.errors import Corrupt, Full, Unavailable
+from peer.errors import Corrupt, Full, ReadOnly, Unavailable
 from peer.replication.ballot import NONE
 from peer.replication.env import Env, RowStore
 from peer.replication.keys import OBJECT, partition_in, ranges_of
-from peer.replication.messages import BUSY, IS_FULL, OK
+from peer.replication.messages import BUSY, NO_ROOM, OK, READ_ONLY
 from peer.replication.registers.acceptor import Acceptor
 from peer.replication.value import decode_row
 
@@ -93,7 +93,7 @@ class RegisterSide:
             waiting -= 1
             if answer[0] == OK:
                 pulled.rows += 1
-            elif answer[0] in (IS_FULL, BUSY):
+            elif answer[0] in NO_ROOM:
                 no_room.add(answer[0])
             elif answer[0] != _SKIPPED:
                 refused.append(key)
@@ -116,6 +116,8 @@ class RegisterSide:
             await merged_all
         if BUSY in no_room:
             raise Unavailable("too many writes wait for this peer's disk: what it missed has to wait, too")
+        if READ_ONLY in no_room:
+            raise ReadOnly("its disk is read-only: what it missed has to wait")
         if no_room:
             raise Full("its disk is full: what it missed has to wait")
         return refused

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from peer.buffers import Buffer
-from peer.errors import AtollError, Corrupt, Full, Unavailable
+from peer.errors import AtollError, Corrupt, Full, ReadOnly, Unavailable
 from peer.replication.chunks.holder import Disk, Holder
 from peer.replication.chunks.rows import NAME_END
 from peer.replication.copying.digests import Digests
@@ -102,7 +102,7 @@ class ChunkSide:
             try:
                 await self.bring(key, back, pulled)
             except AtollError as error:
-                if isinstance(error, Full):
+                if isinstance(error, Full | ReadOnly):
                     raise
                 self.missing += 1
                 pulled.missing += 1

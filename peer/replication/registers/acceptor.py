@@ -12,7 +12,7 @@ A5  An accept that a full disk failed, or would have, or that met too long a que
     the network repeat it: the promise moves above it. The refusal says whether a restart remembers that, which it does if
     H covers the ballot.
 A6  Who has too many writes queued promises nothing new, so that they become fewer. Accepts it takes while it can: others
-    have promised by then.
+    have promised by then. Nor does one whose disk is read-only: it could not keep what it then accepts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from peer.errors import AtollError, Corrupt, Full
 from peer.replication.ballot import NONE, after
 from peer.replication.env import Reply, RowStore, Write
 from peer.replication.keys import GATE, OBJECT
-from peer.replication.messages import ABSTAIN, BUSY, CONFLICT, IS_FULL, OK, status_of
+from peer.replication.messages import ABSTAIN, BUSY, CONFLICT, IS_FULL, OK, READ_ONLY, status_of
 from peer.replication.value import Accepted, decode_row, decode_side, encode_row, encode_side, payload_of
 
 from .floors import Floors
@@ -89,8 +89,8 @@ class Acceptor:
             return reply(refusal)
         if key in self._pending and not self._read_uncommitted:
             return self._after_commit(key, lambda: self.prepare(message, reply))
-        if self._rows.congested:  # A6
-            return reply((BUSY,))
+        if self._rows.read_only or self._rows.congested:  # A6
+            return reply((READ_ONLY if self._rows.read_only else BUSY,))
 
         def resume(error: AtollError | None) -> None:
             reply((status_of(error),)) if error is not None else self.prepare(message, reply)
@@ -140,7 +140,7 @@ class Acceptor:
     ) -> None:  # fmt: skip
         """Apply what another owner has accepted, as a delayed accept (§6, copying).
 
-        OK once it is durable, CONFLICT, IS_FULL or BUSY.
+        OK once it is durable, CONFLICT, IS_FULL, READ_ONLY or BUSY.
 
         No gate is asked: a gate decides what is accepted first, not where it is copied to. `void`: nor is a promise, as
         whoever it was made to can do nothing with it any more (`recovery`, O3); it stands all the same.

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from peer.errors import AtollError, Full, Unavailable, UnknownOutcome
+from peer.errors import AtollError, Full, ReadOnly, Unavailable, UnknownOutcome
 from peer.replication.ballot import NONE, BallotClock
 from peer.replication.env import Done, Env
 from peer.replication.keys import OBJECT
@@ -31,6 +31,7 @@ from peer.replication.messages import (
     NO_GATE,
     PREPARE,
     READ,
+    READ_ONLY,
     STALE,
 )
 from peer.replication.owners import Owners
@@ -105,7 +106,7 @@ class Registers:
 
         `judge` is pure and may run several times. An error it returns is raised once the value it judged is
         chosen. An `operation` (8 bytes) that is in the history, of the last 16 changes, is not judged again (R4).
-        Raises Unavailable (nothing changed), UnknownOutcome (503; it may happen yet), GateRefused, Full.
+        Raises Unavailable or ReadOnly (nothing changed), UnknownOutcome (503; it may happen yet), GateRefused, Full.
         """
         until_s = self._env.now() + budget_s
         await self._turns.take(key, budget_s)
@@ -140,9 +141,8 @@ class Registers:
         left_s = max(0.2, until_s - self._env.now())
         try:
             return await self.change(key, lambda _: Keep, gate=gate, want_side=want_side, budget_s=left_s)
-        except (
-            Full
-        ):  # a repair needs room, an answer does not: one ballot on any majority is chosen, too (R2)
+        except (Full, ReadOnly):
+            # A repair writes, an answer need not: one ballot on any majority is chosen, too (R2).
             owners, message = self._ring.owners_of_row(key), (READ, self._ring.tag, key, gate, want_side)
             most = await agreed_by_most(self._env, self._send, owners, message, ROUND_S)
             if most is None:
@@ -191,7 +191,8 @@ class Registers:
                 raise GateRefused(gate[1], gate[2])
         if any(one.refused_with(IS_FULL) for one in rounds):
             raise Full(_too_full(story))
-        raise Unavailable(f"no majority of the owners of this key answered ({story}); try again")
+        error = ReadOnly if any(one.refused_with(READ_ONLY) for one in rounds) else Unavailable
+        raise error(f"no majority of the owners of this key answered ({story}); try again")
 
     def _note_room(self, member: str, full: bool) -> None:
         """What an owner said of its disk counts for FULL_FOR_S: a majority promises, and the third may be the full one."""

@@ -1,0 +1,64 @@
+"""What ails a peer that answers: its disk is full, read-only or slow, or its event loop stood still. A sentence for each.
+
+A disk that takes no (more) writes is a **reason** why the cluster is degraded: what is written misses a copy there. A slow
+one, or a loop that stood still, is a **warning**: it costs time, which the others keep from clients, and no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Told = tuple[str, Mapping[str, Any], Iterable[str]]
+"""A peer's name, what it tells of itself ({}: it does not answer just now), and its flags in gossip."""
+Sentence = dict[str, str]
+
+LEAST_TOLD_S = 1.0
+
+
+def reasons(told: Iterable[Told]) -> list[Sentence]:
+    """Of peers that take no writes."""
+    found = []
+    for name, info, flags in told:
+        why = info.get("full")
+        if why or (why is None and "full" in flags):
+            message = f"{name} is short of space: {why or 'it said so in gossip'}; free some there"
+            found.append(_sentence("disk_full", name, message))
+        if why := read_only(info, flags):
+            message = (
+                f"{name}: disk read-only ({why}); it serves reads, and goes on by itself once it can write"
+            )
+            found.append(_sentence("disk_read_only", name, message))
+    return found
+
+
+def warnings(told: Iterable[Told]) -> list[Sentence]:
+    """Of peers that are slow."""
+    found = []
+    for name, info, flags in told:
+        condition = info.get("condition")
+        if condition is None:
+            if "slow" in flags:
+                found.append(_sentence("disk_slow", name, f"{name}: disk slow (it said so in gossip)"))
+            continue
+        if slow := condition.get("slow"):
+            took = f"{slow['operation']} {slow['took_s']:g} s"
+            found.append(_sentence("disk_slow", name, f"{name}: disk slow ({took})"))
+        if blocked := condition.get("blocked"):
+            what = "stopped" if blocked["stopped"] else "event loop blocked"
+            when = f", {blocked['ago_s']:.0f} s ago" if blocked["ago_s"] >= LEAST_TOLD_S else ""
+            message = f"{name}: {what} for {blocked['lasted_s']:g} s{when}"
+            found.append(_sentence("loop_blocked", name, message))
+    return found
+
+
+def read_only(info: Mapping[str, Any], flags: Iterable[str] = ()) -> str:
+    """Why a peer's disk takes no writes; "" if it does."""
+    condition = info.get("condition")
+    if condition is not None:
+        return str(condition.get("read_only", ""))
+    return "it said so in gossip" if "read-only" in flags else ""
+
+
+def _sentence(code: str, node: str, message: str) -> Sentence:
+    return {"code": code, "node": node, "message": message}

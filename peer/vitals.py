@@ -1,0 +1,97 @@
+"""What a peer knows of its own condition and tells the others, so that they route round it (architecture.md §4, §8).
+
+A flag in gossip for each: `full`, `slow` and `read-only` for its disk, `blocked` for its event loop. The others ask such a
+peer later, or another one; nobody counts its word for less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from peer.looplag import LoopLag
+from peer.storage.gauge import Gauge
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+TRY_OUT_S = 2.0
+"""A disk that is slow or takes no writes is tried so often: with less asked of it, it might not show that it is well."""
+
+FULL, SLOW, READ_ONLY, BLOCKED = "full", "slow", "read-only", "blocked"
+HAMPERED = frozenset({SLOW, READ_ONLY, BLOCKED})
+"""Flags of members that are asked later. A full one answers as fast as ever."""
+
+
+class Vitals:
+    """One peer's own condition. `path` is its metadata database. All methods belong to the loop's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.gauge = Gauge()
+        self.lag = LoopLag()
+        self.tell: Callable[[frozenset[str]], None] = lambda flags: None
+        """Told all flags, at first and whenever they change."""
+        self.on_writable: Callable[[], None] = lambda: None
+        """Told when the disk takes writes again."""
+        self._path = path
+        self._flags: frozenset[str] = frozenset()
+        self._trial: asyncio.Future[None] | None = None
+        self._tried_s = float("-inf")
+        self._slow: tuple[str, float] | None = None
+
+    @property
+    def flags(self) -> frozenset[str]:
+        return self._flags
+
+    def flag(self, states: Iterable[tuple[str, bool]]) -> None:
+        """Raise or lower flags."""
+        flags = set(self._flags)
+        for name, raised in states:
+            (flags.add if raised else flags.discard)(name)
+        if flags != self._flags:
+            before, self._flags = self._flags, frozenset(flags)
+            if READ_ONLY in before and READ_ONLY not in flags:
+                self.on_writable()
+            self.tell(self._flags)
+
+    async def watch(self) -> NoReturn:
+        """For ever. Nothing here waits for the disk: one that hangs must be told of, too."""
+        self.lag.start(asyncio.get_running_loop())
+        try:
+            while True:
+                self.look()
+                await asyncio.sleep(LOOK_S)
+        finally:
+            self.lag.stop()
+
+    def look(self) -> None:
+        """Draw conclusions from what was measured, and have the disk tried if it is not well."""
+        slow, read_only = self.gauge.slow(), bool(self.gauge.read_only)
+        if slow is not None and self._slow is None:
+            log.warning("the disk is slow: one %s took %.1f s", *slow)
+        elif slow is None and self._slow is not None:
+            log.warning("the disk is as fast as before")
+        self._slow = slow
+        self.flag(
+            [(SLOW, slow is not None), (READ_ONLY, read_only), (BLOCKED, self.lag.recent() is not None)]
+        )
+        trying = self._trial is not None and not self._trial.done()
+        if (slow is not None or read_only) and not trying and time.monotonic() - self._tried_s >= TRY_OUT_S:
+            self._tried_s = time.monotonic()
+            self._trial = asyncio.ensure_future(asyncio.to_thread(self.gauge.try_out, self._path))
+
+    def info(self) -> dict[str, Any]:
+        """For the view of the cluster: the slowest operation of a `slow` disk, why it is `read_only` ("": it is not), and
+        when the event loop last stood still (`blocked`)."""
+        slow = self._slow
+        return {
+            "slow": None if slow is None else {"operation": slow[0], "took_s": round(slow[1], 1)},
+            "read_only": self.gauge.read_only,
+            "blocked": self.lag.info(),
+            "standstills": self.lag.count,
+            "longest_standstill_s": round(self.lag.longest_s, 1),
+        }
