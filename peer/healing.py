@@ -126,7 +126,7 @@ class Healing:
         replica.serve(REPAIR, chunks.on_repair)
 
         self.transition = Transition(env, rows, replica, alive, self.workers.throttle)
-        self.transition.fetching = lambda: self.anti_entropy.to_fetch
+        self.transition.fetching = self._to_fetch
         self._clean(env, rows, replica, disk, pool, alive, attempt_in, grace_s, unsafe)
 
     def _clean(
@@ -202,8 +202,8 @@ class Healing:
         log.info(
             "epoch %d.%d (%s): %d members", epoch.generation, epoch.number, epoch.kind, len(epoch.members)
         )
-        self.transition.wake()
-        self.anti_entropy.wake()
+        for worker in (self.recovery, self.transition, self.handoff, self.anti_entropy):
+            worker.wake()
         if epoch.kind == "final" and epoch.member(self._replica.me) is None:
             self._env.spawn(self._leave(), "leave")
         else:
@@ -252,6 +252,13 @@ class Healing:
         epoch = self._replica.epochs.current
         if epoch is not None:
             self.anti_entropy.soon(source, CHUNKS, partition_of(name, epoch.partition_power))
+
+    def _to_fetch(self) -> int:
+        """Partitions whose chunks are to be fetched still; a peer that gives its own away has, besides, to hand on what it
+        keeps for others: its hints may be all that says where bytes lie, and it is let go once nothing is left."""
+        epoch = self._replica.epochs.current
+        leaving = epoch is not None and epoch.table.partitions_of(self._replica.me) == 0
+        return self.anti_entropy.to_fetch + (self._chunks.hints.total if leaving else 0)
 
     @property
     def dropped_s(self) -> float | None:

@@ -504,6 +504,24 @@ def test_a_copy_on_any_one_owner_is_found() -> None:
     simulate_stores(scenario)
 
 
+def test_c4_a_copy_with_who_was_a_fallback_in_former_times_is_found() -> None:
+    """Goal (C4): no owner and no fallback has a copy left, but some other member does: it is read, not called lost."""
+
+    async def scenario(world: World, *stores: Store) -> None:
+        reader, name = stores[0], name_of(SMALL)
+        expected = {*reader.chunks.owners_of(name), *reader.chunks.fallbacks_of(name), reader.peer.id}
+        other = next(store for store in stores if store.peer.id not in expected)
+        replica = other.peer.replica
+        message = (STORE_CHUNK, replica.tag, name, b"attempt1", b"back", SMALL)
+        replica.handle(reader.peer.id, message, lambda _: None)
+        await until(lambda: other.holds(name))
+        assert await reader.get(name) == SMALL
+        world.isolate(other.peer)
+        assert isinstance(await error_of(reader.get(name)), Unavailable)
+
+    simulate_stores(scenario, 8)
+
+
 @pytest.mark.parametrize("slow", ["disk", "network"])
 def test_a_late_read_is_overtaken(slow: str) -> None:
     """Goal: an owner that is slow costs a hedge delay; what it sends in the end is dropped, its buffer given back."""

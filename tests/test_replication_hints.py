@@ -450,3 +450,26 @@ def test_hints_wait_for_a_disk_that_takes_no_writes() -> None:
         assert hints.counts["dropped"] == 0
 
     simulate_stores(scenario)
+
+
+def test_a_hint_that_is_stored_twice_counts_once() -> None:
+    """Goal: a message that the network repeats, or a second try, while the first commit is under way: one hint is kept, and
+    none once it is forgotten. (What was counted too often looked like something to do for ever.)"""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        hints, holder = a.chunks.hints, a.chunks.holder
+        name = await a.put(SMALL)
+        told: list[object] = []
+        assert not hints.count_some()
+        for _ in range(2):
+            holder.refer(name, b"attempt9", b"back", told.append, c.peer.id)
+        await until(lambda: told == [None, None])
+        holder.refer(name, b"attempt9", b"back", told.append, c.peer.id)
+        await until(lambda: len(told) == 3)
+        assert hints.total == hints.counts["kept"] == 1
+        assert hints.kept[c.peer.id].bytes == len(SMALL)
+        hints.forget(hints.page(b""), [], told.append)
+        await until(lambda: len(told) == 4)
+        assert not hints.kept and hints.total == 0
+
+    simulate_stores(scenario)

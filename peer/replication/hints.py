@@ -18,12 +18,13 @@ Table "hints": target's id, 8 bytes | kind u8 | item key.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peer.errors import AtollError, ReadOnly
+from peer.errors import AtollError, Corrupt, ReadOnly
 
 from .env import Env, Reply, RowStore, Write
 from .messages import FAILED, OK
@@ -61,6 +62,14 @@ class Kept:
     since_s: float = 0.0
 
 
+@dataclass(slots=True)
+class _Queued:
+    """A hint of which commits are under way: what the last of them will leave (see `_size_of`), and how many they are."""
+
+    size: int | None
+    commits: int = 0
+
+
 _NOTHING = Kept()
 
 
@@ -80,6 +89,7 @@ class Hints:
         self._new: dict[bytes, bytes] = {}  # not written yet
         self._writing: dict[bytes, bytes] = {}
         self._counted: bytes | None = b""  # hints up to here were counted since the start; None: all
+        self._queued: dict[bytes, _Queued] = {}
 
     # --- keeping
 
@@ -96,28 +106,20 @@ class Hints:
         kept = self.kept.get(member, _NOTHING)
         return kept.keys < KEYS_MOST and kept.bytes + size <= self._bytes_most
 
-    def write_of(self, member: str, reference: bytes, size: int, back: bytes) -> Write:
-        """What the commit that stores a chunk in `member`'s place holds besides; then call `stored` with it."""
-        return "hints", bytes.fromhex(member) + bytes((CHUNK,)) + reference, chunk_value(size, back)
-
-    def stored(self, write: Write) -> None:
-        """The commit with this `write_of` is durable."""
-        assert write[2] is not None
-        self._count(write[1], size_in(write[1][TARGET_BYTES:], write[2]), 1)
+    def write_of(
+        self, member: str, reference: bytes, size: int, back: bytes
+    ) -> tuple[Write, Callable[[AtollError | None], None]]:
+        """What the commit that stores a chunk in `member`'s place holds besides, and whom to tell how it ended."""
+        key, value = bytes.fromhex(member) + bytes((CHUNK,)) + reference, chunk_value(size, back)
+        return ("hints", key, value), self._queue(key, value)
 
     async def keep(self, member: str, items: Sequence[Item]) -> None:
         """Keep hints that somebody else kept so far; returns when they are durable. Raises Full."""
         target = bytes.fromhex(member)
         done = self._env.future()
-        fresh = [
-            (target + item, value) for item, value in items if self._rows.get("hints", target + item) is None
-        ]
-        writes: list[Write] = [("hints", target + item, value) for item, value in items]
-        self._rows.commit(writes, done.set_result)
+        self._commit([("hints", target + item, value) for item, value in items], done.set_result)
         if error := await done:
             raise error
-        for key, value in fresh:
-            self._count(key, size_in(key[TARGET_BYTES:], value), 1)
 
     def _note(self, key: bytes, value: bytes) -> None:
         if len(self._new) >= UNWRITTEN_MOST and key not in self._new:
@@ -135,34 +137,29 @@ class Hints:
     def _write(self) -> None:
         """Commit what was noted; one commit at a time."""
         writes: list[Write] = []
-        fresh: list[bytes] = []
         wanted: dict[bytes, int] = {}
         for key in list(self._new)[:A_COMMIT]:
             value = self._new.pop(key)
-            target, old = key[:TARGET_BYTES], self._rows.get("hints", key)
-            if old is not None and key[TARGET_BYTES] == CHUNK:
+            target, there = key[:TARGET_BYTES], self._size_of(key) is not None
+            if there and key[TARGET_BYTES] == CHUNK:
                 continue  # the old one may speak of bytes
-            if old is None:
+            if not there:
                 wanted[target] = wanted.get(target, 0) + 1
                 if self.kept.get(target.hex(), _NOTHING).keys + wanted[target] > KEYS_MOST:
                     self._drop(1)
                     continue
-                fresh.append(key)
             writes.append(("hints", key, value))
             self._writing[key] = value
         if not writes:
-            return self._written([], 0, None)
-        return self._rows.commit(writes, lambda error: self._written(fresh, len(writes), error))
+            return self._written(0, None)
+        return self._commit(writes, lambda error: self._written(len(writes), error))
 
-    def _written(self, fresh: list[bytes], count: int, error: AtollError | None) -> None:
+    def _written(self, count: int, error: AtollError | None) -> None:
         again_s = WRITE_AFTER_S
         if isinstance(error, ReadOnly):  # for a while: what was noted stays in memory, within its bound
             self._new, again_s = {**self._writing, **self._new}, READ_ONLY_AGAIN_S
         elif error is not None:
             self._drop(count)
-        else:
-            for key in fresh:
-                self._count(key, 0, 1)
         self._writing.clear()
         if self._new:
             self._env.call_later(again_s, self._write)
@@ -189,22 +186,65 @@ class Hints:
             return False
         page = self._rows.scan("hints", self._counted, b"\xff" * 80, 2000)
         for key, value in page:
-            self._add(key, size_in(key[TARGET_BYTES:], value), 1)
+            self._add(key, 1, size_in(key[TARGET_BYTES:], value))
         self._counted = page[-1][0] + b"\0" if len(page) == 2000 else None
         return self._counted is not None
 
-    def _count(self, key: bytes, size: int, by: int) -> None:
-        self.counts["kept" if by > 0 else "delivered"] += 1
-        if self._counted is None or key < self._counted:  # else it is counted when its page comes
-            self._add(key, size, by)
+    def _size_of(self, key: bytes) -> int | None:
+        """What the hint will say of bytes kept once everything queued is durable; None: there is none then, or it cannot be
+        read. This is for counting; whoever stores something beside a hint must not fail for it."""
+        queued = self._queued.get(key)
+        if queued is not None:
+            return queued.size
+        with contextlib.suppress(Corrupt):
+            value = self._rows.get("hints", key)
+            return None if value is None else size_in(key[TARGET_BYTES:], value)
+        return None
 
-    def _add(self, key: bytes, size: int, by: int) -> None:
+    def _queue(self, key: bytes, value: bytes | None) -> Callable[[AtollError | None], None]:
+        """A commit that writes (None: deletes) this hint is queued now. Whom to tell how it ended: it is counted then, once,
+        however many commits about it are under way."""
+        old = self._size_of(key)
+        new = None if value is None else size_in(key[TARGET_BYTES:], value)
+        queued = self._queued.setdefault(key, _Queued(new))
+        queued.size = new
+        queued.commits += 1
+
+        def ended(error: AtollError | None) -> None:
+            queued.commits -= 1
+            if not queued.commits:
+                del self._queued[key]
+            if error is not None:
+                queued.size = old
+            else:
+                self._count(key, (new is not None) - (old is not None), (new or 0) - (old or 0))
+
+        return ended
+
+    def _commit(self, writes: Sequence[Write], done: Callable[[AtollError | None], None]) -> None:
+        """Commit writes of hints, and count them."""
+        told = [self._queue(key, value) for _, key, value in writes]
+
+        def committed(error: AtollError | None) -> None:
+            for ended in told:
+                ended(error)
+            done(error)
+
+        self._rows.commit(writes, committed)
+
+    def _count(self, key: bytes, keys: int, size: int) -> None:
+        if keys:
+            self.counts["kept" if keys > 0 else "delivered"] += 1
+        if self._counted is None or key < self._counted:  # else it is counted when its page comes
+            self._add(key, keys, size)
+
+    def _add(self, key: bytes, keys: int, size: int) -> None:
         target = key[:TARGET_BYTES].hex()
         kept = self.kept.get(target)
         if kept is None:
             kept = self.kept[target] = Kept(since_s=self._env.now())
-        kept.keys += by
-        kept.bytes += by * size
+        kept.keys += keys
+        kept.bytes += size
         if kept.keys <= 0:
             del self.kept[target]
 
@@ -251,15 +291,11 @@ class Hints:
     ) -> None:
         """Delete hints (whole keys) that still have these values (G2) and write others in the same commit."""
         gone = [(key, value) for key, value in items if self._is(key, value)]
-        fresh = [w for w in instead if self._rows.get("hints", w[1]) is None]
 
         def committed(error: AtollError | None) -> None:
             if error is None:
-                for write in fresh:
-                    self.stored(write)
                 for key, value in gone:
                     item = key[TARGET_BYTES:]
-                    self._count(key, size_in(item, value), -1)
                     if size_in(item, value) and not self._named_by_another(item):
                         self.let_go(item[1:])
             done(error)
@@ -267,7 +303,7 @@ class Hints:
         writes: list[Write] = [("hints", key, None) for key, _ in gone]
         if not writes and not instead:
             return done(None)
-        return self._rows.commit([*writes, *instead], committed)
+        return self._commit([*writes, *instead], committed)
 
     def _is(self, key: bytes, value: bytes) -> bool:
         queued = self._new.get(key) or self._writing.get(key)

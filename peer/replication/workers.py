@@ -68,6 +68,8 @@ class Worker(ABC):
 
     name = "?"
     every_s = 5.0  # how long to rest when there was nothing to do, unless woken
+    rest_most_s = 5.0
+    """Of those that know when something is due (`due_s`): the longest rest."""
     per_second: float | None = None
     """Items a second at most; None: as fast as the steps go."""
 
@@ -97,6 +99,17 @@ class Worker(ABC):
 
     def oldest_s(self) -> float | None:
         return None
+
+    def due_s(self) -> float | None:
+        """When, by the clock of `env`, there will be something to do that nobody wakes it for; None: it cannot tell."""
+        return None
+
+    def rest_s(self) -> float:
+        """How long to rest when there was nothing to do: until something is due, within bounds."""
+        due_s = self.due_s()
+        if due_s is None:
+            return self.every_s
+        return min(max(due_s - self.env.now(), self.every_s), self.rest_most_s)
 
     def wake(self) -> None:
         """Something to do has come: do not rest."""
@@ -267,7 +280,7 @@ class Workers:
             await self._pace(worker)
             if not more:
                 self._states[worker.name] = "idle"
-                await worker.rest(worker.every_s)
+                await worker.rest(worker.rest_s())
 
     async def _pace(self, worker: Worker) -> None:
         """Wait as long as what the last step did takes at the worker's set rate, at most PACE_MOST_S (W1)."""

@@ -6,7 +6,8 @@ equal chunks are stored, and sent, once. A get verifies what it got against the 
 
 What one owner does with them is in `holder` (C1 to C3, C5, C6), what a put does in `chunkput`.
 
-C4  "Not found" is said only when every owner, present or former, and every fallback said so; silence is Unavailable.
+C4  "Not found" is said only when every owner, present or former, and every fallback said so; silence is Unavailable. Nor
+    is it before every other member has, too: a copy may wait with who was a fallback some epochs ago.
 """
 
 from __future__ import annotations
@@ -182,6 +183,7 @@ class _Get:
         self.timer: Cancellable | None = None
         self.giver = ""
         self.pending: set[str] = set()
+        self.asked_all = False
 
     async def run(self) -> tuple[Buffer, int]:
         watch = Watch(self.c.heard, lambda: self.pending, self._waits_for_owners, self._give_up)
@@ -209,7 +211,7 @@ class _Get:
     def _tell_of_bad_copies(self) -> None:
         owners = self.c.owners_of(self.name) if self.failures else ()
         for owner, error in self.failures:
-            if owner in owners and (isinstance(error, NotFound | Corrupt) or error.code == Corrupt.code):
+            if owner in owners and _has_none(error):
                 self.c.repair(owner, self.name, self.giver)
 
     def _waits_for_owners(self) -> int:
@@ -289,10 +291,20 @@ class _Get:
         self.failures.append((owner, error))
         if self.future.done():
             return
+        if not self.order and self.left == 0 and not self.asked_all:
+            self._ask_others()
         if self.order:
             self.c._env.spawn(self._next(), "next owner of a chunk")
         elif self.left == 0:
             self.future.set_result(None)
+
+    def _ask_others(self) -> None:
+        """Nobody who should have the chunk does, for certain: before it is called lost, everybody else is asked (C4)."""
+        self.asked_all = True
+        if all(_has_none(error) for _, error in self.failures):
+            asked = {member for member, _ in self.failures}
+            others = [member.id for member in self.c._ring.epoch.everybody if member.id not in asked]
+            self.order = self.c._ring.prefer(others)
 
     def _overtake(self, owner: str) -> None:
         self.timer = None
@@ -300,3 +312,8 @@ class _Get:
             self.c.counts["hedges"] += 1
             self.c._ring.was_late(owner)
             self.c._env.spawn(self._next(), "hedged read of a chunk")
+
+
+def _has_none(error: AtollError) -> bool:
+    """Whether who answered so certainly has no good copy."""
+    return isinstance(error, NotFound | Corrupt) or error.code == Corrupt.code

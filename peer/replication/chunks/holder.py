@@ -132,8 +132,8 @@ class Holder(Held):
         place: str, size: int,
     ) -> None:  # fmt: skip
         """Commit a reference row with other writes; tell of it if it is `new`."""
-        hint = self._hints.write_of(place, key, size, back) if place else None
-        if hint is not None:
+        if place:
+            hint, hinted = self._hints.write_of(place, key, size, back)
             writes = [*writes, hint]
         if new:
             self._referring.add(key)
@@ -144,8 +144,8 @@ class Holder(Held):
             self._pending[chunk] -= 1
             if not self._pending[chunk]:
                 del self._pending[chunk]
-            if error is None and hint is not None:
-                self._hints.stored(hint)
+            if place:
+                hinted(error)
             if new:
                 self._referring.discard(key)
                 if error is None:

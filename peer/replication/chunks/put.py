@@ -186,7 +186,7 @@ class Put:
             self.filled.add(slot)
             if len(self.filled) == self.need and not self.future.done():
                 self.future.set_result(True)
-                self._hint(*(self.failed - set(self.pending.values())))
+                self._hint(*sorted(self.failed - set(self.pending.values())))
                 self._own_copy(wanted=False)
             return
         self.failures.append((member, error))
@@ -246,7 +246,7 @@ class Put:
     def _instead_of_late(self) -> None:
         """Owners that are silent may be as good as dead."""
         if not self.future.done():
-            for slot in set(self.pending.values()) - self.filled:
+            for slot in sorted(set(self.pending.values()) - self.filled):
                 self._instead(slot)
 
     def _instead_of_hampered(self) -> None:

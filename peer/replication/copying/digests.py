@@ -13,6 +13,7 @@ D2  While a partition is scanned, commits behind the cursor are folded in; those
 
 from __future__ import annotations
 
+import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -37,10 +38,11 @@ def entry_of(key: bytes, version: bytes) -> int:
 
 
 class _Partition:
-    __slots__ = ("cursor", "leaves", "rows")
+    __slots__ = ("cursor", "leaves", "root", "rows")
 
     def __init__(self, cursor: bytes | None) -> None:
         self.leaves = array("Q", bytes(8 * LEAVES))
+        self.root = b""  # of these leaves, once somebody has asked; b"": not since they changed
         self.cursor = cursor  # where the scan goes on; None: it has ended
         self.rows = 0  # of those that count
 
@@ -74,6 +76,7 @@ class Digests:
         if known is None or (known.cursor is not None and key >= known.cursor):
             return
         leaf = leaf_of(key)
+        known.root = b""
         if old is not None:
             known.leaves[leaf] ^= entry_of(key, old)
         if new is not None:
@@ -98,11 +101,17 @@ class Digests:
         """The 16 leaves, big-endian. The digest must be ready."""
         known = self._known[partition]
         assert known.cursor is None, "D1: the digest is being built"
-        return b"".join(leaf.to_bytes(8, "big") for leaf in known.leaves)
+        leaves = known.leaves[:]
+        if sys.byteorder == "little":
+            leaves.byteswap()
+        return leaves.tobytes()
 
     def root(self, partition: int) -> bytes:
         """One number for the whole partition, 8 bytes: equal for equal leaves."""
-        return blake3(self.leaves(partition)).digest(8)
+        known = self._known[partition]
+        if not known.root:
+            known.root = blake3(self.leaves(partition)).digest(8)
+        return known.root
 
     def drop(self, partition: int) -> None:
         """Forget a digest: the partition is not owned any more, or its rows changed behind our back."""

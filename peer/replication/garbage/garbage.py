@@ -30,6 +30,7 @@ durable.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -150,7 +151,10 @@ class Garbage(Worker):
     def look_at(self, chunk: bytes) -> None:
         """A chunk, given its key, may not be needed here: see to it when readers had their time. Of one without good bytes
         there are none."""
-        self.loose.add(chunk, self.grace_s if self._holder.find(chunk[2:]) is not None else 0.0)
+        read = self._holder.find(chunk[2:]) is not None
+        self.loose.add(chunk, self.grace_s if read else 0.0)
+        if not read:
+            self.wake()
 
     def on_drop(self, message: Any, reply: Reply) -> None:
         """(DROP, tag, [reference's key]): OK once they are gone. Their attempts are dead."""
@@ -181,6 +185,10 @@ class Garbage(Worker):
 
     def oldest_s(self) -> float | None:
         return self.env.now() - self._replaced[0].since_s if self._replaced else None
+
+    def due_s(self) -> float:
+        doubts = min((not_before_s for _, not_before_s in self._doubts.values()), default=math.inf)
+        return min(self._page_at_s, self.loose.due_s(), doubts)
 
     async def step(self) -> bool:
         worked = await self._drop_replaced()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -76,6 +77,10 @@ class Loose:
             return
         heapq.heappush(self._due, (due_s, chunk))
         self._queued[chunk] = due_s
+
+    def due_s(self) -> float:
+        """When the next one is to be looked at, or somewhat earlier."""
+        return self._due[0][0] if self._due else math.inf
 
     def owns(self, chunk: bytes) -> bool:
         return any(self._me in owners for owners in live_sets(self._ring.epoch, chunk))

@@ -74,6 +74,9 @@ class Purge(Worker):
         self._candidate = self.env.now() - self.age_s, self._candidate[1]
         self.wake()
 
+    def due_s(self) -> float:
+        return self._candidate[0] + self.age_s
+
     async def step(self) -> bool:
         epoch = self._ring.epoch
         if epoch.previous is not None:

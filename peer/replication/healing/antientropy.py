@@ -135,6 +135,9 @@ class AntiEntropy(Worker):
         since = [*(task.since_s for task in self._tasks), *self._soon.values()]
         return self.env.now() - min(since) if since else None
 
+    def due_s(self) -> float:
+        return self.env.now() if self._tasks else self._began_s + PASS_EVERY_S
+
     async def step(self) -> bool:
         epoch = self._epoch()
         if epoch is None:

@@ -25,7 +25,8 @@ from ring.epoch import Epoch
 
 from .chunksync import ChunkSide
 
-ASK_EVERY_S = 5.0
+ASK_EVERY_S, ASK_SELDOM_S = 5.0, 20.0
+"""How often to ask a peer that kept something for us when last asked, and at least: it grows while nothing comes."""
 ASK_S = 5.0
 RETRY_S, RETRY_MOST_S = 0.5, 30.0
 FULL_BACKOFF_S = 10.0
@@ -54,6 +55,7 @@ class Handoff(Worker):
         self._after: dict[str, bytes] = {}  # member -> where the next page begins
         self._left: dict[str, int] = {}  # member -> how many hints it said it keeps for us
         self._failures: dict[str, int] = {}
+        self._pause_s: dict[str, float] = {}  # member -> after which time to ask it again
         self._passed_tag = -1  # the epoch under which all hints kept here were looked through last
         self._pass_again_s = 0.0
         self._passing = b""
@@ -65,6 +67,7 @@ class Handoff(Worker):
         if member != self._replica.me:
             self._due_s[member] = 0.0
             self._failures.pop(member, None)
+            self._pause_s.pop(member, None)
             self.wake()
 
     # --- Worker
@@ -85,6 +88,9 @@ class Handoff(Worker):
     def owing(self) -> dict[str, int]:
         """Member -> items kept here for it, those included that are not written yet."""
         return self._hints.owing()
+
+    def due_s(self) -> float:
+        return min(self._due_s.values(), default=0.0)
 
     async def step(self) -> bool:
         epoch = self._replica.epochs.current
@@ -112,6 +118,9 @@ class Handoff(Worker):
         me = self._replica.me
         mine = me in self._hints.kept  # this peer's own disk may have refused what the others took
         self._due_s = {m.id: self._due_s.get(m.id, 0.0) for m in epoch.members if m.id != me or mine}
+        self._pause_s = {
+            member: pause_s for member, pause_s in self._pause_s.items() if member in self._due_s
+        }
         due = [one for one, at_s in self._due_s.items() if at_s <= now and (one == me or self._alive(one))]
         return min(due, key=lambda member: (self._due_s[member], member), default=None)
 
@@ -139,7 +148,9 @@ class Handoff(Worker):
         elif len(items) < PAGE:  # that was all; what could not be brought waits for the next round
             self._after.pop(member, None)
             self._left[member] = len(items) - len(done)
-            self._due_s[member] = self.env.now() + ASK_EVERY_S
+            seldom_s = min(ASK_SELDOM_S, 2 * self._pause_s.get(member, ASK_EVERY_S))
+            self._pause_s[member] = ASK_EVERY_S if found else seldom_s
+            self._due_s[member] = self.env.now() + self._pause_s[member]
         else:
             self._after[member] = items[-1][0] + b"\0"
             self._left[member] = max(0, left - len(done))

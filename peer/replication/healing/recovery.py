@@ -25,7 +25,7 @@ class Recovery(Worker):
     """Merges, then lets the replica vote, then fetches chunks from members that own them no more."""
 
     name = "recovery"
-    every_s = 1.0
+    every_s = 5.0
 
     def __init__(self, env: Env, replica: Replica) -> None:
         super().__init__(env)
