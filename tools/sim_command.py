@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import click
@@ -19,13 +19,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tools.sim.batch import ENOUGH_SEEDS, EXPECTED_FAULTS, EXPECTED_SAFEGUARDS, Totals, run_batch
+from tools.sim.batch import ENOUGH_SEEDS, Outcome, Totals, run_batch
+from tools.sim.chunk_world import CONTROLS as DISK_CONTROLS
+from tools.sim.chunk_world import hunt as hunt_on_disk
+from tools.sim.chunk_world import run_chunk_seed
 from tools.sim.controls import CONTROLS, hunt, sound
+from tools.sim.object_batch import ENOUGH_OBJECT_SEEDS, object_totals, run_object_batch
 from tools.sim.object_controls import OBJECT_CONTROLS, ObjectControl
 from tools.sim.object_controls import hunt as hunt_objects
+from tools.sim.object_day import PEERS as LONG_PEERS
+from tools.sim.object_day import long_options
 from tools.sim.object_world import ObjectOptions, run_object_seed
 from tools.sim.world import Options, Result, run_seed
 
+UNSAID = click.core.ParameterSource.DEFAULT
 STORY_LINES = 60
 FAULT_LINES = 12
 """Of the lines shown so many at least are faults: what went wrong last, however long before."""
@@ -49,11 +56,10 @@ def _progress(title: str, total: int, console: Console) -> tuple[Progress, Any]:
     return progress, progress.add_task(title, total=total, note="")
 
 
-def _run(seeds: Iterable[int], count: int, options: Options, jobs: int, stderr: Console) -> Totals:
-    totals = Totals()
+def _run(results: Iterable[Outcome], count: int, totals: Totals, stderr: Console) -> Totals:
     progress, task = _progress("seeds", count, stderr)
     with progress:
-        for result in run_batch(seeds, options, jobs):
+        for result in results:
             totals.add(result)
             note = f"{totals.operations:,} operations, {len(totals.bad)} bad"
             progress.update(task, advance=1, note=note)
@@ -62,8 +68,8 @@ def _run(seeds: Iterable[int], count: int, options: Options, jobs: int, stderr: 
 
 def _report(totals: Totals, elapsed_s: float, stdout: Console) -> None:
     table = Table("struck", "times", "held", "times", box=None, pad_edge=False)
-    faults = [(name, totals.faults[name]) for name in EXPECTED_FAULTS]
-    safeguards = [(name, totals.safeguards[name]) for name in EXPECTED_SAFEGUARDS]
+    faults = [(name, totals.faults[name]) for name in totals.expected_faults]
+    safeguards = [(name, totals.safeguards[name]) for name in totals.expected_safeguards]
     for index in range(max(len(faults), len(safeguards))):
         left = faults[index] if index < len(faults) else ("", "")
         right = safeguards[index] if index < len(safeguards) else ("", "")
@@ -78,7 +84,7 @@ def _report(totals: Totals, elapsed_s: float, stdout: Console) -> None:
     )
 
 
-def tell(result: Result, stdout: Console, lines: int | None = STORY_LINES) -> None:
+def tell(result: Outcome, stdout: Console, lines: int | None = STORY_LINES) -> None:
     """A bad run for a reader: what was broken, and the last lines of the story that touch it."""
     for problem in result.problems:
         stdout.print(problem, markup=False)
@@ -162,13 +168,14 @@ def registers(
     if unsafe is not None:
         sys.exit(0 if _control(unsafe, first, seeds, stdout) else 1)
     asked = ctx.get_parameter_source("seeds") or (ctx.parent and ctx.parent.get_parameter_source("seeds"))
-    if seed is not None and asked in (None, click.core.ParameterSource.DEFAULT):
+    if seed is not None and asked in (None, UNSAID):
         seeds = 1
     started = time.monotonic()
     count = jobs or min(os.cpu_count() or 1, seeds)
-    totals = _run(range(first, first + seeds), seeds, options, count, stderr)
+    totals = _run(run_batch(range(first, first + seeds), options, count), seeds, Totals(), stderr)
     _report(totals, time.monotonic() - started, stdout)
-    _end(totals, options, stdout)
+    enough = totals.seeds >= ENOUGH_SEEDS and options.peers == 3
+    _end(totals, "registers", lambda seed: run_seed(seed, options, story=True), enough, stdout)
 
 
 def _story(seed: int, options: Options, messages: bool, stdout: Console) -> NoReturn:
@@ -180,15 +187,17 @@ def _story(seed: int, options: Options, messages: bool, stdout: Console) -> NoRe
     sys.exit(0 if result.ok else 1)
 
 
-def _end(totals: Totals, options: Options, stdout: Console) -> None:
-    """Exit 1 with the story of the first bad seed, or with what was never tested."""
+def _end(
+    totals: Totals, command: str, again: Callable[[int], Outcome], enough: bool, stdout: Console
+) -> None:
+    """Exit 1 with the story of the first bad seed, or with what was never tested in `enough` seeds."""
     if totals.bad:
         worst = totals.bad[0]
         stdout.print(f"{len(totals.bad)} bad seeds: {' '.join(str(bad.seed) for bad in totals.bad[:20])}")
-        stdout.print(f"seed {worst.seed} (replay: atoll sim --seed {worst.seed} --story):")
-        tell(run_seed(worst.seed, options, story=True), stdout)
+        stdout.print(f"seed {worst.seed} (replay: atoll sim {command} --seed {worst.seed} --story):")
+        tell(again(worst.seed), stdout)
         sys.exit(1)
-    missing = totals.missing() if totals.seeds >= ENOUGH_SEEDS and options.peers == 3 else []
+    missing = totals.missing() if enough else []
     if missing:
         stdout.print(f"never tested in this batch: {', '.join(missing)}")
         sys.exit(1)
@@ -213,24 +222,36 @@ def _control(name: str, first: int, seeds: int, stdout: Console) -> bool:
 @click.option(
     "--seeds", default=20, type=click.IntRange(min=1), show_default=True, help="How many seeds to run."
 )
-@click.option("--seed", default=0, type=int, show_default=True, help="Where to start.")
-@click.option("--peers", default=3, show_default=True, type=click.IntRange(1, 30), help="Peers in each run.")
+@click.option("--seed", type=int, help="Run this one; with --seeds, start there.")
+@click.option("--peers", type=click.IntRange(1, 30), help="Peers in each run.  [3 to 12, drawn]")
+@click.option("--hours", type=click.FloatRange(0.1, 240), help="One long run, of so many virtual hours.")
 @click.option("--story", is_flag=True, help="Print all that happened in one run.")
-def objects(seeds: int, seed: int, peers: int, story: bool) -> None:
-    """Whole objects, of chunks they share, under faults, while garbage is collected; every answer is judged."""
-    stdout, _ = _consoles()
-    options = ObjectOptions(peers=peers)
-    counts: Counter[str] = Counter()
-    for number in range(seed, seed + (1 if story else seeds)):
-        result = run_object_seed(number, options, story)
-        counts.update(result.counts + result.faults)
-        for line in (*result.lines, *result.problems):
+@click.option("--jobs", default=0, type=click.IntRange(min=0), help="Processes; 0 is one for each core.")
+@click.pass_context
+def objects(
+    ctx: click.Context, seeds: int, seed: int | None, peers: int | None, hours: float | None, story: bool, jobs: int
+) -> None:  # fmt: skip
+    """Whole objects, of chunks they share, under faults, while the ring changes and garbage is collected; every answer is
+    judged."""
+    stdout, stderr = _consoles()
+    options = ObjectOptions(peers=peers) if hours is None else long_options(hours, peers or LONG_PEERS)
+    first = seed or 0
+    if story:
+        result = run_object_seed(first, options, story=True)
+        for line in result.lines:
             stdout.print(line, markup=False)
-        if result.problems:
-            stdout.print(f"seed {number} is bad (replay: atoll sim objects --seed {number} --story)")
-            sys.exit(1)
-    stdout.print(", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())))
-    stdout.print("every promise held")
+        stdout.print(f"seed {first}: {result.operations} operations, digest {result.digest}")
+        tell(replace(result, lines=[]), stdout)
+        sys.exit(0 if result.ok else 1)
+    if (seed is not None or hours is not None) and ctx.get_parameter_source("seeds") == UNSAID:
+        seeds = 1
+    started = time.monotonic()
+    count = jobs or min(os.cpu_count() or 1, seeds)
+    results = run_object_batch(range(first, first + seeds), options, count)
+    totals = _run(results, seeds, object_totals(), stderr)
+    _report(totals, time.monotonic() - started, stdout)
+    enough = totals.seeds >= ENOUGH_OBJECT_SEEDS and peers is None
+    _end(totals, "objects", lambda seed: run_object_seed(seed, options, story=True), enough, stdout)
 
 
 @sim.command()
@@ -239,6 +260,7 @@ def controls() -> None:
     stdout, _ = _consoles()
     results = [_control(name, 0, 0, stdout) for name in CONTROLS]
     results += [_object_control(control, stdout) for control in OBJECT_CONTROLS.values()]
+    results += [_disk_control(name, breaks, stdout) for name, breaks in DISK_CONTROLS.items()]
     sys.exit(0 if all(results) else 1)
 
 
@@ -250,5 +272,17 @@ def _object_control(control: ObjectControl, stdout: Console) -> bool:
     sound_with = not control.run(caught[0], unsafe=False).problems
     verdict = "sound with it" if sound_with else "but BROKEN with it as well"
     stdout.print(f"{control.name}: caught by seed {caught[0]}, {verdict}; {control.breaks}")
+    stdout.print(f"  {caught[1].splitlines()[0]}", markup=False)
+    return sound_with
+
+
+def _disk_control(name: str, breaks: str, stdout: Console) -> bool:
+    caught = hunt_on_disk(name)
+    if caught is None:
+        stdout.print(f"{name}: NOT caught; without it: {breaks}")
+        return False
+    sound_with = not run_chunk_seed(caught[0]).problems
+    verdict = "sound with it" if sound_with else "but BROKEN with it as well"
+    stdout.print(f"{name}: caught by seed {caught[0]}, {verdict}; {breaks}")
     stdout.print(f"  {caught[1].splitlines()[0]}", markup=False)
     return sound_with

@@ -7,10 +7,11 @@ each, a zero is a failure of the batch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol, TypeVar
 
 from tools.sim.faults import AWAY, FAULTS
 from tools.sim.world import Options, Result, run_seed
@@ -60,19 +61,40 @@ EXPECTED_SAFEGUARDS = {
 }
 
 
+class Outcome(Protocol):
+    """What came of a run, of registers or of objects."""
+
+    seed: int
+    problems: list[str]
+    operations: int
+    virtual_s: float
+    faults: Counter[str]
+    safeguards: Counter[str]
+    outcomes: Counter[str]
+    lines: list[str]
+
+    @property
+    def ok(self) -> bool: ...
+
+
+R = TypeVar("R", bound=Outcome)
+
+
 @dataclass
 class Totals:
-    """The sum of many runs."""
+    """The sum of many runs, and what is expected of many."""
 
+    expected_faults: Iterable[str] = EXPECTED_FAULTS
+    expected_safeguards: Mapping[str, str] = field(default_factory=lambda: EXPECTED_SAFEGUARDS)
     seeds: int = 0
     operations: int = 0
     virtual_s: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     safeguards: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
-    bad: list[Result] = field(default_factory=list)
+    bad: list[Outcome] = field(default_factory=list)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Outcome) -> None:
         self.seeds += 1
         self.operations += result.operations
         self.virtual_s += result.virtual_s
@@ -84,14 +106,18 @@ class Totals:
 
     def missing(self) -> list[str]:
         """Faults that never struck and safeguards that never fired."""
-        absent = [f"fault: {name}" for name in EXPECTED_FAULTS if not self.faults[name]]
-        absent += [f"safeguard: {name}" for name in EXPECTED_SAFEGUARDS if not self.safeguards[name]]
+        absent = [f"fault: {name}" for name in self.expected_faults if not self.faults[name]]
+        absent += [f"safeguard: {name}" for name in self.expected_safeguards if not self.safeguards[name]]
         return absent
 
 
 def run_batch(seeds: Iterable[int], options: Options, jobs: int = 1) -> Iterator[Result]:
     """Results in the order of the seeds, from `jobs` processes."""
-    work = partial(run_seed, options=options)
+    return run_seeds(seeds, partial(run_seed, options=options), jobs)
+
+
+def run_seeds(seeds: Iterable[int], work: Callable[[int], R], jobs: int = 1) -> Iterator[R]:
+    """The same of any kind of run."""
     if jobs <= 1:
         yield from map(work, seeds)
         return

@@ -18,7 +18,7 @@ from peer.errors import Corrupt, NotFound
 from peer.storage.records import Extent
 from peer.storage.segment import InvariantError
 from tools.sim.blocks import SimFiles
-from tools.sim.chunks import SimChunks
+from tools.sim.chunks import SimChunks, file_name
 from tools.sim.disk import SimDisk, SimRows
 from tools.sim.env import SimEnv
 from tools.sim.loop import VirtualLoop
@@ -29,7 +29,11 @@ CONTROLS = {
     "sync_before_write_returned": "the sync began before the write returned",
     "punch_before_removal": "an extent is punched before the removal of its row is durable",
     "punch_under_reader": "a reader holds no pin",
+    "scrub_before_adoption": "what no row names is punched before a start without rows has read the segments",
 }
+SEEDS_A_CONTROL = 8
+ROWS_LOST = 0.15
+"""The share of crashes that take the rows as well."""
 
 
 @dataclass
@@ -57,6 +61,7 @@ class ChunkWorld:
         self.files = SimFiles(self._later)
         self.acknowledged: dict[bytes, bytes] = {}  # name -> payload, not deleted
         self.done = 0
+        self.adopting = False
 
     def run(self) -> ChunkResult:
         try:
@@ -77,10 +82,28 @@ class ChunkWorld:
         named = [
             (name, Extent.decode(value)) for name, value in self.rows.scan("chunks", b"", b"\xff" * 33, 10**6)
         ]
-        self.chunks = SimChunks(self.files, named, unsafe=self.unsafe)  # type: ignore[arg-type]
+        adopting = self.adopting and "scrub_before_adoption" not in self.unsafe
+        self.chunks = SimChunks(self.files, named, adopting=adopting, unsafe=self.unsafe)  # type: ignore[arg-type]
         for name, extent, reason in self.chunks.lost:
             self.problems.append(f"lost after a crash: {name.hex()[:8]} at {extent}: {reason}")
-        self._check_everything()
+
+    async def _adopt(self) -> None:
+        """A start without rows: scrub looks at the segments, whether it may or not, and adoption gives each record a row."""
+        machine = self.chunks.machine
+        segments = sorted(segment.id for segment in machine.all.values() if segment.earlier)
+        found = {segment: self.chunks.scan(segment) for segment in segments}
+        for _, extent in (record for segment in segments for record in found[segment]):
+            self.counts["punched unadopted"] += machine.stray(extent)
+        self.chunks.pump(flush=True)
+        await self.env.sleep(0.2)
+        for segment in (one for one in segments if file_name(one) in self.files.names()):
+            for name, extent in self.chunks.scan(segment):
+                if self.rows.get("chunks", name) is None:
+                    await self._commit(("chunks", name, extent.encode()))
+                    machine.adopt(extent)
+                    self.counts["adopted"] += 1
+            machine.adopted(segment)
+        self.adopting = False
 
     def _check_everything(self) -> None:
         """Every acknowledged chunk has its row, and every row has its bytes, acknowledged or not."""
@@ -98,18 +121,26 @@ class ChunkWorld:
     async def _main(self) -> None:
         self._start()
         while self.done < self.operations and not self.problems:
+            if self.adopting:
+                await self._adopt()
+            self._check_everything()
             clients = [self.env.spawn(self._client(), "client") for _ in range(6)]
             await asyncio.sleep(0.05 + 0.4 * self.rng.random() ** 2)
             for client in clients:
                 client.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
             self._crash()
+        if not self.adopting:
+            self._check_everything()
 
     def _crash(self) -> None:
         self.counts["crash"] += 1
         self.env.kill()
         self.rows.crash()
         self.files = self.files.crash(self.rng, self._later)
+        if self.rng.random() < ROWS_LOST:
+            self.disk.tables["chunks"].clear()
+            self.adopting = True
         self._start()
 
     async def _client(self) -> None:
@@ -188,3 +219,11 @@ class ChunkWorld:
 def run_chunk_seed(seed: int, unsafe: frozenset[str] = frozenset()) -> ChunkResult:
     """Run one seed of the chunk store."""
     return ChunkWorld(seed, unsafe).run()
+
+
+def hunt(name: str, seeds: int = SEEDS_A_CONTROL) -> tuple[int, str] | None:
+    """The first seed that shows what this control takes away, and how; None if none does."""
+    for seed in range(seeds):
+        if problems := run_chunk_seed(seed, frozenset({name})).problems:
+            return seed, problems[0]
+    return None

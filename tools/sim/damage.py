@@ -12,16 +12,24 @@ from peer.replication.value import decode_row, decode_side
 from tools.sim.disk import SimDisk
 
 
-def damaged(disk: SimDisk) -> int:
-    """How many rows and chunks are."""
-    tables = disk.tables
-    count = sum(_fails(decode_reference, key, row) for key, row in tables["refs"].items())
+def damaged_rows(disk: SimDisk) -> int:
+    """How many registers are, inline bytes included."""
+    tables, count = disk.tables, 0
     for key, row in tables["rows"].items():
         if _fails(decode_row, key, row):
             count += 1
             continue
         side_id = decode_row(key, row).side_id
         count += bool(side_id) and _fails(decode_side, key, tables["side"].get(side_id, b""))
+    return count
+
+
+def damaged(disk: SimDisk) -> int:
+    """How many rows and chunks are."""
+    tables = disk.tables
+    count = damaged_rows(disk) + sum(
+        _fails(decode_reference, key, row) for key, row in tables["refs"].items()
+    )
     for key, row in tables["chunks"].items():
         if _fails(decode_chunk_row, key, row):
             count += 1

@@ -191,13 +191,13 @@ class SimBulk:
             return transfer.end(((OK,), len(reply[1])))
 
         self._env.call_later(
-            0.0002, lambda: self._link.call(member_id, (BULK, header[2]), deadline_s, arrived)
+            0.0002, lambda: self._link.call(member_id, (BULK, header[1], header[2]), deadline_s, arrived)
         )
         return transfer
 
     def serve(self, message: Any, reply: Callable[[tuple[Any, ...]], None]) -> None:
-        """(BULK, chunk name) -> OK, bytes."""
-        name = message[1]
+        """(BULK, tag, chunk name) -> OK, bytes."""
+        name = message[2]
         holder = self.holder
         assert holder is not None
         extent = holder.find(name)

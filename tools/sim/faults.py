@@ -17,6 +17,7 @@ from tools.sim.cluster import Cluster, SimPeer
 from tools.sim.disk import DiskTraits
 from tools.sim.network import Weather
 from tools.sim.ringfaults import RingFaults
+from tools.sim.survival import Survival
 
 FAULTS = {
     "bad weather": 16,
@@ -45,7 +46,7 @@ FAULTS = {
 AWAY = {"peer stays away": 8}
 """Where the dead are removed by themselves."""
 RING_FAULTS = ("peer joins", "peer drains", "peer removed", "peer replaced", "change aborted")
-CHUNK_FAULTS = {"rotten chunk": 6, "rotten rows": 3, "lost rows of chunks": 1}
+CHUNK_FAULTS = {"rotten chunk": 6, "rotten rows": 6, "lost rows of chunks": 1}
 """Those of worlds that store chunks."""
 
 
@@ -73,6 +74,8 @@ class Nemesis:
         self.wrong_disk: str | None = None  # the name of the machine that may lack what it acknowledged
         self._rotten = False
         self.ring = RingFaults(self)
+        self.survival: Survival | None = None
+        """Asked before anything is destroyed, in worlds that store chunks."""
         self._spare = len(cluster.peers) >= 3  # one machine may be lost for a majority
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -134,6 +137,10 @@ class Nemesis:
         """Whether one machine more may lose what it acknowledged."""
         doubtful = any(peer.doubtful for peer in self.cluster.peers)
         return self._spare and not self._rotten and self.wrong_disk is None and not doubtful
+
+    def survives(self, peer: SimPeer) -> bool:
+        """Whether all would be left that this machine holds, were it lost for good."""
+        return self.survival is None or self.survival.without(peer)
 
     # --- drawing
 
@@ -337,29 +344,25 @@ class Nemesis:
             self.note("rotten row", peer, f"a bit of row {key!r} flipped")
 
     async def rotten_chunk(self) -> None:
-        """Flip a bit of some chunk, always on the same machine: there the second copy may lie, never the last."""
-        peer = self.cluster.peers[0]
-        extents = sorted(peer.disk.extents)
-        if extents and self._spare:
-            extent = extents[self.rng.randrange(len(extents))]
-            data = bytearray(peer.disk.extents[extent])
-            data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
-            peer.disk.extents[extent] = bytes(data)
-            self.note("rotten chunk", peer, f"a bit of {extent} flipped")
+        """Flip a bit of some chunk, never of the last good copy."""
+        peer = self.peer()
+        if self.survival is not None and self.wrong_disk is None:
+            extent = self.survival.rot_chunk(peer, self.rng)
+            if extent is not None:
+                self.note("rotten chunk", peer, f"a bit of {extent} flipped")
 
     async def rotten_rows(self) -> None:
-        """Flip a bit of a row of some table, always on that same machine."""
-        peer = self.cluster.peers[0]
-        table = self.rng.choice(["rows", "side", "chunks", "refs"])
-        if self._spare:
-            key = peer.disk.corrupt(self.rng, table)
+        """Flip a bit of a row of some table, never of the last good one."""
+        peer, table = self.peer(), self.rng.choice(["rows", "side", "chunks", "refs"])
+        if self.survival is not None and self._spare and self.wrong_disk is None:
+            key = self.survival.rot_row(peer, table, self.rng)
             if key is not None:
                 self.note("rotten rows", peer, f"a bit of {key!r} of {table} flipped")
 
     async def lost_rows(self) -> None:
-        """That machine restarts without any row of a chunk or a reference: its segments tell what it holds."""
-        peer = self.cluster.peers[0]
-        if self._spare and peer.running:
+        """A machine restarts without any row of a chunk or a reference: its segments tell what it holds."""
+        peer = self.peer()
+        if self._spare and peer.running and self.wrong_disk is None and self.survives(peer):
             self.note("lost rows of chunks", peer, "and restarts")
             peer.crash()
             for table in ("chunks", "refs"):

@@ -14,6 +14,9 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
+SHORT_S = 7200.0
+"""A run that may take longer, in virtual time, collects its garbage."""
+
 
 class Deadlock(RuntimeError):
     """Nothing is scheduled any more, and the main coroutine still waits."""
@@ -85,7 +88,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run `main` to its end on virtual time, cancel what is left over, close the loop."""
         task = self.create_task(main, name="main")
         collecting = gc.isenabled()
-        gc.disable()  # a run is short and its garbage small; collecting at whim is a tenth of the time
+        if self.limit_s <= SHORT_S:
+            gc.disable()  # a run is short and its garbage small; collecting at whim is a tenth of the time
         try:
             try:
                 return self.run_until_complete(task)

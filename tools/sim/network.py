@@ -72,7 +72,8 @@ class SimNetwork:
         self.noticed = 0.8  # share of the calls to a dead peer that break at once; the rest wait
         self.nodes: dict[str, tuple[SimEnv, Handler]] = {}
         self.cut: set[tuple[str, str]] = set()  # directed: (from, to)
-        self.doubted: set[tuple[str, str]] = set()  # (who, of whom): gossip's belief, right or wrong
+        self.doubted: set[tuple[str, str]] = set()  # (who, of whom): believes it dead, wrongly
+        self.given_up: set[tuple[str, str]] = set()  # likewise, with reason (`belief`)
         # Directed schedules: (from, to, kind of request) -> None, or extra delay in seconds, < 0 to lose it.
         self.rule: Callable[[str, str, Any], float | None] | None = None
         self._calls: dict[_Call, None] = {}
@@ -209,4 +210,5 @@ class SimLink:
         self._network.call(self._member, self._env, member_id, message, deadline_s, done)
 
     def is_alive(self, member_id: str) -> bool:
-        return (self._member, member_id) not in self._network.doubted
+        pair = self._member, member_id
+        return pair not in self._network.doubted and pair not in self._network.given_up

@@ -74,6 +74,22 @@ async def put_beside_removal(world: ObjectWorld) -> None:
     await asyncio.sleep(5.0)
 
 
+async def deleted_while_away(world: ObjectWorld) -> None:
+    """An owner is cut off while objects are deleted, and comes back when the others have long forgotten why."""
+    a, _, c = world.cluster.peers
+    for key in world.keys:
+        await world.operate("c1", a, linear.PUT, key, chunks=1)
+    await asyncio.sleep(2.0)
+    cut = {(c.id, other.id) for other in world.cluster.peers if other is not c}
+    world.cluster.network.cut |= cut | {(other, one) for one, other in cut}
+    for key in world.keys:
+        await world.operate("c1", a, linear.DELETE, key)
+    await asyncio.sleep(4 * world.options.purge_s)
+    world.cluster.network.cut.clear()
+    for key in world.keys:
+        await world.operate("c2", c, linear.GET, key)
+
+
 OBJECT_CONTROLS = {
     control.name: control
     for control in (
@@ -85,6 +101,10 @@ OBJECT_CONTROLS = {
         ),
         ObjectControl(
             "remove_unchecked", "a chunk goes though it was referenced meanwhile", 4, play=put_beside_removal, peers=1
+        ),
+        ObjectControl(
+            "purge_by_most", "tombstones go though an owner that was away still holds what they deleted", 4,
+            play=deleted_while_away,
         ),
         ObjectControl(
             "no_grace", "bytes go while somebody reads the object they were of", 4, without={"grace_s": 0.0}

@@ -16,37 +16,27 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from peer.buffers import BufferPool
 from peer.errors import AtollError, Conflict, Corrupt, NotFound, UnknownOutcome
-from peer.healing import Healing
 from peer.objects.conditions import Conditions
-from peer.objects.heads import CHUNKS, INLINE, NAME_BYTES, Head, attempt_in
-from peer.objects.store import Objects
-from peer.replication.chunks.chunks import Chunks
-from peer.replication.chunks.rows import LIVE, NAME_END, decode_chunk_row, named_extents
-from peer.replication.healing.adoption import is_adopting
-from peer.replication.hints import Hints
-from peer.replication.keys import partition_in
-from peer.replication.messages import ADD_REF, STORE_CHUNK
-from peer.replication.value import decode_row, is_tombstone
 from tools.sim import linear
+from tools.sim.belief import Belief
 from tools.sim.cluster import Cluster, Gone, NotServing, SimPeer
-from tools.sim.damage import damaged
-from tools.sim.extents import BULK, SimBulk, SimExtents
-from tools.sim.faults import CHUNK_FAULTS, FAULTS, RING_FAULTS, Climate, Nemesis
+from tools.sim.faults import CHUNK_FAULTS, FAULTS, Climate, Nemesis
 from tools.sim.linear import Op
 from tools.sim.loop import Crashed, Deadlock, Stuck, VirtualLoop
+from tools.sim.object_end import BUCKET, Ending
+from tools.sim.object_store import Body, Store
 from tools.sim.story import Story
+from tools.sim.survival import Survival
 
-BUCKET = "bucket"
 CHUNK_BYTES = 256
-INLINE_MAX = 24
 CONTENTS = 8
+PEERS = range(3, 13)
 CALM_S = 600.0
-LEFT_OUT = ("rotten row", "gates raised", "old disk", *RING_FAULTS)
+SERVING_S = 120.0
+LEFT_OUT = ("rotten row", "gates raised")
 WEIGHTS = {name: weight for name, weight in FAULTS.items() if name not in LEFT_OUT} | CHUNK_FAULTS
 MIX = {linear.GET: 30, linear.PUT: 30, linear.DELETE: 12, linear.PUT_IF_ABSENT: 8}
-
 
 Play = Callable[["ObjectWorld"], Awaitable[None]]
 
@@ -55,7 +45,7 @@ Play = Callable[["ObjectWorld"], Awaitable[None]]
 class ObjectOptions:
     """What a run is made of, apart from its seed. Times in seconds."""
 
-    peers: int = 3
+    peers: int | None = None  # drawn from PEERS
     operations: int = 150
     clients: int = 5
     keys: int = 4
@@ -64,6 +54,8 @@ class ObjectOptions:
     purge_s: float = 6.0
     scrub_s: float = 20.0
     faulty_s: float = 40.0
+    calm_s: float = CALM_S  # in which all must be clean again
+    think_s: float = 0.25
     unsafe: frozenset[str] = frozenset()
     climate: Climate = field(default_factory=lambda: Climate(every_s=1.5, weights=dict(WEIGHTS)))
     play: Play | None = None  # instead of clients and nemesis
@@ -76,68 +68,16 @@ class ObjectResult:
     seed: int
     problems: list[str]
     operations: int
-    counts: Counter[str]
-    faults: Counter[str]
+    virtual_s: float
     digest: str
+    faults: Counter[str]
+    safeguards: Counter[str]
+    outcomes: Counter[str]
     lines: list[str]
 
-
-class Store:
-    """What one process has on top of its replica."""
-
-    def __init__(self, world: ObjectWorld, peer: SimPeer) -> None:
-        assert peer.env is not None and peer.replica is not None and peer.rows is not None
-        env, replica, rows = peer.env, peer.replica, peer.rows
-        self.peer = peer
-        self.adopting = is_adopting(rows)
-        named = list(named_extents(rows))
-        self.files = SimExtents(peer, [extent for _, extent in named])
-        self.pool = BufferPool(16, name="client", chunk_bytes=4096)
-        replica_pool = BufferPool(64, name="replica", chunk_bytes=4096)
-        bulk = SimBulk(peer, self.files, replica_pool)
-        unsafe, hints = world.options.unsafe, Hints(env, rows, 1 << 40)
-        self.chunks = Chunks(
-            env, replica, rows, self.files, bulk, self.pool, replica_pool, peer.id, hints, unsafe
-        )
-        holder = self.chunks.holder
-        bulk.holder = holder
-        replica.serve(ADD_REF, holder.on_add_ref)
-        replica.serve(STORE_CHUNK, holder.on_store)
-        replica.serve(BULK, bulk.serve, votes=False)
-        link = world.cluster.network.link(peer.id, env)
-        options = world.options
-        self.healing = Healing(
-            env, rows, replica, self.chunks, self.files, self.pool, link.is_alive, attempt_in, options.grace_s,
-            options.unsafe,
-        )  # fmt: skip
-        self.healing.garbage.pass_every_s = options.pass_every_s
-        self.healing.purge.age_s = options.purge_s
-        self.healing.scrub.pass_every_s = options.scrub_s
-        self.objects = Objects(
-            replica, self.chunks, self.pool, inline_max=INLINE_MAX, garbage=self.healing.garbage
-        )
-
-    def begin(self) -> None:
-        self.healing.begin(self.adopting)
-
-
-class _Body:
-    """A request body that comes in pieces, now and then slowly."""
-
-    def __init__(self, data: bytes, rng: random.Random, stall_s: float = 0.0) -> None:
-        self._data, self._rng, self._stall_s = data, rng, stall_s
-
-    def holds(self, buffer: bool) -> None:
-        """Nobody hurries simulated clients."""
-
-    async def read(self, *, few: bool = False) -> bytes:
-        if len(self._data) < 300 and self._stall_s:
-            stall_s, self._stall_s = self._stall_s, 0.0
-            await asyncio.sleep(stall_s)
-        if self._data and self._rng.random() < 0.1:
-            await asyncio.sleep(3.0 * self._rng.random() ** 3)
-        piece, self._data = self._data[:200], self._data[200:]
-        return piece
+    @property
+    def ok(self) -> bool:
+        return not self.problems
 
 
 class ObjectWorld:
@@ -146,14 +86,17 @@ class ObjectWorld:
     def __init__(self, seed: int, options: ObjectOptions, story: bool = False) -> None:
         self.seed = seed
         self.options = options
-        self.loop = VirtualLoop(limit_s=options.faulty_s + CALM_S + 300)
+        limit_s = options.faulty_s + options.calm_s + 300
+        self.loop = VirtualLoop(limit_s, max_turns=20_000_000 + int(2000 * limit_s))
         self.story = Story(self.loop.time, story)
-        unsafe = options.unsafe
-        self.cluster = Cluster(self.loop, self.story, seed, options.peers, unsafe, chunk_bytes=CHUNK_BYTES)
+        peers = options.peers or random.Random(f"size {seed}").choice(PEERS)
+        self.cluster = Cluster(self.loop, self.story, seed, peers, options.unsafe, chunk_bytes=CHUNK_BYTES)
         self.cluster.heals = False  # a store brings its own workers
         self.cluster.on_start = self._started
         self.cluster.on_serving = lambda peer: self.stores[peer.name].begin()
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)
+        self.nemesis.survival = Survival(self.cluster)
+        self.belief = Belief(self.cluster, random.Random(f"belief {seed}"), self._told)
         self.rng = random.Random(f"objects {seed}")
         self.stores: dict[str, Store] = {}
         self.contents = [self.rng.randbytes(CHUNK_BYTES) for _ in range(CONTENTS)]
@@ -168,20 +111,19 @@ class ObjectWorld:
 
     def _started(self, peer: SimPeer) -> None:
         self._collect(peer)
-        self.stores[peer.name] = Store(self, peer)
+        self.stores[peer.name] = Store(peer, self.options)
+
+    def _told(self, peer: SimPeer, other: SimPeer, state: str) -> None:
+        """Gossip has news for a peer of another one."""
+        store = self.stores.get(peer.name)
+        if store is not None and peer.env is not None:
+            peer.env.post(lambda: store.healing.heard(other.id, state, other.starts))
 
     def _collect(self, peer: SimPeer) -> None:
         """Keep the counts of a process before its successor's take their place."""
         store = self.stores.pop(peer.name, None)
         if store is not None:
-            workers = store.healing.workers.statuses()
-            for group in (
-                *(worker.detail for worker in workers if worker.name == "adoption"),
-                store.chunks.holder.counts, store.healing.garbage.detail, store.healing.verdicts.counts,
-                store.healing.anti_entropy.detail, store.healing.purge.detail,
-                store.healing.scrub.detail,
-            ):  # fmt: skip
-                self.counts.update({name: count for name, count in group.items() if count})
+            self.counts.update(store.counts())
 
     def run(self) -> ObjectResult:
         try:
@@ -190,36 +132,53 @@ class ObjectWorld:
             self.problems.append(f"the run broke: {type(error).__name__}: {error}; {error.__cause__!r}")
         for peer in self.cluster.peers:
             self._collect(peer)
+            self.cluster.collect(peer)
         self.problems += self.cluster.failures
         self._judge()
-        done = sum(1 for op in self.history if op.outcome in (linear.OK, linear.ABSENT, linear.MISMATCH))
+        outcomes = Counter(op.outcome for op in self.history)
         return ObjectResult(
-            self.seed, self.problems, done, self.counts, self.story.faults, self.story.digest(), self.story.lines
-        )  # fmt: skip
+            seed=self.seed,
+            problems=self.problems,
+            operations=sum(outcomes[name] for name in (linear.OK, linear.ABSENT, linear.MISMATCH)),
+            virtual_s=self.loop.time(),
+            digest=self.story.digest(),
+            faults=self.story.faults,
+            safeguards=self.counts + self.cluster.counts + self.story.safeguards,
+            outcomes=outcomes,
+            lines=self.story.lines,
+        )
 
     async def _main(self) -> None:
         await self.cluster.found()
+        gossip = self.loop.create_task(self.belief.run(), name="gossip")
         await self._create_bucket()
         await (self._work_under_faults() if self.options.play is None else self.options.play(self))
         await self.nemesis.calm()
         self.story.event("world", "all faults are over")
-        rotten = self.cluster.peers[0]
-        if rotten.running:  # bytes whose row rotted are found to be nobody's by the next start
-            rotten.crash()
-            rotten.start()
+        self._restart_rotten()
         await self._until_serving()
         await asyncio.sleep(6.0)  # beyond every budget and every message still under way
-        for peer in self.cluster.peers:
+        newest = self.cluster.newest()
+        for peer in [peer for peer in self.cluster.peers if newest and newest.member(peer.id) is not None]:
             for key in self.keys:
                 await self.operate("final", peer, linear.GET, key)
         await self._until_clean()
+        gossip.cancel()
+
+    def _restart_rotten(self) -> None:
+        """Bytes whose row rotted are found to be nobody's by the next start."""
+        assert self.nemesis.survival is not None
+        for peer in self.cluster.peers:
+            if peer.name in self.nemesis.survival.rotten and peer.running:
+                peer.crash()
+                peer.start()
 
     async def _work_under_faults(self) -> None:
         clients = [self.loop.create_task(self._client(f"c{n}")) for n in range(self.options.clients)]
         nemesis = self.loop.create_task(self.nemesis.run())
         until_s = self.loop.time() + self.options.faulty_s
         while self.loop.time() < until_s or len(self.history) < self.options.operations:  # noqa: ASYNC110 - virtual time
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(max(0.1, self.options.faulty_s / 10_000))
         self.stopping = True
         self.nemesis.running = False
         await asyncio.gather(nemesis, *clients)
@@ -234,18 +193,38 @@ class ObjectWorld:
                 await asyncio.sleep(0.1)
 
     async def _until_serving(self) -> None:
-        until_s = self.loop.time() + 30
-        while not all(peer.serving for peer in self.cluster.peers):
+        until_s = self.loop.time() + SERVING_S
+        while not (all(peer.serving for peer in self.cluster.peers) and self.cluster.whole):
             await asyncio.sleep(0.1)
             if self.loop.time() > until_s:
-                self.problems.append("a peer does not serve 30 s after the last fault")
+                down = [
+                    f"{peer.name} ({peer.refused or 'starting'})"
+                    for peer in self.cluster.peers
+                    if not peer.serving
+                ]
+                self.problems.append(
+                    f"not serving {SERVING_S:.0f} s after the last fault: {', '.join(down) or 'the ring'}"
+                )
                 return
+
+    async def _until_clean(self) -> None:
+        """P7: bounded time, no operator."""
+        calm_s = self.options.calm_s
+        ending, until_s = Ending(self), self.loop.time() + calm_s
+        while wrong := await ending.differences():
+            if self.loop.time() > until_s:
+                self.problems.append(
+                    f"P7 not clean {calm_s:.0f} s after the last fault: {'; '.join(wrong[:4])}"
+                )
+                return
+            await asyncio.sleep(max(2.0, calm_s / 300))
+        self.counts["clean after, s"] += int(self.loop.time() - until_s + calm_s)
 
     # --- clients
 
     async def _client(self, name: str) -> None:
         while not self.stopping:
-            await asyncio.sleep(self.rng.expovariate(1 / 0.25))
+            await asyncio.sleep(self.rng.expovariate(1 / self.options.think_s))
             serving = [peer for peer in self.cluster.peers if peer.serving] or self.cluster.peers
             peer = serving[self.rng.randrange(len(serving))]
             kind = self.rng.choices(list(MIX), list(MIX.values()))[0]
@@ -306,9 +285,9 @@ class ObjectWorld:
         data = self.values[value]
         conditions = Conditions(if_none_match=frozenset("*")) if kind == linear.PUT_IF_ABSENT else None
         size = len(data) if self.rng.random() < 0.7 else None
-        body = _Body(data, self.rng, self.stall_s)
+        body = Body(data, self.rng, self.stall_s)
         if self.rng.random() < 0.05:
-            body, size = _Body(data[: len(data) // 2], self.rng), len(data)  # ends too early
+            body, size = Body(data[: len(data) // 2], self.rng), len(data)  # ends too early
         await store.objects.put(
             BUCKET, key.encode(), body, size=size, content_type=value, conditions=conditions
         )
@@ -331,77 +310,6 @@ class ObjectWorld:
         if bytes(data) != self.values[value]:
             self.problems.append(f"P5 broken at {key}: {value} was read as other bytes")
         return value
-
-    # --- the end
-
-    async def _until_clean(self) -> None:
-        """Exactly what heads name is left, on exactly the owners, in bounded time."""
-        until_s = self.loop.time() + CALM_S
-        while True:
-            wrong = await self._differences()
-            if not wrong:
-                self.counts["clean after, s"] += int(self.loop.time() - until_s + CALM_S)
-                return
-            if self.loop.time() > until_s:
-                self.problems.append(f"not clean {CALM_S:.0f} s after the last fault: {'; '.join(wrong[:4])}")
-                return
-            await asyncio.sleep(2.0)
-
-    async def _differences(self) -> list[str]:
-        wanted: dict[bytes, set[bytes]] = {}  # chunk -> attempts
-        any_store = next(iter(self.stores.values()))
-        for key in self.keys:
-            try:
-                found = await any_store.objects.find(BUCKET, key.encode())
-                for name in await self._names(any_store, found.head):
-                    wanted.setdefault(name, set()).add(found.head.attempt)
-            except NotFound:
-                continue
-            except AtollError as error:
-                return [f"{key}: {error}"]
-        wrong = []
-        table = any_store.peer.replica.epoch.table  # type: ignore[union-attr]
-        for peer in self.cluster.peers:
-            bad = damaged(peer.disk)
-            if bad:
-                wrong.append(f"{peer.name} has {bad} damaged rows or chunks")
-                continue
-            stones = sum(
-                is_tombstone(decode_row(key, row).value)
-                for key, row in peer.disk.tables["rows"].items()
-                if peer.id in table.owners(partition_in(key))
-            )
-            if stones:
-                wrong.append(f"{peer.name} has {stones} tombstones")
-            mine = {name for name in wanted if peer.id in any_store.chunks.owners_of(name)}
-            held = {key[2:]: decode_chunk_row(key, row) for key, row in peer.disk.tables["chunks"].items()}
-            references = {(key[2:NAME_END], key[NAME_END:]) for key in peer.disk.tables["refs"]}
-            expected = {(name, attempt) for name in mine for attempt in wanted[name]}
-            for what, ours, right in (("chunks", set(held), mine), ("references", references, expected)):
-                if ours != right:
-                    wrong.append(
-                        f"{peer.name} has {len(ours - right)} {what} too many, lacks {len(right - ours)}"
-                    )
-            if any(state != LIVE for state, _ in held.values()):
-                wrong.append(f"{peer.name} has chunks without bytes")
-            stray = len(peer.disk.extents) - len(held)
-            if stray:
-                wrong.append(f"{peer.name} has {stray} extents that no row names")
-        return wrong
-
-    @staticmethod
-    async def _names(store: Store, head: Head) -> list[bytes]:
-        """All chunks of an object, manifests included."""
-        names = [head.names[at : at + NAME_BYTES] for at in range(0, len(head.names), NAME_BYTES)]
-        if head.kind in (INLINE, CHUNKS):
-            return names
-        listed = []
-        for name in names:
-            buffer, length = await store.chunks.get(name)
-            data = bytes(buffer.payload(length))
-            store.pool.give(buffer)
-            listed += [data[at : at + NAME_BYTES] for at in range(0, length, NAME_BYTES)]
-        return names + listed
 
     def _judge(self) -> None:
         try:

@@ -58,6 +58,10 @@ class RingFaults:
         if not self._may_spare(peer) or self._busy:
             return
         self._busy = True
+        if self._n.survival is not None and self._n.rng.random() < 0.5:
+            await self._leaves(peer)
+            self._busy = False
+            return
         self._n.note("peer drains", peer, "is asked to give its partitions away")
         if await self._change(lambda base: drained(base, peer.id)):
             await asyncio.sleep(self._n.short_s(3))
@@ -65,14 +69,15 @@ class RingFaults:
                 await self._change(lambda base: undrained(base, peer.id))
             else:
                 await self._whole()
-                if self._n.may_lose() and self._owns_nothing(peer):
+                await self._n.until(lambda: self._n.survives(peer), PATIENCE_S)
+                if self._n.may_lose() and self._n.survives(peer) and self._owns_nothing(peer):
                     await self._let_go(peer, "drained, now removed")
         self._busy = False
 
     async def is_removed(self) -> None:
         """A machine dies for good and its peer is removed; sometimes the machine comes back after all."""
         peer = self._n.peer()
-        if not self._n.may_lose() or not self._may_spare(peer) or self._busy:
+        if not self._n.may_lose() or not self._may_spare(peer) or self._busy or not self._n.survives(peer):
             return
         self._busy = True
         self._n.note("peer removed", peer, "dies for good")
@@ -83,11 +88,15 @@ class RingFaults:
             if peer.running:
                 peer.crash()
         self._busy = False
+        if peer.removed and self._n.survival is not None and self._n.rng.random() < 0.5:
+            await self._joins_again(peer)
 
     async def is_replaced(self) -> None:
         """A machine dies for good, and a new one takes its place in the same change."""
         peer = self._n.peer()
         if not self._n.may_lose() or not self._large or self._busy or not peer.serving:
+            return
+        if not self._n.survives(peer):
             return
         self._busy = True
         self._n.note("peer replaced", peer, "dies for good; a new machine takes its place")
@@ -113,6 +122,22 @@ class RingFaults:
             self._n.note("change aborted", None, f"epoch {epoch.number}")
             await self._change(lambda base: aborted(base) if base == epoch else base)
 
+    async def _leaves(self, peer: SimPeer) -> None:
+        """A peer is asked to leave: it gives its partitions away, is removed when others have its chunks, and ends."""
+        self._n.note("peer leaves", peer, "is asked to give its partitions away and go")
+        if await self._change(lambda base: drained(base, peer.id, leave=True)):
+            await self._n.until(lambda: peer.removed, 3 * PATIENCE_S)
+
+    async def _joins_again(self, gone: SimPeer) -> None:
+        """A machine that was removed comes back: under a new id, without rows, with the chunks in its segments."""
+        if len(self._cluster.peers) < self._most:
+            again = self._cluster.add()
+            again.disk.extents = dict(gone.disk.extents)
+            again.disk.newest_segment = gone.disk.newest_segment
+            self._n.note("peer returns", again, f"is the machine of {gone.name}, whose chunks it still has")
+            again.start()
+            await self._n.until(lambda: again.serving, PATIENCE_S)
+
     # --- inside
 
     async def _let_go(self, peer: SimPeer, word: str, replace: bool = False) -> None:
@@ -122,6 +147,8 @@ class RingFaults:
             peer.crash()
         other: SimPeer | None = None
         while not peer.removed:
+            if other is not None:
+                self._put_back(other)
             if replace and (other is None or other.removed):  # its joining was given up
                 other = self._cluster.add()
             if not await self._change(self._without(peer, other)):
@@ -132,10 +159,20 @@ class RingFaults:
             if not self._cluster.whole:
                 await self._change(lambda base: aborted(base) if base.kind == "joint" else base)
             peer.removed = self._is_out(peer)
+        if other is not None:
+            self._put_back(other)
         if peer in self._cluster.peers:
             self._cluster.peers.remove(peer)
         self._cluster.story.event(peer.name, word)
         self._n.wrong_disk = None
+
+    def _put_back(self, peer: SimPeer) -> None:
+        """One whose joining was given up ended, while it was admitted anew: its machine is needed after all."""
+        newest = self._cluster.newest()
+        if peer.removed and not peer.running and newest is not None and newest.member(peer.id) is not None:
+            peer.removed = False
+            if peer not in self._cluster.peers:
+                self._cluster.peers.append(peer)
 
     @staticmethod
     def _without(peer: SimPeer, other: SimPeer | None) -> Callable[[Epoch], Epoch]:
