@@ -169,6 +169,10 @@ class SimBulk:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.on_progress: Callable[[str], None] = lambda member: None
+        self.link_s = 0.0
+        """So long each transfer takes on the way, moving all the time until it is stuck, if it is."""
+        self.stuck_at_s = float("inf")
 
     def call(
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
@@ -176,6 +180,7 @@ class SimBulk:
     ) -> Transfer:  # fmt: skip
         peer = self._store.peer
         transfer = Transfer(done)
+        self._move(transfer, member_id, deadline_s)
 
         def send() -> None:
             if not transfer.ended:
@@ -191,8 +196,16 @@ class SimBulk:
                 into.payload(len(data))[:] = data
             return transfer.end((answer, len(data or b"")))
 
-        peer.env.call_later(0.0005, send)
+        if self.link_s < self.stuck_at_s:
+            peer.env.call_later(self.link_s or 0.0005, send)
         return transfer
+
+    def _move(self, transfer: Transfer, member_id: str, deadline_s: float) -> None:
+        """Tell of progress every quarter of a second, until the bytes have moved or are stuck; mind the deadline."""
+        env = self._store.peer.env
+        env.call_later(deadline_s, transfer.cancel)
+        for quarter in range(1, int(4 * min(self.link_s, self.stuck_at_s)) + 1):
+            env.call_later(quarter / 4, lambda: transfer.ended or self.on_progress(member_id))
 
     def serve(self, message: Any, reply: Callable[[Any], None]) -> None:
         _, header, data = message

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
 from peer.errors import Unavailable
 from peer.replication.patience import PATIENCE_S, Heard, Watch
-from tests.replication_chunks import CHUNK_BYTES, Store, simulate_stores
+from tests.replication_chunks import CHUNK_BYTES, Store, name_of, simulate_stores
 from tests.replication_world import World, error_of, simulate, until
 
 SIZES = pytest.mark.parametrize("size", [1000, CHUNK_BYTES])
@@ -48,6 +49,53 @@ def test_a_get_ends_in_time_when_no_holder_answers(size: int) -> None:
         await until(lambda: outsider.pool.stats.lent == 0)
 
     simulate_stores(scenario, peers=4)
+
+
+def test_a_slow_link_stores_and_serves_chunks() -> None:
+    """Goal: chunks that take longer than an owner may be silent are stored and read as long as their bytes move; once they
+    do not, it is 503 a moment later."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        data = bytes(CHUNK_BYTES)
+        for store in (a, b, c):
+            store.bulk.link_s = 20.0
+        began_s = world.now
+        with world.lost(to=c.peer):
+            name = await a.put(data)
+            assert world.now - began_s > 20.0
+            await until(lambda: a.lent == 0)
+        assert not c.holds(name)
+        assert name_of(await c.get(name)) == name
+        for store in (a, c):
+            store.bulk.stuck_at_s = 9.0
+        for act in (c.get(name), a.put(data[1:])):
+            began_s = world.now
+            story = await story_of(act)
+            assert "silent for 4.5 s" in story
+            assert 9.0 + PATIENCE_S - 0.5 < world.now - began_s < 9.0 + 5.5
+            await until(lambda: not a.lent + c.lent, 10)
+
+    simulate_stores(scenario)
+
+
+async def story_of(act: Awaitable[bytes]) -> str:
+    """The words of the 503 that this ends with."""
+    try:
+        return f"{len(await act)} bytes"
+    except Unavailable as error:
+        return str(error)
+
+
+def test_no_link_is_too_slow_to_have_an_end() -> None:
+    """Goal (P8): bytes that go on moving for ever keep a request for a minute, and no longer."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        a.bulk.link_s = 1e3
+        began_s = world.now
+        assert "cut off" in await story_of(a.put(bytes(CHUNK_BYTES)))
+        assert world.now - began_s < 70
+
+    simulate_stores(scenario)
 
 
 def test_who_ends_transfers_now_and_then_is_slow_and_not_silent() -> None:

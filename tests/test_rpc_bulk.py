@@ -16,6 +16,8 @@ from peer.buffers import Buffer
 from peer.errors import AtollError, Full, Invalid, Refused, Unavailable
 from peer.rpc import bulk as bulk_module
 from peer.rpc import bulkserver as bulkserver_module
+from peer.rpc.bulksocket import BulkSocket
+from peer.rpc.noise import TAG_BYTES
 from tests.rpc_world import KEY, Peer, member, peers, until
 
 CHUNK = 4 << 20
@@ -124,6 +126,51 @@ def test_a_peer_that_accepts_and_says_nothing(run: Run) -> None:
         await a.close()
 
     run(main())
+
+
+def test_b3_progress_is_told_while_bytes_move(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal (B3): a receiver that reads piece by piece is told of with each piece, one that stands still is not."""
+    pieces = threading.Semaphore(0)
+
+    def slowly(self: BulkSocket, into: Buffer, size: int) -> None:
+        with into.payload(size + TAG_BYTES) as view:
+            got = 0
+            while got < len(view):
+                assert pieces.acquire(timeout=300)
+                got += self._sock.recv_into(view[got : got + (256 << 10)])
+            self._session.receive.open_in_place(view)
+
+    monkeypatch.setattr(BulkSocket, "receive_payload", slowly)
+
+    async def main() -> None:
+        a, b = Peer(1), Peer(2)
+        async with peers(a, b):
+            told: list[str] = []
+            a.bulk.on_progress = told.append
+            payload = os.urandom(4 << 20)
+            sending = asyncio.create_task(a.transfer(b.id, "put", payload=payload, deadline_s=300))
+            for _ in range(3):
+                before = len(told)
+                while len(told) == before:
+                    pieces.release()
+                    await looked(a, 1)
+            await looked(a, 2)
+            before = len(told)
+            await looked(a, 2)
+            assert len(told) == before and set(told) == {b.id} and not sending.done()
+            for _ in range(1000):
+                pieces.release()
+            await sending
+            assert b.stored == [payload]
+
+    run(main())
+
+
+async def looked(peer: Peer, times: int) -> None:
+    """Until the client has looked at its transfers so often."""
+    for _ in range(times):
+        last_s = peer.bulk._looked
+        await until(lambda last_s=last_s: peer.bulk._looked > last_s, 90.0)  # type: ignore[misc]
 
 
 def test_a_peer_that_goes_away(run: Run) -> None:

@@ -1,8 +1,8 @@
 """When to give up on owners that say nothing, so that an honest 503 comes within 5 s (architecture.md §1).
 
 A deadline for each transfer of a chunk would have to be short for the promise and long for slow disks. So what counts is
-silence: an owner is given up when it has ended none of this peer's transfers for PATIENCE_S. One that is slow, but works
-through what it was sent, gets the transfer's whole deadline.
+silence: an owner is given up when for PATIENCE_S it has ended none of this peer's transfers, and not a byte of any has
+moved. One that is slow, or behind a slow link, but works through what it was sent, gets the transfer's whole deadline.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOOK_AGAIN_S = 0.5
 
 
 class Heard:
-    """When each owner last ended a transfer well. One entry a member."""
+    """When each owner last ended a transfer well, or bytes of one moved. One entry a member."""
 
     def __init__(self, env: Env) -> None:
         self.env = env

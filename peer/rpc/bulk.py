@@ -8,6 +8,7 @@ socket, the thread wakes, and the failure is reported. Connections are kept per 
         thread touches the caller's payload or buffer.
     B2  At most `per_member` transfers to one peer and `threads` in all are under way; a peer that hangs
         cannot take every thread. Those waiting are bounded; beyond that a call fails at once.
+    B3  While bytes of a transfer move, `on_progress` is told of its member, some times a second.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ DIAL_TIMEOUT_S: Final = 3.0
 BACKOFF_S: Final = 0.3  # after a failed dial calls fail at once
 IDLE_S: Final = 20.0  # an unused connection is closed
 TICK_S: Final = 0.05
+PROGRESS_S: Final = 0.25
 CLOSE_TIMEOUT_S: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -52,18 +54,13 @@ class _Job:
 
     __slots__ = (
         "connection", "deadline", "dialling", "done", "expired", "header",
-        "into", "member", "payload", "started",
+        "into", "member", "moved", "payload", "started",
     )  # fmt: skip
 
     def __init__(
-        self,
-        member: _Member,
-        header: tuple[Any, ...],
-        payload: memoryview | None,
-        into: Buffer | None,
-        deadline: float,
-        done: Done | None,
-    ) -> None:
+        self, member: _Member, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
+        deadline: float, done: Done | None,
+    ) -> None:  # fmt: skip
         self.member = member
         self.header = header
         self.payload = payload
@@ -71,6 +68,7 @@ class _Job:
         self.deadline = deadline
         self.done = done
         self.connection: BulkSocket | None = None
+        self.moved = 0  # bytes on its connection when looked at last
         self.dialling: socket.socket | None = None
         self.started = False  # under the client's lock: from now on the worker uses payload and into
         self.expired = False  # under the lock: the loop has given up on it
@@ -107,16 +105,10 @@ class BulkClient:
     """See the module's text. Made and called on one loop; `address_of` says where a member's peer port is."""
 
     def __init__(
-        self,
-        hello: Callable[[], Hello],
-        key: bytes,
-        address_of: Callable[[str], tuple[str, int] | None],
-        *,
-        threads: int = THREADS,
-        per_member: int = PER_MEMBER,
-        chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+        self, hello: Callable[[], Hello], key: bytes, address_of: Callable[[str], tuple[str, int] | None], *,
+        threads: int = THREADS, per_member: int = PER_MEMBER, chunk_bytes: int = DEFAULT_CHUNK_BYTES,
         stats: Stats | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.stats = stats or Stats()
         self.seals = BufferPool(SEALS, name="seal", chunk_bytes=chunk_bytes)
         self._hello = hello
@@ -133,7 +125,9 @@ class BulkClient:
         self._threads: list[threading.Thread] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._trimmed = 0.0
+        self._looked = 0.0
         self._closing = False
+        self.on_progress: Callable[[str], None] = lambda member_id: None
 
     # -- on the loop
 
@@ -202,6 +196,7 @@ class BulkClient:
                 connection.close()
             else:
                 job.connection = connection
+                job.moved = connection.moved()
         address = self._address_of(member.id)
         if address is None:
             if job.connection is not None:
@@ -273,6 +268,9 @@ class BulkClient:
         for job in self._running:
             if job.deadline <= now and not job.expired:
                 self._expire(job)
+        if now - self._looked >= PROGRESS_S:
+            self._looked = now
+            self._look()
         for member in list(self._members.values()):
             while member.idle and member.idle[0].used < now - IDLE_S:
                 member.idle.pop(0).close()
@@ -285,6 +283,14 @@ class BulkClient:
         if now - self._trimmed > IDLE_S / 4:
             self._trimmed = now
             self.seals.trim()
+
+    def _look(self) -> None:
+        """Tell of the members whose transfers have come further (B3)."""
+        for job in self._running:
+            connection = job.connection
+            if job.started and connection is not None and (moved := connection.moved()) > job.moved:
+                job.moved = moved
+                self.on_progress(job.member.id)
 
     def _expire(self, job: _Job) -> None:
         """Wake the worker. If it has not touched the caller's memory yet it never will: report at once."""

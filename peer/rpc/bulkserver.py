@@ -25,7 +25,8 @@ Handler = Callable[[str, "list[Any]", "Buffer | None", int], Answer]
 
 MAX_CONNECTIONS: Final = 64
 IDLE_S: Final = 60.0  # longer than clients keep an idle connection
-STALL_S: Final = 15.0  # for one payload or one answer
+STALL_S: Final = 15.0  # without a byte of a payload or an answer
+WHOLE_S: Final = 90.0  # for one payload or one answer, however slow the link
 BUFFER_WAIT_S: Final = 5.0
 SEALS: Final = 4  # sealed answers being sent at once
 TRIM_S: Final = 5.0
@@ -111,7 +112,7 @@ class BulkServer:
         header, size = told
         if type(header) is not list:
             raise ProtocolError("a bulk request is not a list")
-        connection.limit(STALL_S)
+        connection.limit(STALL_S, WHOLE_S)
         buffer: Buffer | None = None
         try:
             if size:

@@ -7,7 +7,8 @@ seal into a pooled buffer, one sendmsg; on the other side one recv_into with MSG
 the chunk will be written from, and one decryption in place.
 
 Time is bounded by SO_RCVTIMEO and SO_SNDTIMEO, because `settimeout` would make the socket non-blocking and
-end MSG_WAITALL early; and any thread may `shut` the connection, which wakes whoever is blocked in it.
+end MSG_WAITALL early; and any thread may `shut` the connection, which wakes whoever is blocked in it. How far a
+transfer has come any thread may ask the kernel (`moved`): the calls themselves return when it is over.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from peer.rpc.noise import TAG_BYTES
 
 MAX_HEADER_BYTES: Final = 64 << 10
 _TIMEVAL: Final = struct.Struct("ll")
+_MOVED: Final = struct.Struct("=120x2Q")
+"""Of Linux' struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received (since Linux 4.1)."""
 
 
 def limit_io(sock: socket.socket, timeout_s: float) -> None:
@@ -41,12 +44,23 @@ def limit_io(sock: socket.socket, timeout_s: float) -> None:
 class BulkSocket:
     """Raises OSError (BlockingIOError: too slow), EOFError or ProtocolError, and is useless afterwards."""
 
-    __slots__ = ("_limit_s", "_lock", "_session", "_sock", "peer_id", "received", "sent", "used", "where")
+    __slots__ = (
+        "_limit_s",
+        "_lock",
+        "_session",
+        "_sock",
+        "_whole_s",
+        "peer_id",
+        "received",
+        "sent",
+        "used",
+        "where",
+    )
 
     def __init__(self, sock: socket.socket, session: Session) -> None:
         self._sock = sock
         self._session = session
-        self._limit_s = 0.0
+        self._limit_s = self._whole_s = 0.0
         self._lock = threading.Lock()
         self.peer_id = session.theirs.member_id
         self.where = session.where
@@ -54,12 +68,23 @@ class BulkSocket:
         self.sent = 0
         self.received = 0
 
-    def limit(self, timeout_s: float) -> None:
-        """Bound each following call, rounded up to whole seconds so that it seldom changes."""
+    def limit(self, timeout_s: float, whole_s: float = 0.0) -> None:
+        """Bound the time in which nothing moves, rounded up to whole seconds so that it seldom changes, and that of a whole
+        payload or answer: if it is not given, by as much again."""
         limit_s = float(int(timeout_s) + 1)
+        self._whole_s = whole_s or 2 * limit_s
         if limit_s != self._limit_s:
             limit_io(self._sock, limit_s)
             self._limit_s = limit_s
+
+    def moved(self) -> int:
+        """From any thread: bytes that this connection has sent, and the other machine has acknowledged, or received."""
+        with self._lock:
+            try:
+                told = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MOVED.size)
+            except OSError:  # it was closed
+                return 0
+        return sum(_MOVED.unpack(told)) if len(told) == _MOVED.size else 0
 
     def shut(self) -> None:
         """From any thread: end what is going on, both ways."""
@@ -99,9 +124,9 @@ class BulkSocket:
         try:
             n = self._session.send.seal_into(payload, seal.record)
             with seal.record[:n] as sealed:
+                until_s = time.monotonic() + self._whole_s
                 gone = self._sock.sendmsg((head, sealed))
                 if gone < len(head) + n:  # a signal came in between, or the other side reads slowly
-                    until_s = time.monotonic() + self._limit_s
                     self._send_rest(memoryview(head)[gone:], until_s)
                     self._send_rest(sealed[max(0, gone - len(head)) :], until_s)
             self.sent += n
@@ -145,14 +170,14 @@ class BulkSocket:
 
     def _fill(self, view: memoryview) -> None:
         """Read exactly len(view) bytes: one system call, more only if a signal interrupts it."""
+        until_s = time.monotonic() + self._whole_s
         got = self._sock.recv_into(view, 0, socket.MSG_WAITALL)
         if got == len(view):
             return
-        deadline = time.monotonic() + self._limit_s
         while got < len(view):
             more = self._sock.recv_into(view[got:], 0, socket.MSG_WAITALL)
             if not more:
                 raise EOFError
             got += more
-            if got < len(view) and time.monotonic() > deadline:
+            if got < len(view) and time.monotonic() > until_s:
                 raise BlockingIOError("too slow")

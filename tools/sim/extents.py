@@ -175,6 +175,7 @@ class SimBulk:
         self._pool = pool
         self._link = peer.cluster.network.link(peer.id, peer.env)
         self.holder: Holder | None = None
+        self.on_progress: Callable[[str], None] = lambda member: None
 
     def call(
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,

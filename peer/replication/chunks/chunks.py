@@ -27,7 +27,11 @@ from .holder import ChunkRing, Disk, Holder
 from .put import Put, error_of, silent_ones
 from .rows import chunk_key
 
-READ_S = 10.0
+READ_S = 60.0
+"""Of a whole chunk, over the slowest link that is served; without progress it is given up sooner (`patience`)."""
+REPAIR_S = 10.0
+OVERTAKEN_S = 5.0
+"""A transfer that was overtaken may end within; its connection is as good as new then."""
 HEDGE_READ_S = 0.25
 TAKE_S = 20.0
 REPAIRS_MOST = 256
@@ -35,7 +39,10 @@ REPAIRS_MOST = 256
 
 class Bulk(Protocol):
     """Transfers of chunk bytes. `done` gets (reply, bytes received into `into`) or an AtollError, and from then on
-    nobody touches payload or buffer. The cancellable ends a call early; `done` still runs."""
+    nobody touches payload or buffer. The cancellable ends a call early; `done` still runs. While a member's bytes move,
+    `on_progress(member)` is called some times a second."""
+
+    on_progress: Callable[[str], None]
 
     def call(
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
@@ -57,6 +64,7 @@ class Chunks:
         self._pool = pool
         self._me = me
         self.heard = Heard(env)
+        bulk.on_progress = self.heard.note
         self.holder = Holder(env, rows, disk, ring, replica_pool, hints, unsafe)
         self.hints = hints
         hints.let_go = self._let_go
@@ -138,7 +146,7 @@ class Chunks:
         self._repairing.add(one)
         self.counts["read_repairs"] += 1
         message = (REPAIR, self._ring.tag, name, source)
-        return self._ring.send(owner, message, READ_S, lambda _: self._repairing.discard(one))
+        return self._ring.send(owner, message, REPAIR_S, lambda _: self._repairing.discard(one))
 
     def on_repair(self, message: Any, reply: Reply) -> None:
         """(REPAIR, tag, chunk name, source): OK; this peer's copy is looked at, and fetched from the source, in a while."""
@@ -184,6 +192,7 @@ class _Get:
         self.giver = ""
         self.pending: set[str] = set()
         self.asked_all = False
+        self.running: list[Cancellable] = []
 
     async def run(self) -> tuple[Buffer, int]:
         watch = Watch(self.c.heard, lambda: self.pending, self._waits_for_owners, self._give_up)
@@ -199,6 +208,8 @@ class _Get:
             watch.end()
             if self.timer is not None:
                 self.timer.cancel()
+            if self.pending:  # each has a buffer
+                self.c._env.call_later(OVERTAKEN_S, self._cut)
         if result is not None:
             self._tell_of_bad_copies()
             return result
@@ -264,12 +275,17 @@ class _Get:
 
             return c._disk.name_of(buffer, length, named)
 
-        c._bulk.call(owner, ("get", c._ring.tag, self.name), None, buffer, READ_S, received)
+        header = ("get", c._ring.tag, self.name)
+        self.running.append(c._bulk.call(owner, header, None, buffer, READ_S, received))
 
     def _give_up(self) -> None:
         if not self.future.done():
             self.failures += silent_ones(self.pending)
             self.future.set_result(None)
+
+    def _cut(self) -> None:
+        for one in self.running:
+            one.cancel()
 
     def _got(self, owner: str, buffer: Buffer, result: int | AtollError) -> None:
         self.pending.discard(owner)

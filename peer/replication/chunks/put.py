@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from .chunks import Chunks
 
-SEND_S = 10.0
+SEND_S = 60.0
+"""Of a whole chunk, over the slowest link that is served; without progress it is given up sooner (`patience`)."""
+CALL_S = 5.0
 STRAGGLE_S = 1.0
 INSTEAD_S = 1.5
 """An owner that has not answered so long after the put began gets a fallback beside it, unless a majority is reached."""
@@ -127,7 +129,7 @@ class Put:
             return self._done_with_buffer()
 
         message = (ADD_REF, self.c._ring.tag, self.name, self.attempt, self.back, *self._place(member))
-        self.c._ring.send(member, message, SEND_S / 2, replied)
+        self.c._ring.send(member, message, CALL_S, replied)
 
     def _place(self, member: str) -> tuple[str, ...]:
         """The owner in whose place this member is asked."""
@@ -176,7 +178,7 @@ class Put:
             self.copy = bytes(self.buffer.payload(self.length))
         head = (STORE_CHUNK, self.c._ring.tag, self.name, self.attempt, self.back, self.copy)
         self.c._ring.send(
-            member, head + self._place(member), SEND_S / 2, lambda reply: self._finished(member, error_of(reply))
+            member, head + self._place(member), CALL_S, lambda reply: self._finished(member, error_of(reply))
         )  # fmt: skip
 
     def _finished(self, member: str, error: AtollError | None) -> None:
