@@ -43,7 +43,7 @@ FAULTS = {
     "peer replaced": 4,
     "change aborted": 4,
 }
-AWAY = {"peer stays away": 8}
+AWAY = {"peer stays away": 14, "peer held for dead": 8}
 """Where the dead are removed by themselves."""
 RING_FAULTS = ("peer joins", "peer drains", "peer removed", "peer replaced", "change aborted")
 CHUNK_FAULTS = {"rotten chunk": 6, "rotten rows": 6, "lost rows of chunks": 1}

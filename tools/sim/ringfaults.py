@@ -42,6 +42,7 @@ class RingFaults:
             "peer replaced": self.is_replaced,
             "change aborted": self.is_aborted,
             "peer stays away": self.stays_away,
+            "peer held for dead": self.is_held_for_dead,
         }
 
     async def joins(self) -> None:
@@ -106,7 +107,7 @@ class RingFaults:
     async def stays_away(self) -> None:
         """A machine is off for so long that its peer may be removed; then it comes back, as what it was or as nobody."""
         peer = self._n.peer()
-        if not peer.running or not self._large:
+        if not peer.running or not self._may_spare(peer):
             return
         self._n.note("peer stays away", peer, "is off until the others may have removed it")
         peer.crash()
@@ -114,6 +115,17 @@ class RingFaults:
         await self._n.until(lambda: self._is_out(peer), most_s)
         if not peer.running and self._n.wrong_disk != peer.name and not peer.removed:
             peer.start()
+
+    async def is_held_for_dead(self) -> None:
+        """Everybody's gossip is wrong about a peer for so long that it would be removed; but it answers."""
+        peer = self._n.peer()
+        if not self._may_spare(peer):
+            return
+        self._n.note("peer held for dead", peer, "by all the others, and lives")
+        pairs = {(other.id, peer.id) for other in self._cluster.peers if other is not peer}
+        self._cluster.network.doubted |= pairs
+        await asyncio.sleep(self._cluster.evict_after_s + AWAY_S)
+        self._cluster.network.doubted -= pairs
 
     async def is_aborted(self) -> None:
         """Whatever change is under way is given up."""

@@ -14,7 +14,7 @@ from peer.errors import Corrupt
 from peer.replication.keys import partition_in
 from peer.replication.value import BALLOT_SLICE, decode_row
 from tools.sim import linear
-from tools.sim.cluster import Cluster
+from tools.sim.cluster import REPLICAS, Cluster
 from tools.sim.faults import Climate, Nemesis
 from tools.sim.linear import Undecided
 from tools.sim.listing import judge
@@ -70,9 +70,12 @@ class World:
         self.options = options
         self.loop = VirtualLoop(limit_s=MOST_S + 120 + CONVERGE_S)
         self.story = Story(self.loop.time, story, details)
-        self.cluster = Cluster(self.loop, self.story, seed, options.peers, options.unsafe)
+        evict_after_s = _evict_after_s(seed, options)
+        drawn = options.evict_after_s is None and evict_after_s > 0
+        peers = options.peers + (drawn and options.peers == REPLICAS)  # or there is hardly anybody to spare
+        self.cluster = Cluster(self.loop, self.story, seed, peers, options.unsafe)
         self.cluster.sweeping = options.schedule is None
-        self.cluster.evict_after_s = _evict_after_s(seed, options)
+        self.cluster.evict_after_s = evict_after_s
         self.workload = Workload(self.cluster, random.Random(f"workload {seed}"), options.habits)
         self.nemesis = Nemesis(self.cluster, random.Random(f"nemesis {seed}"), options.climate)
         self.nemesis.raise_gates = self.workload.raise_gates
