@@ -172,7 +172,9 @@ class Peer:
         """From an open directory to a serving peer. Raises StartupError, Refused, Unavailable, Amnesia."""
         config = self.config
         self._closers.append(self.files.close)
-        self._adopting = await startup.open_segments(self.env, self.files, self.rows, self.chunks.holder)
+        self._adopting = await startup.open_segments(
+            self.env, self.files, self._directory.segments_path, self.rows, self.chunks.holder
+        )
         await self.listener.start(config.host, config.peer_port)
         before = self.replica.epochs.current
         if before is not None:

@@ -9,12 +9,15 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
+from pathlib import Path
 
 from peer.config import PEER_FILE, PeerConfig
 from peer.errors import StartupError
 from peer.replication.chunks.holder import Holder
-from peer.replication.chunks.rows import named_extents
+from peer.replication.chunks.rows import ROWS_A_PAGE, named_extents
 from peer.replication.env import Env, RowStore
 from peer.replication.healing.adoption import is_adopting
 from peer.storage.chunkfiles import ChunkFiles
@@ -143,26 +146,49 @@ def _resolve(host: str) -> None:
         raise StartupError(f"--host {host}: {why}; give an address of this machine") from None
 
 
-async def open_segments(env: Env, files: ChunkFiles, rows: RowStore, holder: Holder) -> bool:
+async def open_segments(env: Env, files: ChunkFiles, segments: Path, rows: RowStore, holder: Holder) -> bool:
     """Compare rows with files; rows whose bytes are gone stop counting as copies, before the first answer. Whether bytes
     may lie there that have no rows any more (`adoption`).
 
     Raises StartupError, or Full if that cannot be kept.
     """
-    adopting = is_adopting(rows)
+    adopting = is_adopting(rows) or await asyncio.to_thread(_other_disk, rows, segments)
     lost: list[tuple[bytes, Extent]] = []
+    before: dict[bytes, Extent | None] = {}  # those that were lost at an earlier start
+
+    def named() -> Iterator[tuple[bytes, Extent]]:
+        for name, extent in named_extents(
+            rows, holder.found_damaged, lambda name: before.update({name: None})
+        ):
+            if name in before:
+                before[name] = extent
+            yield name, extent
 
     def missing(name: bytes, extent: Extent, why: str) -> None:
+        if name in before:
+            del before[name]
+            return
         if len(lost) < 10:
             log.error("the bytes of chunk %s are gone: %s", name.hex(), why)
         lost.append((name, extent))
 
-    named = named_extents(rows, holder.found_damaged)
-    report = await asyncio.to_thread(partial(files.open, named, missing, adopting=adopting))
-    log.info("segments: %d, chunks: %d, lost: %d", report.segments, report.named, report.lost)
-    for at in range(0, len(lost), 1000):
-        future = env.future()
-        holder.lost(lost[at : at + 1000], future.set_result)
-        if error := await future:
-            raise error
+    report = await asyncio.to_thread(partial(files.open, named(), missing, adopting=adopting))
+    again = [(name, extent) for name, extent in before.items() if extent is not None]
+    log.info(
+        "segments: %d, chunks: %d, lost: %d, there again: %d", report.segments, report.named, report.lost, len(again)
+    )  # fmt: skip
+    for some, keep in ((lost, holder.lost), (again, holder.found_again)):
+        for at in range(0, len(some), 1000):
+            future = env.future()
+            keep(some[at : at + 1000], future.set_result)
+            if error := await future:
+                raise error
     return adopting
+
+
+def _other_disk(rows: RowStore, segments: Path) -> bool:
+    """Whether most chunks should lie in segments that are not there: then the disk was not there for a while, or is not now,
+    and what lies here may be without rows. Looks at a page of rows; they are in the order of hashes, so any will do."""
+    found = {int(path.stem) for path in segments.glob("*.*") if path.stem.isdigit()}
+    page = [extent for _, extent in islice(named_extents(rows, lost=lambda name: None), ROWS_A_PAGE)]
+    return 2 * sum(extent.segment not in found for extent in page) > len(page)

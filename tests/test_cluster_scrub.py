@@ -32,11 +32,8 @@ def passes(world: ClusterWorld, index: int) -> int:
     """How often the peer's scrub has gone over everything since its start."""
     workers = world.json_of("/v1/cluster/workers")["workers"]
     name = f"peer-{index + 1}"
-    return next(
-        int(one["detail"]["passes"])
-        for one in workers
-        if one["worker"] == "scrub" and one["node"]["name"] == name
-    )
+    mine = (one for one in workers if one["worker"] == "scrub" and one["node"]["name"] == name)
+    return next((int(one["detail"]["passes"]) for one in mine), 0)
 
 
 def told(world: ClusterWorld) -> tuple[str, list[str]]:

@@ -319,13 +319,17 @@ class Holder(Held):
 
     def adopt(self, name: bytes, extent: Extent, done: Callable[[bool | AtollError], None]) -> None:
         """Give a record that was found in a segment, and hashed, a row; `done(True)` when that is durable, False if the
-        chunk has one that is good."""
-        if name in self._naming or self._row(name)[0]:
+        chunk has one, unless that says that its bytes are lost."""
+        state = self._row(name)[0]
+        if name in self._naming or state not in (0, LOST):
             return done(False)
         key = self.key_of(name)
         self._naming[name] = []
 
         def committed(error: AtollError | None) -> None:
+            if error is None and state == LOST:
+                self.damaged -= 1
+                self.on_change(key)
             done(True if error is None else error)
             for resume in self._naming.pop(name):
                 resume()
@@ -353,6 +357,20 @@ class Holder(Held):
     def found_damaged(self) -> None:
         """A start found a row of a chunk that is lost or quarantined."""
         self.damaged += 1
+
+    def found_again(
+        self, extents: Iterable[tuple[bytes, Extent]], done: Callable[[AtollError | None], None]
+    ) -> None:
+        """At the start, bytes that were lost are there again: a disk appeared late. They were verified when they were
+        written, and are by whoever reads them."""
+        keys = [(self.key_of(name), extent) for name, extent in extents]
+
+        def committed(error: AtollError | None) -> None:
+            if error is None:
+                self.damaged -= len(keys)
+            done(error)
+
+        self._rows.commit([("chunks", key, encode_chunk_row(key, LIVE, at)) for key, at in keys], committed)
 
     def lost(
         self, extents: Iterable[tuple[bytes, Extent]], done: Callable[[AtollError | None], None]

@@ -56,11 +56,12 @@ def decode_reference(key: bytes, row: bytes) -> bytes:
 
 
 def named_extents(
-    rows: RowStore, damaged: Callable[[], None] = lambda: None
+    rows: RowStore, damaged: Callable[[], None] = lambda: None, lost: Callable[[bytes], None] | None = None
 ) -> Iterator[tuple[bytes, Extent]]:
     """(chunk name, extent) of every row whose bytes should be there, damaged rows left out; read in pages.
 
-    `damaged` is called for each row that says that its bytes are lost or quarantined.
+    `damaged` is called for each row that says that its bytes are lost or quarantined. With `lost`, the former count as well,
+    and it is told their names: they may be there again.
     """
     start = b""
     while True:
@@ -71,7 +72,9 @@ def named_extents(
                 state, extent = decode_chunk_row(key, row)
                 if state != LIVE:
                     damaged()
-                if state != LOST:
+                if state == LOST and lost is not None:
+                    lost(key[2:])
+                if state != LOST or lost is not None:
                     yield key[2:], extent
         if len(page) < ROWS_A_PAGE:
             return
