@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from random import Random
@@ -9,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from peer.client import Client, UnknownOutcome
+from peer.client import AsyncClient, Client, UnknownOutcome
 from peer.client.attempts import AttemptError, Attempts, Fate
 from peer.client.peers import PeerBook
-from peer.client.pulse import AGAIN_S, PROBE_S, SILENT_AGAIN_S, SILENT_MOST_S, SILENT_S, Pulse, Waiting
+from peer.client.pulse import AGAIN_S, PROBE, PROBE_S, SILENT_AGAIN_S, SILENT_MOST_S, SILENT_S, Pulse, Waiting
 from peer.client.wire import Repeat, Request
 from tests.client_adapter import BlockingAsyncClient
 from tests.cluster_tools import wait_until
@@ -246,3 +247,67 @@ def test_a_condition_is_not_sent_twice(kind: Any, cluster: FakeCluster) -> None:
         thread.join(20.0)
         assert not thread.is_alive()
         assert sum(method == "PUT" and "once" in path for method, path in cluster.seen) == 1
+
+
+def test_a_probe_does_not_wait_behind_what_it_is_about(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: with every connection taken by requests, the asynchronous client's probe still reaches the peer."""
+    monkeypatch.setattr("peer.client.aio.CONNECTIONS", 1)
+    with open_client(BlockingAsyncClient, cluster, patience_s=60.0) as client:
+        client.put("box", "k", b"1")
+        for peer in cluster.peers:
+            peer.plan("freeze")
+        thread = threading.Thread(
+            target=lambda: client.put("box", "once", b"2", if_none_match="*"), daemon=True
+        )
+        thread.start()
+        wait_until(lambda: ("GET", "/health") in cluster.seen, "a probe has come", 20.0)
+        for peer in cluster.peers:
+            peer.faults.clear()
+            peer.thaw()
+        thread.join(60.0)
+        assert not thread.is_alive()
+
+
+def test_a_peer_that_left_the_cluster_is_probed_no_more() -> None:
+    """Goal (L3): what fell silent and then left is forgotten; a long-lived client probes no former addresses."""
+    watched = Watched()
+    waiting = watched.begin(URLS[0])
+    watched.after(SILENT_S)
+    watched.miss(URLS[0])
+    waiting.end()
+    watched.begin(URLS[1]).rest()
+    gone = watched.book._peers
+    del gone[URLS[0]]
+    assert watched.after(SILENT_MOST_S) == [] and watched.after(SILENT_MOST_S) == []
+    assert list(watched.pulse._peers) == [URLS[1]]
+
+
+def test_a_wait_that_ended_is_not_broken_off() -> None:
+    """Goal: once its attempt has failed, a request's wait is over, whatever else it does before the next: what would break
+    it off may not exist any more."""
+
+    async def scenario() -> None:
+        with fake_cluster() as cluster:
+            async with AsyncClient([peer.url for peer in cluster.peers], patience_s=5.0) as client:
+                core = client._core
+                waiting = core.waiting(URLS[0], core.attempts(PROBE, ()))
+                with pytest.raises(AttemptError):
+                    await client.send("http://127.0.0.1:1", PROBE, waiting)
+                assert core.pulse.idle
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_is_dropped_leaves_no_thread(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: the thread that looks for silent peers ends when there is nothing to look at, and begins again when there is."""
+    monkeypatch.setattr("peer.client.watching.IDLE_S", 0.05)
+    client = open_client(Client, cluster)
+    for _ in range(2):
+        client.put("box", "k", BIG)
+        watcher = client._watcher
+        wait_until(lambda watcher=watcher: watcher._thread is None, "the thread has ended", 20.0)
+    client.close()

@@ -20,7 +20,7 @@ from peer.client.calls import Call
 from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
 from peer.client.profile import load_profile
-from peer.client.pulse import PROBE, Waiting
+from peer.client.pulse import Waiting
 from peer.client.transfer import Incoming, check_put
 from peer.client.wire import STREAM_SILENCE_S, Request
 from peer.errors import AtollError
@@ -57,7 +57,7 @@ class AsyncClient:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self._learning: asyncio.Lock | None = None
-        self._watcher = AsyncWatcher(self._core.pulse, self._probe)
+        self._watcher = AsyncWatcher(self._core.pulse, tls)
         self._core.pulse.on_wait = self._watcher.wake
 
     @classmethod
@@ -288,16 +288,6 @@ class AsyncClient:
         except AtollError:
             return ()  # any peer will do
 
-    async def _probe(self, url: str) -> bool:
-        """Whether a peer answers at all."""
-        try:
-            async with self._opened().request(
-                PROBE.method, URL(url + PROBE.path), headers={"Connection": "close"}, allow_redirects=False
-            ) as response:
-                return response.status < 500
-        except BROKEN:
-            return False
-
     async def send(
         self, url: str, request: Request, waiting: Waiting, body: AsyncMetered | None = None
     ) -> aiohttp.ClientResponse:
@@ -333,8 +323,10 @@ class AsyncClient:
                 waiting.moved()
                 return response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as problem:
+            waiting.end()  # before anything else is awaited: there is nothing left to break off
             raise AttemptError(Fate.NOT_SENT, problem) from problem
         except BROKEN as problem:
+            waiting.end()
             if body is not None and body.error is not None:
                 raise body.error from None
             raise AttemptError(Fate.LOST, problem) from problem

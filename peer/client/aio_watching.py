@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import ssl
 
-from peer.client.pulse import PROBE_S, TICK_S, Pulse
+import aiohttp
+from yarl import URL
+
+from peer.client.pulse import PROBE, PROBE_S, TICK_S, Pulse
 
 
 class AsyncWatcher:
-    """Probes peers and breaks off what waits at silent ones. `ask(url)` sends the probe; whether it was answered well."""
+    """Probes peers and breaks off what waits at silent ones."""
 
-    def __init__(self, pulse: Pulse, ask: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(self, pulse: Pulse, tls: ssl.SSLContext | None) -> None:
         self._pulse = pulse
-        self._ask = ask
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._probes: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -31,6 +35,8 @@ class AsyncWatcher:
         for probe in self._probes:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
 
     def _tick(self) -> None:
         self._timer = None
@@ -45,8 +51,18 @@ class AsyncWatcher:
         alive = False
         try:
             async with asyncio.timeout(PROBE_S):
-                alive = await self._ask(url)
-        except TimeoutError:
+                async with self._opened().request(
+                    PROBE.method, URL(url + PROBE.path), allow_redirects=False
+                ) as response:
+                    alive = response.status < 500
+        except (aiohttp.ClientError, OSError):  # a deadline is an OSError, too
             pass  # which is what was asked
         finally:
             self._pulse.probed(url, alive=alive)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """Connections of its own: a probe must not wait for one behind the very requests that are in doubt."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._tls or True)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return self._session

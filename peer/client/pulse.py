@@ -129,8 +129,12 @@ class Pulse:
     def look(self) -> list[str]:
         """Give up what waits at silent peers. Returns the peers to probe now; `probed` must follow for each."""
         now = self._clock()
+        known = self._book.urls()
         with self._lock:
             due = []
+            for url in [url for url, peer in self._peers.items() if not peer.waiting and url not in known]:
+                if not self._peers[url].probing:
+                    del self._peers[url]  # it left the cluster while it was silent
             for url, peer in self._peers.items():
                 late = [one for one in peer.waiting if one.waited_s(now) >= SILENT_S]
                 if peer.misses and self._book.others_answer(url):

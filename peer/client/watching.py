@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 
 from peer.client.pulse import PROBE, PROBE_S, TICK_S, Pulse
 
+IDLE_S = 10.0
+
 
 class Watcher:
-    """Probes peers and breaks off what waits at silent ones. The thread begins with the first request that it may help."""
+    """Probes peers and breaks off what waits at silent ones. The thread begins with the first request that it may help, and
+    ends when there was none for IDLE_S: a client that is dropped without being closed leaves nothing behind."""
 
     def __init__(self, pulse: Pulse, tls: ssl.SSLContext | None) -> None:
         self._pulse = pulse
@@ -23,13 +26,11 @@ class Watcher:
 
     def wake(self) -> None:
         """Something waits."""
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(target=self._run, name="atoll pulse", daemon=True)
-                    self._thread.start()
-        if not self._wake.is_set():
+        with self._lock:
             self._wake.set()
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="atoll pulse", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
         """End the thread. Idempotent."""
@@ -40,7 +41,11 @@ class Watcher:
     def _run(self) -> None:
         tick = threading.Event()
         while not self._closed:
-            self._wake.wait()
+            if not self._wake.wait(IDLE_S):
+                with self._lock:
+                    if not self._wake.is_set():
+                        self._thread = None
+                        return
             self._wake.clear()
             while not self._closed and not self._pulse.idle:
                 for url in self._pulse.look():
