@@ -24,11 +24,12 @@ class Healed:
         self.dead: set[str] = set()
         self.after_s = after_s
         self.workers: dict[str, Eviction] = {}
+        self.all: dict[str, Workers] = {}
         for peer in world.peers:
             self.heal(peer)
 
     def heal(self, peer: Peer) -> Eviction:
-        workers = Workers(peer.env, peer.rows)
+        workers = self.all[peer.id] = Workers(peer.env, peer.rows)
         transition = Transition(peer.env, peer.rows, peer.replica, self.seen, workers.throttle)
         peer.replica.on_epoch = lambda epoch: transition.wake()
         workers.add(transition)
@@ -258,3 +259,28 @@ def test_what_was_judged_by_another_ring_is_not_done() -> None:
         assert anew.kind == "joint" and {m.id for m in anew.members} == {p.id for p in peers[:3]}
 
     simulate(scenario, 5)
+
+
+def test_while_it_is_paused_nobody_is_removed_and_status_says_so() -> None:
+    """Goal: an operator pauses the worker for work on a peer: nothing is said of a time that does not run; afterwards the
+    dead one has its whole time."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        healed = Healed(world)
+        healed.dies(peers[3])
+        await asyncio.sleep(AFTER_S / 2)
+        for peer in peers[:3]:
+            await healed.all[peer.id].pause(["eviction"])
+        await asyncio.sleep(3 * AFTER_S)
+        worker = healed.workers[peers[0].id]
+        assert worker.outlook() == {
+            peers[3].id: "and not removed by itself: `atoll repair resume eviction` lets that go on"
+        }
+        assert healed.removed() == 0
+        for peer in peers[:3]:
+            await healed.all[peer.id].resume(["eviction"])
+        await asyncio.sleep(AFTER_S - LOOK_S)
+        assert healed.removed() == 0 and "it is removed at" in worker.outlook()[peers[3].id]
+        await until(lambda: healed.removed() == 1, 3 * LOOK_S)
+
+    simulate(scenario, 4)

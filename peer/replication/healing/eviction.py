@@ -19,7 +19,7 @@ from peer.replication.node import Replica
 from peer.replication.quorum import Round
 from peer.replication.workers import Worker
 from ring.epoch import Epoch
-from ring.eviction import EVICT_AFTER_S, Prospect, Sightings, prospects, turn_s, words_of
+from ring.eviction import EVICT_AFTER_S, PAUSE_S, Prospect, Sightings, prospects, turn_s, words_of
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Eviction(Worker):
         self._sightings = Sightings(replica.me, self._unchecked)
         self._prospects: list[Prospect] = []
         self._removing: asyncio.Task[Any] | None = None
+        self._looked_s: float | None = None
         self._not_before_s = 0.0
         self.detail = {"dead": 0, "held_back": 0, "removed": 0, "answered": 0, "restarts": 0}
 
@@ -53,7 +54,14 @@ class Eviction(Worker):
 
     def outlook(self) -> dict[str, str]:
         """Member id -> what becomes of it, of the members that are dead: the end of a sentence that begins with its name."""
-        return {one.member: self._words(one) for one in self._prospects}
+        if self._looked_s is None or self.env.now() - self._looked_s <= PAUSE_S:
+            return {one.member: self._words(one) for one in self._prospects}
+        epoch = self._replica.epochs.current
+        others = [member.id for member in epoch.everybody] if epoch is not None else []
+        dead = [member for member in others if member != self._replica.me and not self._seen(member)]
+        return dict.fromkeys(
+            dead, "and not removed by itself: `atoll repair resume eviction` lets that go on"
+        )
 
     def _words(self, one: Prospect) -> str:
         for_s = words_of(one.dead_s)
@@ -77,6 +85,7 @@ class Eviction(Worker):
         if epoch is None or not self._replica.is_member:
             return False
         now = self.env.now()
+        self._looked_s = now
         self._sightings.look(epoch, self._seen, now)
         dead_s = self._sightings.dead_s()
         self._prospects = prospects(epoch, dead_s, self._after_s)
