@@ -38,6 +38,7 @@ from peer.replication.messages import (
     REPAIR,
 )
 from peer.replication.node import Replica
+from peer.replication.throttle import Activity
 from peer.replication.workers import Workers
 from ring.epoch import Epoch
 from ring.hashing import partition_of
@@ -103,8 +104,9 @@ class Healing:
             self._note(current)
         self.on_removed: Callable[[AtollError], None] = lambda error: None
         self.eviction: Eviction | None = None
-        self.workers = Workers(env, rows)
-        self.side = ChunkSide(env, rows, chunks.holder, disk, chunks, self.workers.throttle.spend)
+        self.workers = Workers(env, rows, Activity(env, lambda: replica.asked))
+        replica.copies.throttle = self.workers.throttle
+        self.side = ChunkSide(env, rows, chunks.holder, disk, chunks, self.workers.throttle)
         replica.copies.add(CHUNKS, self.side)
         self._reached: dict[str, int] = {}  # members that are alive -> the boot they were reached in
         self.anti_entropy = AntiEntropy(
@@ -275,11 +277,11 @@ class Healing:
         return {
             "behind": self.anti_entropy.behind or self._replica.recovering,
             "merging": self.transition.queue(),
-            "fetching": self.anti_entropy.to_fetch,
+            "fetching": self.anti_entropy.fetching,
             "compared_s": self.anti_entropy.compared_s,
             "hints": self.handoff.owing,
             "dropped_s": self.dropped_s,
-            "missing": self.side.missing,
+            "missing": self.side.missing(self.anti_entropy.compared_s),
             "damaged": self._chunks.holder.damaged,
             "objects": digests.rows,
             "counted": digests.known,

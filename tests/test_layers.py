@@ -24,7 +24,9 @@ REPLICATION_BASE = tuple(
         "owners",
         "quorum",
         "patience",
+        "lateness",
         "preference",
+        "throttle",
         "workers",
         "hints",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peer.replication.chunks.put import SEND_S, STRAGGLE_S
+from peer.replication.chunks.put import SEND_S, SILENT_STRAGGLE_S, STRAGGLE_S
 from peer.replication.messages import ADD_REF
 from tests.replication_chunks import (
     BULK,
@@ -107,6 +107,37 @@ def test_a_straggler_keeps_a_buffer_for_a_second(data: bytes, coordinator: str) 
         ordered[2].peer.env.resume()
 
     simulate_stores(scenario, peers=5)
+
+
+def test_a_silent_owner_keeps_no_buffer_once_that_is_known() -> None:
+    """Goal (§10): gossip believes that an owner lives, which takes nothing: after the first put that waited for it, puts
+    give their buffers back with the majority; once in a while one tries it, and when it answers all do. A gateway's puts
+    stood still for seconds, as all its buffers waited for that owner."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        async def put(number: int) -> float:
+            """How long the buffer was kept after the majority."""
+            released = a.released
+            await a.put(b"%05d " % number * 60_000)
+            done_s = world.now
+            await until(lambda: a.released == released + 1)
+            return world.now - done_s
+
+        c.peer.env.pause()
+        assert await put(0) == pytest.approx(STRAGGLE_S, abs=0.05)
+        kept = [await put(number) for number in range(1, 20)]
+        assert sum(kept_s < 2 * SILENT_STRAGGLE_S for kept_s in kept) >= 16
+        c.peer.env.resume()
+        number = 100
+        while len(holding_of(c, range(100, number))) < 10:
+            await put(number)
+            number += 1
+            assert number < 1000, "it is never tried again"
+
+    def holding_of(store: Store, numbers: range) -> list[int]:
+        return [number for number in numbers if store.holds(name_of(b"%05d " % number * 60_000))]
+
+    simulate_stores(scenario)
 
 
 def test_a_straggler_that_wants_the_bytes_too_late_does_not_get_them() -> None:

@@ -13,7 +13,8 @@ from peer.replication.healing.chunksync import CHUNKS, ChunkSide
 from peer.replication.keys import OBJECT, Space
 from peer.replication.messages import DROP, HELD, NAMED, REFERENCES
 from peer.replication.registers.register import Put
-from peer.replication.workers import Throttle, Workers
+from peer.replication.throttle import Throttle
+from peer.replication.workers import Workers
 from tests.replication_chunks import LARGE, SMALL, Store, name_of, owners_first, simulate_stores
 from tests.replication_world import KEY, POWER, SPACE, World, error_of, rot, until
 
@@ -45,9 +46,7 @@ class Collected:
             (REFERENCES, loose.on_references),
         ):  # fmt: skip
             replica.serve(op, handler)
-        self.side = ChunkSide(
-            peer.env, store.rows, holder, store.files, store.chunks, Throttle(peer.env).spend
-        )
+        self.side = ChunkSide(peer.env, store.rows, holder, store.files, store.chunks, Throttle(peer.env))
         self.side.wanted, self.side.on_doubt = self.verdicts.wanted, self.garbage.doubt
         replica.copies.add(CHUNKS, self.side)
         self.workers = Workers(peer.env, peer.rows)

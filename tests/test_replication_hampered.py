@@ -8,8 +8,9 @@ import pytest
 
 from peer.errors import ReadOnly
 from peer.replication.chunks import put as put_module
+from peer.replication.lateness import LATE_FOR_S
 from peer.replication.messages import NO_GATE, PREPARE, READ_ONLY
-from peer.replication.preference import LATE_FOR_S, Preference
+from peer.replication.preference import Preference
 from tests.replication_chunks import LARGE, SMALL, Store, holding, name_of, owners_first, simulate_stores
 from tests.replication_world import KEY, Peer, World, ballot_at, error_of, simulate, until
 

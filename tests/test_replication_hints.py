@@ -14,7 +14,8 @@ from peer.replication.healing.chunksync import CHUNKS, ChunkSide
 from peer.replication.healing.handoff import Handoff
 from peer.replication.hints import REGISTER
 from peer.replication.messages import HINT_KEEP, HINTED, HINTS
-from peer.replication.workers import Throttle, Workers
+from peer.replication.throttle import Throttle
+from peer.replication.workers import Workers
 from tests.replication_chunks import (
     BYTES,
     LARGE,
@@ -31,9 +32,7 @@ from tests.replication_world import KEY, SPACE, World, error_of, ring_of, until
 def handing_off(store: Store, alive: Callable[[str], bool]) -> Handoff:
     """Run this store's hints as a peer does; nothing else heals."""
     peer = store.peer
-    side = ChunkSide(
-        peer.env, store.rows, store.chunks.holder, store.files, store.chunks, Throttle(peer.env).spend
-    )
+    side = ChunkSide(peer.env, store.rows, store.chunks.holder, store.files, store.chunks, Throttle(peer.env))
     peer.replica.copies.add(CHUNKS, side)
     hints = store.chunks.hints
     worker = Handoff(peer.env, peer.replica, store.chunks, side, hints, alive)

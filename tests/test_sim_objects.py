@@ -23,7 +23,16 @@ FOUND_BUGS = {
     74: "a digest that was dropped while a pull waited ended anti-entropy",
 }
 """With three peers."""
-RARE = ("chunk corrupt", "bad_references", "overload refused", "rebuilt", "kept", "bad_rows", "strays")
+RARE = (
+    "adopted",
+    "chunk corrupt",
+    "bad_references",
+    "overload refused",
+    "rebuilt",
+    "kept",
+    "bad_rows",
+    "strays",
+)
 """Safeguards that a few seeds may do without; the long batch may not."""
 
 

@@ -230,6 +230,6 @@ def moving(joint: bool, healing: Iterable[Mapping[str, Any]]) -> list[dict[str, 
         reasons.append({"code": "ring_changing", "message": message})
     fetching = sum(info.get("fetching", 0) for info in told)
     if fetching:
-        message = f"the chunks of {fetching} partitions are still to be fetched from their former owners"
+        message = f"the chunks of {fetching} partitions are still to be fetched by their new owners"
         reasons.append({"code": "chunks_moving", "message": message})
     return reasons

@@ -7,8 +7,9 @@ chunks hold it, by a live row and, in a deep audit, by bytes that match the name
 from __future__ import annotations
 
 import heapq
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -69,6 +70,13 @@ class _Member:
             with suppress(AtollError, ValueError):
                 return self.segments.read(decode_chunk_row(key, row)[1], key[2:])
         return None
+
+
+def heads_in(directory: Path) -> int:
+    """How many heads of objects lie in one data directory, deleted ones included; nobody must be writing there."""
+    with closing(sqlite3.connect(directory / "rows" / "atoll.db")) as database:
+        wanted = "select count(*) from rows where substr(k, 1, 1) = ?"
+        return int(database.execute(wanted, (bytes((OBJECT,)),)).fetchone()[0])
 
 
 def audit(directories: Sequence[Path], deep: bool = False) -> Audit:

@@ -5,8 +5,9 @@ network and disk come in through `env`, so the same code runs under the simulato
 imports only those above it in this list:
 
     env, messages, ballot, keys, value    what is given, said and stored
-    meta, owners, quorum, patience,       a peer's own memory; one round of messages to owners, how long, and
-    preference                            whom to ask first
+    meta, owners, quorum, patience        a peer's own memory; one round of messages to owners, and how long
+    lateness, preference                  who was late; whom to ask first
+    throttle                              how background work gives way
     workers, hints                        background work in small steps; what an owner missed
     agreement/                            epochs and identity: who owns what, who may vote
     registers/                            all metadata: one owner, the coordinator of changes, listings

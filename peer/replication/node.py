@@ -92,6 +92,7 @@ class Replica:
         self._fallbacks: dict[int, tuple[str, ...]] = {}
         self._member = False
         self._waiting = 0
+        self.asked = 0  # about rows, which is what clients' requests come to
         self.identity = Identity(env, rows, me, self.send, unsafe)
         boot = self.identity.boot
         self.acceptor = Acceptor(rows, env.now, unsafe)
@@ -288,6 +289,7 @@ class Replica:
         op = message[0]
         handler = self._row_handlers.get(op)
         if handler is not None:
+            self.asked += 1
             if message[1] != self.epochs.tag:
                 return self._other_epoch(sender, message, reply)
             if not self.identity.confirmed:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from .env import Env
-
-LATE_FOR_S = 3.0
-LATE_MOST = 4096
+from .lateness import Lateness
 
 
 class Preference:
     """What one peer knows of the others' promptness."""
 
     def __init__(self, env: Env, me: str, is_alive: Callable[[str], bool]) -> None:
-        self._env = env
         self._me = me
         self._is_alive = is_alive
-        self._late: dict[str, float] = {}
+        self._lateness = Lateness(env)
         self.hampered: frozenset[str] = frozenset()
         """Members, this peer perhaps among them, that say of themselves that their disk is slow or takes no writes, or that
         their event loop was blocked. They are asked after the prompt ones, and before those believed dead."""
@@ -31,7 +28,7 @@ class Preference:
         for owner in owners:
             if owner == self._me:
                 (hampered if owner in self.hampered else first).insert(0, owner)
-            elif not self._is_alive(owner) or self._is_late(owner):
+            elif not self._is_alive(owner) or self._lateness.avoided(owner):
                 last.append(owner)
             else:
                 (hampered if owner in self.hampered else first).append(owner)
@@ -39,18 +36,8 @@ class Preference:
 
     def was_late(self, member: str) -> None:
         """A hedge fired while this member owed an answer: ask it later for a while."""
-        if len(self._late) < LATE_MOST:
-            self._late[member] = self._env.now() + LATE_FOR_S
+        self._lateness.late(member)
 
     def pardon(self) -> None:
         """This peer itself stood still, so whoever seemed late need not have been."""
-        self._late.clear()
-
-    def _is_late(self, member: str) -> bool:
-        until_s = self._late.get(member)
-        if until_s is None:
-            return False
-        if self._env.now() < until_s:
-            return True
-        del self._late[member]
-        return False
+        self._lateness.clear()

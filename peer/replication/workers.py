@@ -6,8 +6,8 @@ them, one task each, so that a step that waits holds nobody up.
 W1  A step is bounded: some 50 ms of work, a few seconds of waiting. Nothing it does depends on when the next one comes.
 W2  A step that fails is told (`last_error`) and tried again, at growing intervals up to a minute; it ends no other worker.
 W3  A paused worker takes no step; that it is paused outlives the process, and so does a rate that was set.
-W4  Workers give way: together they move at most `bytes_per_s`, and no step begins while clients keep the peer busy,
-    but for one step each `MOST_WAIT_S`, so that a busy peer heals, too.
+W4  Workers give way (`throttle`): together they move at most `bytes_per_s`, and while clients keep the peer busy each of
+    them works half of the time, and does half as much at once.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ from peer.errors import AtollError
 
 from . import meta
 from .env import Env, RowStore
+from .throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 BACKOFF_S = 1.0
 BACKOFF_MOST_S = 60.0
-MOST_WAIT_S = 0.5
 PACE_MOST_S = 60.0
-BUSY_POLL_S = 0.02
 RATE_OVER_S = 30.0
-BYTES_PER_S = 200_000_000
 _PAUSED, _RATES = b"workers/paused", b"workers/rates"
 
 
@@ -149,34 +147,16 @@ class Worker(ABC):
         self._woken = False
 
 
-class Throttle:
-    """A token bucket over all workers of a peer, in bytes (W4)."""
-
-    def __init__(self, env: Env, bytes_per_s: float = BYTES_PER_S) -> None:
-        self._env = env
-        self.bytes_per_s = bytes_per_s
-        self._free_at_s = 0.0
-
-    async def spend(self, size: int) -> None:
-        """Wait until so many bytes may be moved."""
-        now = self._env.now()
-        self._free_at_s = max(self._free_at_s, now) + size / self.bytes_per_s
-        if self._free_at_s - now > 0.05:
-            await self._env.sleep(self._free_at_s - now)
-
-
 class Workers:
-    """Runs a peer's workers. `busy` says whether clients need the peer for themselves right now."""
+    """Runs a peer's workers. `busy` says whether clients keep the peer busy right now."""
 
     def __init__(self, env: Env, rows: RowStore, busy: Callable[[], bool] = lambda: False) -> None:
         self._env = env
         self._rows = rows
-        self._busy = busy
         self._all: dict[str, Worker] = {}
         self._states: dict[str, str] = {}
-        self._stepped_s: dict[str, float] = {}
         self._paced: dict[str, int] = {}
-        self.throttle = Throttle(env)
+        self.throttle = Throttle(env, busy=busy)
         stored, rates = meta.load(rows, _PAUSED), meta.load(rows, _RATES)
         self._paused: set[str] = set(msgpack.unpackb(stored)) if stored else set()
         self._rates: dict[str, float] = msgpack.unpackb(rates) if rates else {}
@@ -258,7 +238,7 @@ class Workers:
             if worker.name in self._paused:
                 await worker.rest(worker.every_s)
                 continue
-            await self._give_way(worker.name)
+            began_s = self._env.now()
             try:
                 self._states[worker.name] = "busy"
                 more = await worker.step()
@@ -277,6 +257,7 @@ class Workers:
                 backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
                 continue
             backoff_s = BACKOFF_S
+            await self.throttle.give_way(self._env.now() - began_s)
             await self._pace(worker)
             if not more:
                 self._states[worker.name] = "idle"
@@ -287,10 +268,3 @@ class Workers:
         items, self._paced[worker.name] = worker.done - self._paced.get(worker.name, 0), worker.done
         if items and worker.per_second:
             await self._env.sleep(min(PACE_MOST_S, items / worker.per_second))
-
-    async def _give_way(self, name: str) -> None:
-        """Let clients go first, but not for ever (W4)."""
-        until_s = self._stepped_s.get(name, 0.0) + MOST_WAIT_S
-        while self._busy() and self._env.now() < until_s:
-            await self._env.sleep(BUSY_POLL_S)
-        self._stepped_s[name] = self._env.now()

@@ -19,6 +19,7 @@ from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Corrupt, NotFound, Refused, Unavailable
 from peer.replication.env import Cancellable, Done, Env, Reply, RowStore
 from peer.replication.hints import Hints
+from peer.replication.lateness import Lateness
 from peer.replication.messages import OK, REPAIR
 from peer.replication.patience import Heard, Watch
 from ring.hashing import partition_of
@@ -62,9 +63,12 @@ class Chunks:
         self._disk = disk
         self._bulk = bulk
         self._pool = pool
+        self._replica_pool = replica_pool
         self._me = me
         self.heard = Heard(env)
         bulk.on_progress = self.heard.note
+        self.stragglers = Lateness(env)
+        """Owners that took nothing for so long that a put was over without them."""
         self.holder = Holder(env, rows, disk, ring, replica_pool, hints, unsafe)
         self.hints = hints
         hints.let_go = self._let_go
@@ -122,11 +126,28 @@ class Chunks:
         late is overtaken (hedged). Raises Corrupt (everybody said that it does not hold it), Unavailable.
         """
         self.counts["gets"] += 1
-        return await _Get(self, name, also).run()
+        places = self._places(name, also)
+        return await _Get(self, name, places, self._pool, HEDGE_READ_S).run()
+
+    async def pull(self, name: bytes, also: Sequence[str] = ()) -> tuple[Buffer, int]:
+        """The same for a copy that this peer lacks: from others, into a buffer of those that receive replicas; give it back
+        with `give_pulled`. Nobody waits for it, so who is late is left the time: overtaking would double a load that is
+        perhaps what made it late. Raises as `get`."""
+        places = [member for member in self._places(name, also) if member != self._me]
+        return await _Get(self, name, places, self._replica_pool, None).run()
+
+    def _places(self, name: bytes, also: Sequence[str]) -> list[str]:
+        """Where a chunk may be, in the order to ask."""
+        order = self._ring.places_of(name)
+        return order + [m for m in dict.fromkeys((*self.fallbacks_of(name), *also)) if m not in order]
 
     def give(self, buffer: Buffer) -> None:
         """Return the buffer of a `get`."""
         self._pool.give(buffer)
+
+    def give_pulled(self, buffer: Buffer) -> None:
+        """Return the buffer of a `pull`."""
+        self._replica_pool.give(buffer)
 
     # --- used by Put and _Get
 
@@ -180,11 +201,14 @@ class Chunks:
 class _Get:
     """One chunk being fetched, from as many owners as it takes."""
 
-    def __init__(self, chunks: Chunks, name: bytes, also: Sequence[str]) -> None:
+    def __init__(
+        self, chunks: Chunks, name: bytes, places: list[str], pool: BufferPool, hedge_s: float | None
+    ) -> None:
         self.c = chunks
         self.name = name
-        self.order = chunks._ring.places_of(name)
-        self.order += [m for m in (*chunks.fallbacks_of(name), *also) if m not in self.order]
+        self.order = places
+        self.pool = pool
+        self.hedge_s = hedge_s
         self.future = chunks._env.future()
         self.failures: list[tuple[str, AtollError]] = []
         self.left = 0
@@ -201,7 +225,7 @@ class _Get:
             result: tuple[Buffer, int] | None = await self.future
         except BaseException:
             if self.future.done() and not self.future.cancelled() and self.future.result():
-                self.c._pool.give(self.future.result()[0])
+                self.pool.give(self.future.result()[0])
             self.future.cancel()
             raise
         finally:
@@ -236,18 +260,18 @@ class _Get:
         self.left += 1
         owner = self.order.pop(0)
         try:
-            buffer = await self.c._pool.take(TAKE_S)
+            buffer = await self.pool.take(TAKE_S)
         except AtollError as error:
             self._failed(owner, error)
             return
         if self.future.done():
             self.left -= 1
-            self.c._pool.give(buffer)
+            self.pool.give(buffer)
             return
         if self.timer is not None:
             self.timer.cancel()
-        if self.order:
-            self.timer = self.c._env.call_later(HEDGE_READ_S, lambda: self._overtake(owner))
+        if self.order and self.hedge_s is not None:
+            self.timer = self.c._env.call_later(self.hedge_s, lambda: self._overtake(owner))
         self.pending.add(owner)
         if owner == self.c._me:
             self.c.read_local(self.name, buffer, lambda result: self._got(owner, buffer, result))
@@ -296,7 +320,7 @@ class _Get:
             self.giver = owner
             self.future.set_result((buffer, result))
             return
-        self.c._pool.give(buffer)
+        self.pool.give(buffer)
         if isinstance(result, AtollError):
             self._failed(owner, result)
         else:

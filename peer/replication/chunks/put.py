@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 SEND_S = 60.0
 """Of a whole chunk, over the slowest link that is served; without progress it is given up sooner (`patience`)."""
 CALL_S = 5.0
-STRAGGLE_S = 1.0
+STRAGGLE_S, SILENT_STRAGGLE_S = 1.0, 0.05
+"""How long a transfer may go on when a majority has the chunk: to an owner that may be slow, and to one of which nothing has
+been heard for a while (`Chunks.stragglers`). Each keeps a buffer: waiting for all of a silent owner's took every buffer
+there is, and with them a gateway's puts, until gossip declared it dead."""
 INSTEAD_S = 1.5
 """An owner that has not answered so long after the put began gets a fallback beside it, unless a majority is reached."""
 SOONER_S = 0.3
@@ -61,16 +64,19 @@ class Put:
         self.cut = False
         self.copy = b""
         self.held_back = False  # this peer's own copy waits until the others cannot do without it
+        self.silent: set[str] = set()  # owners of which nothing was heard lately
+        self.began_s = chunks._env.now()
 
     async def run(self) -> None:
         c = self.c
+        self.silent = {o for o in self.owners if o != c._me and c.stragglers.avoided(o)}
         ask_first = c._me not in self.owners or self._here()
         self.using += 1  # held while owners are started
         for owner in self.owners:
             self.pending[owner] = owner
         for owner in self.owners:
-            if self.spares and not c._ring.is_alive(owner):
-                self._finished(owner, Unavailable("it is believed dead"))
+            if self.spares and (owner in self.silent or not c._ring.is_alive(owner)):
+                self._finished(owner, Unavailable("it is silent, or believed dead"))
             elif owner == c._me and self._can_be_spared(owner):
                 self.held_back = True
                 self.using += 1
@@ -96,7 +102,8 @@ class Put:
                 timer.cancel()
             self._own_copy(wanted=False)
             if self.pending:
-                c._env.call_later(STRAGGLE_S, self._cut_stragglers)
+                known = self.silent.issuperset(self.pending)
+                c._env.call_later(SILENT_STRAGGLE_S if known else STRAGGLE_S, self._cut_stragglers)
         if any(isinstance(error, Full) for _, error in self.failures):
             raise Full("too many owners of this chunk have a full disk; free space or add a peer")
         story = "; ".join(f"{member}: {error}" for member, error in self.failures[:5])
@@ -185,6 +192,7 @@ class Put:
         slot = self.pending.pop(member)
         if error is None:
             self.c.heard.note(member)
+            self.c.stragglers.prompt(member)
             self.filled.add(slot)
             if len(self.filled) == self.need and not self.future.done():
                 self.future.set_result(True)
@@ -268,6 +276,9 @@ class Put:
 
     def _cut_stragglers(self) -> None:
         self.cut = True
+        for member in sorted(self.pending):
+            if self.c.heard.quiet_s(member, self.began_s) >= STRAGGLE_S / 2:
+                self.c.stragglers.late(member)
         if self.pending:
             for one in self.running:
                 one.cancel()

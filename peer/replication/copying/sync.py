@@ -19,11 +19,13 @@ from peer.errors import Unavailable
 from peer.replication.env import Env, Reply
 from peer.replication.messages import COPY_DIGESTS, COPY_FETCH, COPY_LEAVES, COPY_LIST, FAILED, OK, STALE
 from peer.replication.quorum import Round, Send
+from peer.replication.throttle import Throttle
 
 from .digests import LEAVES, Digests, leaf_of
 
 ASK_S = 5.0
 PARTITIONS_MOST = 512
+PARTITIONS_AT_ONCE = 4
 LIST_MOST = 1_000
 FETCH_KEYS_MOST = 256
 
@@ -90,6 +92,7 @@ class Copies:
         self._ring = ring
         self._send = send
         self._sides: dict[int, Side] = {}
+        self.throttle = Throttle(env)
 
     def add(self, number: int, side: Side) -> None:
         """Copy this side, too; `number` names it in messages."""
@@ -121,24 +124,34 @@ class Copies:
         return None
 
     async def _digests_later(self, side: Side, partitions: list[int], tag: int, reply: Reply) -> None:
+        roots = []
         try:
-            await self.build(side, partitions)
+            for (
+                partition
+            ) in partitions:  # each is told in the turn it is ready: under load some are always built anew
+                await self._ready(side, partition)
+                roots.append(side.digests.root(partition))
         except BaseException:
             reply((FAILED, "ServiceUnavailable", "the digests were not built"))
             raise
-        if self._ring.tag != tag:
-            return reply((STALE, self._ring.tag))
-        if not all(side.digests.ready(partition) for partition in partitions):
-            return reply((FAILED, "ServiceUnavailable", "a digest is being built anew"))
-        return reply((OK, [side.digests.root(partition) for partition in partitions]))
+        reply((OK, roots) if self._ring.tag == tag else (STALE, self._ring.tag))
 
     def on_leaves(self, message: Any, reply: Reply) -> None:
         """(COPY_LEAVES, tag, side, partition) -> OK, 16 leaves of 8 bytes."""
-        _, _, number, partition = message
-        digests = self._sides[number].digests
-        if not digests.ready(partition):
-            return reply((FAILED, "ServiceUnavailable", "the digest is being built"))
-        return reply((OK, digests.leaves(partition)))
+        _, tag, number, partition = message
+        side = self._sides[number]
+        if side.digests.ready(partition):
+            return reply((OK, side.digests.leaves(partition)))
+        self._env.spawn(self._leaves_later(side, partition, tag, reply), "leaves")
+        return None
+
+    async def _leaves_later(self, side: Side, partition: int, tag: int, reply: Reply) -> None:
+        try:
+            await self._ready(side, partition)
+        except BaseException:
+            reply((FAILED, "ServiceUnavailable", "the digest was not built"))
+            raise
+        reply((OK, side.digests.leaves(partition)) if self._ring.tag == tag else (STALE, self._ring.tag))
 
     def on_list(self, message: Any, reply: Reply) -> None:
         """(COPY_LIST, tag, side, partition, [leaf], after key) -> OK, [[key, version | None]], next key | None."""
@@ -178,10 +191,17 @@ class Copies:
             await self.build(side, some)
             roots = await self.roots(number, member, tag, some)
             pulled.bytes += 12 * len(some)
+            differ = []
             for partition, root in zip(some, roots, strict=True):
                 await self._ready(side, partition)
                 if side.digests.root(partition) != root:
-                    await self._pull_partition(number, member, tag, partition, pulled)
+                    differ.append(partition)
+            await self.throttle.each(
+                differ,
+                lambda partition: self._pull_partition(number, member, tag, partition, pulled),
+                PARTITIONS_AT_ONCE,
+                rests=False,  # what is fetched gives way
+            )
         return pulled
 
     async def _ready(self, side: Side, partition: int) -> None:

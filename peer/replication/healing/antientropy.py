@@ -4,15 +4,16 @@ A pass goes over all partitions this peer shares with each other owner. One begi
 and every PASS_EVERY_S, with those whose last one is over; whoever is or was away is first. Reading, hedging and hints only
 shorten what this guarantees: after a fault ends, all owners come to hold the same.
 
-Chunks are brought from their former owners as well, once after each change of the ring. Registers are left alone while
-their owners change: `merging` takes them over, and says why not as here.
+After each change of the ring, chunks of partitions that this peer gained come first: from those that own them with it, and
+from their former owners. Registers are left alone while their owners change: `merging` takes them over, and says why not as
+here.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peer.errors import AtollError
 from peer.replication.copying.registersync import REGISTERS
@@ -37,6 +38,7 @@ class _Task:
     partitions: list[int]
     since_s: float
     former: bool = False  # the member does not own them any more
+    gained: bool = False  # this peer has not owned them for long: it may hold nothing of them
 
 
 class AntiEntropy(Worker):
@@ -65,7 +67,7 @@ class AntiEntropy(Worker):
         self._compared: dict[str, float] = {}  # when the last comparison that was completed began
         # Members not wholly compared with since they, or we, were away; since when.
         self._unsure: dict[str, float] = {}
-        self.detail = {"compared": 0, "differed": 0, "settled": 0, "passes": 0}
+        self.detail = {"compared": 0, "differed": 0, "settled": 0, "passes": 0, "fetching": 0}
 
     # --- what happened
 
@@ -75,7 +77,7 @@ class AntiEntropy(Worker):
             return
         self._asked_not_before_s.pop(member, None)
         self._failures.pop(member, None)
-        self._tasks = deque(task for task in self._tasks if task.member != member or task.former)
+        self._tasks = deque(t for t in self._tasks if t.member != member or t.former or t.gained)
         tasks = self._of(member)
         self._tasks.extendleft(reversed(tasks))
         if tasks:
@@ -176,6 +178,9 @@ class AntiEntropy(Worker):
                 self._tasks.append(task)
                 self._asked_not_before_s[task.member] = self.env.now() + RETRY_S
             return True
+        if task.gained and pulled.missing and self._epoch() is epoch:
+            self._tasks.append(task)
+            self._asked_not_before_s[task.member] = self.env.now() + RETRY_S
         if not any(other.member == task.member and not other.former for other in self._tasks):
             self._sure_of(task.member, task.since_s)
         return True
@@ -187,26 +192,46 @@ class AntiEntropy(Worker):
 
     def _changed(self, epoch: Epoch) -> None:
         """Another ring: other partitions, and chunks to fetch from those who had them."""
+        before = self._seen
         self._seen = epoch
+        self._failures.clear()  # of the change itself: who was asked knew of it already, or did not yet
+        self._asked_not_before_s.clear()
+        still = {p for task in self._tasks if task.gained for p in task.partitions}
         self._tasks.clear()
         members = {member.id for member in epoch.everybody}
         self._unsure = {member: since_s for member, since_s in self._unsure.items() if member in members}
         self._began_s = float("-inf")
         now = self.env.now()
+        gained: dict[str, list[int]] = {}
         wanted: dict[str, list[int]] = {}
         for partition in range(1 << epoch.partition_power):
             owners = epoch.table.owners(partition)
-            if self._me in owners:
-                for member in self._former(partition):
-                    wanted.setdefault(member, []).append(partition)
+            if self._me not in owners:
+                continue
+            for member in self._former(partition):
+                wanted.setdefault(member, []).append(partition)
+            old = self._old(epoch, partition) or (before.table.owners(partition) if before else owners)
+            if partition in still or self._me not in old:
+                for member in owners:
+                    if member != self._me:
+                        gained.setdefault(member, []).append(partition)
+        self._tasks.extend(self._of_chunks(gained, _Task("", 0, [], now, gained=True)))
+        self._tasks.extend(self._of_chunks(wanted, _Task("", 0, [], now, former=True)))
+        self.detail["fetching"] = self.fetching
+
+    def _of_chunks(self, wanted: dict[str, list[int]], like: _Task) -> list[_Task]:
+        """Tasks for these members' partitions, of all but registers; a batch of each member in turn, so that no member has
+        to send everything at once."""
+        tasks: list[tuple[int, _Task]] = []
         for member in sorted(wanted):
             some = wanted[member]
-            self._tasks.extend(
-                _Task(member, side, some[at : at + BATCH], now, True)
-                for side in self._copies.numbers
-                if side != REGISTERS
-                for at in range(0, len(some), BATCH)
-            )
+            for side in self._copies.numbers:
+                if side != REGISTERS:
+                    tasks += [
+                        (at, replace(like, member=member, side=side, partitions=some[at : at + BATCH]))
+                        for at in range(0, len(some), BATCH)
+                    ]
+        return [task for _, task in sorted(tasks, key=lambda one: one[0])]
 
     @staticmethod
     def _old(epoch: Epoch, partition: int) -> Sequence[str]:
@@ -219,6 +244,19 @@ class AntiEntropy(Worker):
         if epoch is not self._seen:
             return 1
         return sum(len(task.partitions) for task in self._tasks if task.former)
+
+    @property
+    def fetching(self) -> int:
+        """Partitions, at least, whose chunks may not all be here, as they were not yet compared with all who have them."""
+        if self._epoch() is not self._seen:
+            return 1
+        left: dict[tuple[str, bool], int] = {}
+        for task in self._tasks:
+            if task.former or task.gained:
+                left[task.member, task.former] = left.get((task.member, task.former), 0) + len(
+                    task.partitions
+                )
+        return max(left.values(), default=0)
 
     async def _pull_soon(self) -> None:
         """One partition out of turn; if that fails, its turn comes."""
@@ -234,7 +272,7 @@ class AntiEntropy(Worker):
         first = self.detail["passes"] == 0
         self.detail["passes"] += 1
         waiting = {
-            task.member for task in self._tasks if not task.former
+            task.member for task in self._tasks if not (task.former or task.gained)
         }  # one that is dead must not keep us from the others
         for member in epoch.members:
             if member.id != self._me and member.id not in waiting:
@@ -280,3 +318,4 @@ class AntiEntropy(Worker):
         self.detail["compared"] += pulled.partitions
         self.detail["differed"] += pulled.rows + pulled.settled
         self.detail["settled"] += pulled.settled
+        self.detail["fetching"] = self.fetching

@@ -19,17 +19,21 @@ from peer.replication.copying.digests import Digests
 from peer.replication.copying.sync import Pulled
 from peer.replication.env import Env, RowStore
 from peer.replication.garbage.verdicts import Pair
+from peer.replication.throttle import Throttle
 from peer.storage.records import Extent
 
 CHUNKS = 1
+AT_ONCE = 4
+"""Chunks being fetched by one peer: a third of the buffers that receive replicas, as many as a peer has to send from."""
+MISSING_MOST = 10_000
 _PRESENT = b""
 
 
 class Chunks(Protocol):
     """Where bytes come from, verified."""
 
-    async def get(self, name: bytes, also: Sequence[str] = ()) -> tuple[Buffer, int]: ...
-    def give(self, buffer: Buffer) -> None: ...
+    async def pull(self, name: bytes, also: Sequence[str] = ()) -> tuple[Buffer, int]: ...
+    def give_pulled(self, buffer: Buffer) -> None: ...
 
 
 async def _all(pairs: Sequence[Pair]) -> list[bool | None]:
@@ -41,21 +45,22 @@ def _partition(key: bytes) -> int:
 
 
 class ChunkSide:
-    """The chunks one peer holds, to be copied. `spend(bytes)` waits until so much may be moved."""
+    """The chunks one peer holds, to be copied."""
 
     def __init__(
         self, env: Env, rows: RowStore, holder: Holder, disk: Disk, chunks: Chunks,
-        spend: Callable[[int], Awaitable[None]],
+        throttle: Throttle,
     ) -> None:  # fmt: skip
         self._env = env
         self._rows = rows
         self._holder = holder
         self._disk = disk
         self._chunks = chunks
-        self._spend = spend
+        self.throttle = throttle
         self.digests = Digests(self._scan, self.ranges, _partition)
         self._coming: dict[bytes, asyncio.Future[None]] = {}  # chunks that are being fetched
-        self.missing = 0  # chunks that no owner could give when last asked
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._missing: dict[bytes, float] = {}  # chunks that nobody could give, and when they were asked for
         self.wanted: Callable[[Sequence[Pair]], Awaitable[list[bool | None]]] = _all
         """For each (back pointer, attempt), whether a head names it; None: it cannot be told now."""
         self.is_dead: Callable[[bytes], bool] = lambda attempt: False
@@ -92,22 +97,36 @@ class ChunkSide:
         Raises Unavailable if it cannot be told whether a head names one of them."""
         there = [(key, back) for key, back in found if back is not None]
         wanted = await self.wanted([(back, key[NAME_END:]) for key, back in there])
-        for (key, back), named in zip(there, wanted, strict=True):
-            if named is None:
-                raise Unavailable("the heads of some chunks cannot be read now; it is tried again")
-            if not named:
-                self.on_doubt(key, back)
-                continue
-            pulled.bytes += len(key) + len(back)
-            try:
-                await self.bring(key, back, pulled)
-            except AtollError as error:
-                if isinstance(error, Full | ReadOnly):
-                    raise
-                self.missing += 1
-                pulled.missing += 1
-                continue
+        named = []
+        for one, answer in zip(there, wanted, strict=True):
+            if answer:
+                named.append(one)
+            elif answer is not None:
+                self.on_doubt(*one)
+        await self.throttle.each(named, lambda one: self._bring_one(*one, pulled), AT_ONCE)
+        if None in wanted:
+            raise Unavailable("the heads of some chunks cannot be read now; it is tried again")
         return []
+
+    async def _bring_one(self, key: bytes, back: bytes, pulled: Pulled) -> None:
+        """One of many: what nobody can give now is counted. Raises Full, ReadOnly."""
+        pulled.bytes += len(key) + len(back)
+        try:
+            await self.bring(key, back, pulled)
+        except (Full, ReadOnly):
+            raise
+        except AtollError:
+            if len(self._missing) < MISSING_MOST:
+                self._missing[key[2:NAME_END]] = self._env.now()
+            pulled.missing += 1
+
+    def missing(self, within_s: float | None) -> int:
+        """How many chunks nobody could give when last asked, MISSING_MOST at most. Of what was compared with everybody
+        since, `within_s` ago, only what was found missing then counts: the rest has come, or nobody wants it any more."""
+        if within_s is not None:
+            since_s = self._env.now() - within_s
+            self._missing = {name: at_s for name, at_s in self._missing.items() if at_s >= since_s}
+        return len(self._missing)
 
     async def is_wanted(self, key: bytes, back: bytes) -> bool | None:
         """Whether a head names this reference's attempt; False if none ever will, None if that is not known (yet)."""
@@ -139,10 +158,12 @@ class ChunkSide:
         name, attempt = key[2:NAME_END], key[NAME_END:]
         while name in self._coming:  # another worker fetches it: once is enough
             await asyncio.wait([self._coming[name]])
+        self._missing.pop(name, None)  # it is asked for anew
         if self._holder.find(name) is None:
             coming = self._coming[name] = self._env.future()
             try:
-                await self._fetch_bytes(name, attempt, back, pulled, also)
+                async with self._turns:
+                    await self._fetch_bytes(name, attempt, back, pulled, also)
             finally:
                 del self._coming[name]
                 coming.set_result(None)
@@ -154,17 +175,17 @@ class ChunkSide:
         self, name: bytes, attempt: bytes, back: bytes, pulled: Pulled, also: Sequence[str]
     ) -> None:  # fmt: skip
         """Read the chunk from another peer and store it here with this reference."""
-        buffer, length = await self._chunks.get(name, also)
+        buffer, length = await self._chunks.pull(name, also)
         try:
-            await self._spend(length)
+            await self.throttle.spend(length)
         except BaseException:
-            self._chunks.give(buffer)
+            self._chunks.give_pulled(buffer)
             raise
         pulled.bytes += length
         stored = self._env.future()
 
         def appended(result: Extent | AtollError) -> None:
-            self._chunks.give(buffer)  # only now is the disk done with it, whoever still waits
+            self._chunks.give_pulled(buffer)  # only now is the disk done with it, whoever still waits
             if not stored.done():
                 stored.set_result(result)
             elif isinstance(result, Extent):

@@ -30,6 +30,7 @@ ASK_EVERY_S, ASK_SELDOM_S = 5.0, 20.0
 ASK_S = 5.0
 RETRY_S, RETRY_MOST_S = 0.5, 30.0
 FULL_BACKOFF_S = 10.0
+CHUNKS_AT_ONCE = 4
 PASS_AGAIN_S = 15.0
 STEP_BYTES = 16 << 20
 """A step ends once it has moved more (W1)."""
@@ -181,30 +182,32 @@ class Handoff(Worker):
     async def _bytes(self, keeper: str, items: Sequence[Item], pulled: Pulled) -> list[Item]:
         """Bring the references this peer lacks, and the bytes; the hints that are dealt with. Raises Full."""
         done: list[Item] = []
-        for item, value in items:
-            reference = item[1:]
-            if pulled.bytes > STEP_BYTES:
-                break
-            if self._replica.me not in self._chunks.owners_of(reference[2:34]):
-                continue  # its keeper hears of the epoch and passes it on
-            try:
-                wanted = await self._side.is_wanted(reference, value[4:])
-                if wanted is None:
-                    continue  # a put may be under way; it is asked again
-                if not wanted:
-                    done.append((item, value))
-                    continue
-                if self._side.lacks(reference, b""):
-                    await self._side.bring(reference, value[4:], pulled, (keeper,))
-            except Full:
-                raise
-            except Corrupt:
-                self.last_error = "a chunk that was missed is on no peer any more"
-            except AtollError as error:
-                self.last_error = str(error)
-                continue
-            done.append((item, value))
+
+        async def bring(one: Item) -> None:
+            if pulled.bytes <= STEP_BYTES and await self._dealt_with(keeper, *one, pulled):
+                done.append(one)
+
+        await self._side.throttle.each(items, bring, CHUNKS_AT_ONCE)
         return done
+
+    async def _dealt_with(self, keeper: str, item: bytes, value: bytes, pulled: Pulled) -> bool:
+        """Bring what one hint is about, if it is needed. Whether the hint may go. Raises Full."""
+        reference = item[1:]
+        if self._replica.me not in self._chunks.owners_of(reference[2:34]):
+            return False  # its keeper hears of the epoch and passes it on
+        try:
+            wanted = await self._side.is_wanted(reference, value[4:])
+            if wanted and self._side.lacks(reference, b""):
+                await self._side.bring(reference, value[4:], pulled, (keeper,))
+            return wanted is not None  # else a put may be under way; it is asked again
+        except Full:
+            raise
+        except Corrupt:
+            self.last_error = "a chunk that was missed is on no peer any more"
+            return True
+        except AtollError as error:
+            self.last_error = str(error)
+            return False
 
     # --- the keeper's end
 

@@ -25,7 +25,8 @@ from peer.replication.keys import ranges_of
 from peer.replication.messages import FLOORS, MERGED, OK
 from peer.replication.node import Replica
 from peer.replication.quorum import Poll
-from peer.replication.workers import Throttle, Worker
+from peer.replication.throttle import Throttle
+from peer.replication.workers import Worker
 from ring.changes import ChangeRefused, completed, differing, rebalanced, removed
 from ring.epoch import Epoch
 from ring.members import LEAVING
@@ -56,6 +57,7 @@ class Transition(Worker):
         self._replica = replica
         self._alive = alive
         self._side = replica.register_side
+        self._throttle = throttle
         self._merging = Merging(
             env,
             replica.me,
@@ -198,7 +200,7 @@ class Transition(Worker):
             same = sorted(set(batch).difference(differ))
             await self._merged(tag, first, same)
             if differ:
-                await self._merge_some(tag, first, differ[:AT_ONCE])
+                await self._merge_some(tag, first, differ[: self._throttle.lanes(AT_ONCE)])
         except AtollError as error:
             self.last_error = str(error)
             self._todo.rotate(-1)
