@@ -155,7 +155,7 @@ _KINDS: dict[str, type] = {
 def remembered(data: Path) -> dict[str, Any]:
     """The options an earlier start on this directory left in DIR/peer.json; {} if there was none.
 
-    Raises StartupError if the file is there but cannot be read, or holds what no peer writes.
+    Raises StartupError if the file is there but cannot be read, or holds what no peer writes or may run with.
     """
     path = data / PEER_FILE
     try:
@@ -174,6 +174,10 @@ def remembered(data: Path) -> dict[str, Any]:
     for name, value in found.items():
         if not _is_kind(value, _KINDS[name]):
             raise StartupError(damaged_message(path, f": {name} is {ascii(value)[:80]}"))
+    try:
+        PeerConfig(data=data, **found)
+    except Invalid as problem:
+        raise StartupError(damaged_message(path, f" ({problem})")) from None
     return found
 
 

@@ -153,7 +153,9 @@ def test_peer_restarts_on_its_directory(atoll: Atoll, started: list[PeerConfig])
     assert told["s3_port"][0] == 9100 and told["name"] == ("n", str(data / "peer.json"))
     damages = ("[" * 20_000, '"text"', "\udcff", '{"s3_port": "x"}', '{"s3_port": true}', '{"host": 7}',
                '{"insecure": 1}', '{"drain_s": "2"}', '{"capacity_bytes": "a"}', '{"tls_cert": []}',
-               '{"name": "\\ud800"}')  # fmt: skip
+               '{"name": "\\ud800"}', '{"s3_port": 99999}', '{"log_level": "x"}', '{"host": "a b"}',
+               '{"capacity_bytes": -3}',
+               '{"tls_cert": "/c"}', '{"idle_body_s": 1e999}', '{"s3_port": 7401}')  # fmt: skip
     for damage in damages:
         (data / "peer.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
         refused = atoll("peer", "--data", data)

@@ -260,10 +260,17 @@ def test_endpoints() -> None:
         "http://[::1]:7401": "http://[::1]:7401",
         "https://h": "https://h:443",
         "h": "http://h:80",
+        "node_1.rack-2.example.:7401": "http://node_1.rack-2.example.:7401",
+        "http://bücher.example": "http://bücher.example:80",
+        "http://[fe80::1%eth0]:7401": "http://[fe80::1%eth0]:7401",
     }.items():
         assert normal_url(text) == url
-    for text in ("", "ftp://h", "http://h:x", "http://u@h", "http://h/v1", "http://h?x", "http://:1"):
-        with pytest.raises(Invalid):
+    for text in (
+        "", "ftp://h", "http://h:x", "http://u@h", "http://h/v1", "http://h?x", "http://:1", "hello world", "-5", "h:0",
+        "http://a..b", "http://-h", "http://h-:7401", "http://" + "h" * 64, "http://" + "h." * 127, "http://[::g]:1",
+        "http://a,b:7401", "http://h;x", "http://$HOST:7401",
+    ):  # fmt: skip
+        with pytest.raises(Invalid, match="endpoint"):
             normal_url(text)
 
 

@@ -7,9 +7,12 @@ but is still asked when nobody better is left, so a client never locks itself ou
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from random import Random
 from urllib.parse import urlsplit
 
@@ -22,16 +25,28 @@ FIRST_PAUSE_S = 0.5
 COSTLY = 5.0
 """A peer that took so long to be of no use is left alone for this many times as long, if there are others."""
 LONGEST_PAUSE_S = 30.0
+HOST_CHARACTERS = 253
+_LABEL = re.compile(r"\w([\w-]{0,61}\w)?")
+
+
+def _is_host(text: str) -> bool:
+    """Whether this can be a host's name or address. Letters of any script: resolvers encode them."""
+    if ":" in text:
+        with suppress(ValueError):
+            return bool(ip_address(text))
+        return False
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= HOST_CHARACTERS and all(_LABEL.fullmatch(label) for label in labels)
 
 
 def normal_url(url: str) -> str:
     """`http://host:port` of an endpoint, or Invalid with what is wrong about it."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        port = parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as problem:
         raise Invalid(f"{url!r} is not an endpoint: {problem}", code="InvalidEndpoint") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not _is_host(host) or port == 0:
         raise Invalid(
             f"{url!r} is not an endpoint; it looks like http://127.0.0.1:7401", code="InvalidEndpoint"
         )
@@ -40,8 +55,8 @@ def normal_url(url: str) -> str:
             f"{url!r}: an endpoint is only scheme, host and port, as in http://127.0.0.1:7401",
             code="InvalidEndpoint",
         )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}:{port or (443 if parts.scheme == 'https' else 80)}"
 
 
 @dataclass(slots=True)
