@@ -224,6 +224,12 @@ def test_picture_stands_alone() -> None:
     assert not re.search(r"url\((?!['\"]?#)|@import|<image", svg)
 
 
+@documents
+def test_no_half_of_a_merge_is_left(path: Path) -> None:
+    """Nobody reads a document before it is committed as closely as an interpreter reads code."""
+    assert re.findall(r"^(?:<{7}|>{7}|\|{7}) .*$", path.read_text(), re.MULTILINE) == []
+
+
 def test_the_table_of_schedules_names_all_their_tests() -> None:
     """Each row names tests that are there and say its number, and no test that says one is missing from its row."""
     text = (ROOT / "docs" / "testing.md").read_text()
