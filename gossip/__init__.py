@@ -5,7 +5,8 @@ changes come out. `members.py` holds the order in which beliefs about a member o
 `roster.py` draws from them, `probe.py` finds failures, `suspicion.py` decides how long an accused member
 may defend itself, `awareness.py` how far to trust oneself, `broadcast.py` spreads news, `sync.py` compares
 whole memberships over TCP; `host.py` is what these may ask of the whole, `timers.py` their clock, `config.py`
-every number. `record.py`, `messages.py`, `codec.py`, `exchange.py` and `keyring.py` are the wire.
+every number, `errors.py` what may be wrong with bytes from elsewhere. `record.py`, `messages.py`, `codec.py`,
+`exchange.py` and `keyring.py` are the wire.
 
 Nothing here imports another room of Atoll, reads a clock, opens a socket, starts a thread or draws
 randomness of its own: `peer/membership.py` runs it on real sockets, `tools/gossip_sim.py` by the thousand

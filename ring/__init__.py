@@ -10,11 +10,13 @@ What lives here, from the bottom up:
 - `draft`      a table being changed: which single replica may still move, and the search that balances it
 - `placement`  `place(previous, members, replicas, partition_power) -> Table`
 - `epoch`      the record a ring change decides: members, table, voters; its versioned encoding
+- `changes`    what an operator or a joiner wants, as the next epoch; what it would move
+- `eviction`   who of the long dead is removed; it alone measures time (as floats) and remembers what it saw
 
 Nothing here imports anything of ours outside this package, does I/O, reads a clock, draws a random
-number, uses a float or depends on `hash()`: two peers that place the same input get the same table,
+number or depends on `hash()`, and no table depends on a float: two peers that place the same input get the same table,
 and the decided epoch carries the table whole, so that two software versions cannot disagree either.
-Bad input and malformed bytes raise `ValueError`; nothing has state that a failure could leave changed.
+Bad input and malformed bytes raise `ValueError`; no failure leaves anything half changed.
 
 Start reading at `placement`, whose docstring states the rules, then `shares` and `draft`.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ REPLICATION_BASE = tuple(
         "hints",
     )
 )
+
+ROOMS = ("agreement", "registers", "chunks", "copying", "garbage", "healing")
 
 
 def replication(*rooms: str) -> tuple[str, ...]:
@@ -195,3 +198,15 @@ def within_ignored(path: Path) -> bool:
         "atoll-data",
     }
     return bool(ignored.intersection(path.relative_to(ROOT).parts))
+
+
+@pytest.mark.parametrize(
+    "package", ["ring", "gossip", *(f"peer/replication/{room}" for room in ("", *ROOMS))], ids=str
+)
+def test_a_package_names_its_modules(package: str) -> None:
+    """Goal: whoever opens a package finds every module of it named in its docstring."""
+    folder = ROOT / package
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"[a-z_]+", text))
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert not modules - named, f"{package}/__init__.py does not say what these are for"

@@ -4,7 +4,7 @@ A put is acknowledged when a majority of the owners hold the bytes durably, each
 (chunk, attempt) committed in the same transaction. `ADD_REF` succeeds only where the bytes are durable already, so
 equal chunks are stored, and sent, once. A get verifies what it got against the name before anybody sees it (P5).
 
-What one owner does with them is in `holder` (C1 to C3, C5, C6), what a put does in `chunkput`.
+What one owner does with them is in `holder` (C1 to C3, C5, C6), what a put does in `put`.
 
 C4  "Not found" is said only when every owner, present or former, and every fallback said so; silence is Unavailable. Nor
     is it before every other member has, too: a copy may wait with who was a fallback some epochs ago.
