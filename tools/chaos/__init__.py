@@ -6,5 +6,6 @@ machines, network   peers as processes, each in a network namespace and on a sma
 faults              what is done to them
 ailments            disks that are slow, or take no writes
 load                clients, what they were acknowledged, and whether it is there
+outage, rebuild     the figures of healing: a peer away, a peer lost; mixed is their load, figures their aims
 watch               status against an audit of the data directories
 """
