@@ -246,7 +246,9 @@ class Healing:
             self.anti_entropy.returned(member)
 
     def writable(self) -> None:
-        """The disk takes writes again."""
+        """The disk takes writes again: what found it full, or read-only, need not wait until its pause is over."""
+        self.anti_entropy.try_again()
+        self.handoff.try_again()
         self.workers.wake()
 
     def _bad_copy(self, name: bytes, source: str) -> None:

@@ -36,7 +36,7 @@ class Vitals:
         self.tell: Callable[[frozenset[str]], None] = lambda flags: None
         """Told all flags, at first and whenever they change."""
         self.on_writable: Callable[[], None] = lambda: None
-        """Told when the disk takes writes again."""
+        """Told when the disk takes writes again, or chunks again."""
         self._path = path
         self._flags: frozenset[str] = frozenset()
         self._trial: asyncio.Future[None] | None = None
@@ -54,7 +54,7 @@ class Vitals:
             (flags.add if raised else flags.discard)(name)
         if flags != self._flags:
             before, self._flags = self._flags, frozenset(flags)
-            if READ_ONLY in before and READ_ONLY not in flags:
+            if (before - flags) & {READ_ONLY, FULL}:
                 self.on_writable()
             self.tell(self._flags)
 

@@ -164,6 +164,27 @@ def test_a_full_owner_gets_a_hint() -> None:
     simulate_stores(scenario)
 
 
+def test_a_disk_that_has_room_again_is_healed_at_once() -> None:
+    """Goal: a disk was full for long; whoever waits out a pause for that is told when it is over, and does not wait on. It
+    took half a minute."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        healers = Healers(world, a, b, c)
+        c.peer.disk.full = True
+        await a.peer.put(b"v")
+        await until(lambda: healers.kept == 1)
+        for _ in range(6):
+            healers.workers[c].returned(a.peer.id)
+            await c.peer.env.sleep(12.0)
+        c.peer.disk.full = False
+        began_s = world.now
+        healers.workers[c].try_again()
+        await until(lambda: healers.kept == 0, 90)
+        assert world.now - began_s < 4.0
+
+    simulate_stores(scenario)
+
+
 def test_a_keeper_that_restarts_without_traffic_delivers() -> None:
     """Schedule 9 (a hint holder restarts without traffic): hints survive, are counted anew, and are delivered."""
 

@@ -48,6 +48,7 @@ def test_flags_are_told_when_they_change(seen: Seen) -> None:
         seen.vitals.flag([(FULL, full)])
         seen.vitals.flag([(BLOCKED, True)])
     assert seen.flags == [{BLOCKED}, {BLOCKED, FULL}, {BLOCKED}]
+    assert seen.writable == 1, "when it was not full any more"
 
 
 def test_a_read_only_disk_is_tried_until_it_is_well(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:

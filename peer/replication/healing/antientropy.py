@@ -23,6 +23,8 @@ from peer.replication.workers import Worker
 from ring.epoch import Epoch
 
 BATCH = 128
+GAINED_BATCH = 16
+"""Of partitions of which everything may have to be fetched: a step is to be short (W1)."""
 SOON_MOST = 1000
 PASS_EVERY_S = 60.0
 BEAT_S = 1.0
@@ -101,6 +103,11 @@ class AntiEntropy(Worker):
         if len(self._soon) < SOON_MOST and member != self._me:
             self._soon.setdefault((member, side, partition), self.env.now())
             self.wake()
+
+    def try_again(self) -> None:
+        """What failed may go well now: ask at once whom it was to ask later."""
+        self._failures.clear()
+        self._asked_not_before_s.clear()
 
     @property
     def behind(self) -> bool:
@@ -194,8 +201,7 @@ class AntiEntropy(Worker):
         """Another ring: other partitions, and chunks to fetch from those who had them."""
         before = self._seen
         self._seen = epoch
-        self._failures.clear()  # of the change itself: who was asked knew of it already, or did not yet
-        self._asked_not_before_s.clear()
+        self.try_again()  # what failed was the change itself: who was asked knew of it already, or did not yet
         still = {p for task in self._tasks if task.gained for p in task.partitions}
         self._tasks.clear()
         members = {member.id for member in epoch.everybody}
@@ -228,8 +234,8 @@ class AntiEntropy(Worker):
             for side in self._copies.numbers:
                 if side != REGISTERS:
                     tasks += [
-                        (at, replace(like, member=member, side=side, partitions=some[at : at + BATCH]))
-                        for at in range(0, len(some), BATCH)
+                        (at, replace(like, member=member, side=side, partitions=some[at : at + GAINED_BATCH]))
+                        for at in range(0, len(some), GAINED_BATCH)
                     ]
         return [task for _, task in sorted(tasks, key=lambda one: one[0])]
 

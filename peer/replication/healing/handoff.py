@@ -71,6 +71,11 @@ class Handoff(Worker):
             self._pause_s.pop(member, None)
             self.wake()
 
+    def try_again(self) -> None:
+        """What failed may go well now: ask everybody at once."""
+        self._failures.clear()
+        self._due_s.clear()
+
     # --- Worker
 
     def start(self) -> None:
