@@ -24,15 +24,9 @@ FOUND_BUGS = {
 }
 """With three peers."""
 RARE = (
-    "adopted",
-    "chunk corrupt",
-    "bad_references",
-    "overload refused",
-    "rebuilt",
-    "kept",
-    "bad_rows",
-    "strays",
-)
+    "removed by itself", "removal held back", "came back removed", "chunk corrupt", "bad_references", "overload refused",
+    "adopted", "rebuilt", "kept", "bad_rows", "strays",
+)  # fmt: skip
 """Safeguards that a few seeds may do without; the long batch may not."""
 
 

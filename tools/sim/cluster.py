@@ -115,6 +115,7 @@ class SimPeer:
         self.transition: Transition | None = None
         self.eviction: Eviction | None = None
         self.removed = False  # from the ring, for good
+        self.evicted = False  # likewise, and nobody asked it to go
         self.doubtful = False  # an old copy of its disk ran once: the others may refuse the right one too
         self._requests: dict[asyncio.Future[Any], None] = {}
 
@@ -166,7 +167,7 @@ class SimPeer:
         cluster.network.attach(self.id, env, self._watched(replica))
         if cluster.evict_after_s and await left_out(env, replica):
             cluster.story.safeguards["came back removed"] += 1
-            self.removed = True
+            self.removed = self.evicted = True
             return self.stop("removed from the ring while it was away")
         while replica.epochs.current is None:
             await self._join(env, replica)
@@ -248,6 +249,7 @@ class SimPeer:
                 self.crash()
             if self.removed and self in self.cluster.peers:
                 self.cluster.peers.remove(self)
+                self.cluster.on_out(self)
 
         self.cluster.loop.call_soon(end)
 
@@ -345,6 +347,8 @@ class Cluster:
         self.counts: Counter[str] = Counter()
         self.on_start: Callable[[SimPeer], None] = lambda peer: None
         """Told of each process, its replica made and nothing begun; and, `on_serving`, when it is confirmed."""
+        self.on_out: Callable[[SimPeer], None] = lambda peer: None
+        """Told of each peer that finds itself out of the ring, and ends."""
         self.on_serving: Callable[[SimPeer], None] = lambda peer: None
 
     def add(self) -> SimPeer:
@@ -380,6 +384,13 @@ class Cluster:
                 self.network.weather = Weather()
             await asyncio.sleep(0.05)
         self.network.weather = Weather()
+
+    def again(self, gone: SimPeer) -> SimPeer:
+        """The machine of a peer that is out of the ring as another peer: without rows, with the chunks in its segments."""
+        peer = self.add()
+        peer.disk.extents = dict(gone.disk.extents)
+        peer.disk.newest_segment = gone.disk.newest_segment
+        return peer
 
     def by_id(self, member_id: str) -> SimPeer:
         return next(peer for peer in self.peers if peer.id == member_id)

@@ -7,15 +7,16 @@ from functools import partial
 
 from tools.sim.batch import EXPECTED_FAULTS as OF_REGISTERS
 from tools.sim.batch import Totals, run_seeds
-from tools.sim.faults import AWAY, CHUNK_FAULTS
+from tools.sim.faults import CHUNK_FAULTS
 from tools.sim.object_world import LEFT_OUT, ObjectOptions, ObjectResult, run_object_seed
 
 ENOUGH_OBJECT_SEEDS = 150  # from here on, a zero is a failure
 EXPECTED_FAULTS = (
-    *(name for name in OF_REGISTERS if name not in LEFT_OUT and name not in AWAY),
+    *(name for name in OF_REGISTERS if name not in LEFT_OUT),
     *CHUNK_FAULTS,
     "peer leaves",
     "peer returns",
+    "evicted peer returns",
 )
 EXPECTED_SAFEGUARDS = {
     "conflict refused": "a promise or a newer ballot stood against a request",
@@ -30,6 +31,9 @@ EXPECTED_SAFEGUARDS = {
     "overload refused": "an owner with too many writes queued took no more",
     "partitions or rows merged": "a new owner took a partition over",
     "partitions or rows discarded": "rows of a partition that is not owned any more were forgotten",
+    "removed by itself": "a member that was dead for long was removed by the others",
+    "removal held back": "a dead member stayed: too few would be left, or a majority is lost, or another change comes first",
+    "came back removed": "a peer that had been removed while it was away found that out and stopped",
     "duplicates": "two puts of one chunk named one extent",
     "chunk corrupt": "bytes that are not the chunk were not served",
     "chunk read_repairs": "an owner whose copy a read found bad was told",

@@ -7,7 +7,8 @@ import random
 from typing import TYPE_CHECKING
 
 from peer.buffers import BufferPool
-from peer.healing import Healing
+from peer.errors import AtollError
+from peer.healing import Evicted, Healing
 from peer.objects.heads import attempt_in
 from peer.objects.store import Objects
 from peer.replication.chunks.chunks import Chunks
@@ -16,6 +17,7 @@ from peer.replication.healing.adoption import is_adopting
 from peer.replication.hints import Hints
 from peer.replication.messages import ADD_REF, STORE_CHUNK
 from tools.sim.cluster import SimPeer
+from tools.sim.company import seen
 from tools.sim.extents import BULK, SimBulk, SimExtents
 from tools.sim.survival import Survival
 
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
     from tools.sim.object_world import ObjectOptions
 
 INLINE_MAX = 24
+
+
+class Company:
+    """What gossip tells one peer of who is alive."""
+
+    def __init__(self, peer: SimPeer) -> None:
+        self._peer = peer
+
+    def is_alive(self, member_id: str) -> bool:
+        return seen(self._peer.cluster, self._peer.id, member_id)
 
 
 class Store:
@@ -55,7 +67,9 @@ class Store:
         self.healing.garbage.pass_every_s = options.pass_every_s
         self.healing.purge.age_s = options.purge_s
         self.healing.scrub.pass_every_s = options.scrub_s
-        self.healing.on_removed = lambda error: self._removed(str(error))
+        self.healing.on_removed = self._removed
+        if peer.cluster.evict_after_s:
+            self.healing.evict(lambda: Company(peer), peer.cluster.evict_after_s)
         replica.on_epoch = self.healing.ring_changed
         self.objects = Objects(
             replica, self.chunks, self.pool, inline_max=INLINE_MAX, garbage=self.healing.garbage
@@ -64,11 +78,12 @@ class Store:
     def begin(self) -> None:
         """The peer's identity is confirmed."""
         self.peer.transition = self.healing.transition
+        self.peer.eviction = self.healing.eviction
         self.healing.begin(self.adopting)
         assert self.peer.replica is not None
         self.healing.ring_changed(self.peer.replica.epoch)
 
-    def _removed(self, why: str) -> None:
+    def _removed(self, why: AtollError) -> None:
         """The ring is without this peer, which ends."""
         if (
             alone := Survival(self.peer.cluster).last_copies(self.peer)
@@ -76,8 +91,8 @@ class Store:
             self.peer.cluster.failures.append(
                 f"P6 broken: {self.peer.name} left with the only copy of {alone} chunks"
             )
-        self.peer.removed = True
-        self.peer.stop(why)
+        self.peer.removed, self.peer.evicted = True, isinstance(why, Evicted)
+        self.peer.stop(str(why))
 
     def counts(self) -> dict[str, int]:
         """How often what happened in this process."""

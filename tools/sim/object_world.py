@@ -34,6 +34,9 @@ CONTENTS = 8
 PEERS = range(3, 13)
 CALM_S = 600.0
 SERVING_S = 120.0
+EVICT_AFTER_S = 12.0
+EVICTING = 0.3
+"""The share of seeds in which the dead are removed by themselves after that time."""
 LEFT_OUT = ("rotten row", "gates raised")
 WEIGHTS = {name: weight for name, weight in FAULTS.items() if name not in LEFT_OUT} | CHUNK_FAULTS
 MIX = {linear.GET: 30, linear.PUT: 30, linear.DELETE: 12, linear.PUT_IF_ABSENT: 8}
@@ -56,6 +59,7 @@ class ObjectOptions:
     faulty_s: float = 40.0
     calm_s: float = CALM_S  # in which all must be clean again
     think_s: float = 0.25
+    evict_after_s: float | None = None  # None: drawn, for a share of the seeds
     unsafe: frozenset[str] = frozenset()
     climate: Climate = field(default_factory=lambda: Climate(every_s=1.5, weights=dict(WEIGHTS)))
     play: Play | None = None  # instead of clients and nemesis
@@ -91,6 +95,8 @@ class ObjectWorld:
         self.story = Story(self.loop.time, story)
         peers = options.peers or random.Random(f"size {seed}").choice(PEERS)
         self.cluster = Cluster(self.loop, self.story, seed, peers, options.unsafe, chunk_bytes=CHUNK_BYTES)
+        self.cluster.evict_after_s = _evict_after_s(seed, options)
+        self.cluster.on_out = self._out
         self.cluster.heals = False  # a store brings its own workers
         self.cluster.on_start = self._started
         self.cluster.on_serving = lambda peer: self.stores[peer.name].begin()
@@ -118,6 +124,13 @@ class ObjectWorld:
         store = self.stores.get(peer.name)
         if store is not None and peer.env is not None:
             peer.env.post(lambda: store.healing.heard(other.id, state, other.starts))
+
+    def _out(self, peer: SimPeer) -> None:
+        """A peer that was removed while it was away joins by itself, under a new id, with the chunks it has."""
+        if peer.evicted:
+            again = self.cluster.again(peer)
+            self.story.fault("evicted peer returns", again.name, f"is {peer.name} as another peer")
+            again.start()
 
     def _collect(self, peer: SimPeer) -> None:
         """Keep the counts of a process before its successor's take their place."""
@@ -318,6 +331,13 @@ class ObjectWorld:
             self.problems.append(f"undecided: {error}")
             return
         self.problems += [f"P3 broken at {key}: {v.explain()}" for key, v in verdicts.items() if not v.ok]
+
+
+def _evict_after_s(seed: int, options: ObjectOptions) -> float:
+    """After which time the dead are removed by themselves in this run; 0: never."""
+    if options.evict_after_s is not None or options.play is not None:
+        return options.evict_after_s or 0.0
+    return EVICT_AFTER_S if random.Random(f"eviction {seed}").random() < EVICTING else 0.0
 
 
 def run_object_seed(seed: int, options: ObjectOptions | None = None, story: bool = False) -> ObjectResult:

@@ -143,9 +143,7 @@ class RingFaults:
     async def _joins_again(self, gone: SimPeer) -> None:
         """A machine that was removed comes back: under a new id, without rows, with the chunks in its segments."""
         if len(self._cluster.peers) < self._most:
-            again = self._cluster.add()
-            again.disk.extents = dict(gone.disk.extents)
-            again.disk.newest_segment = gone.disk.newest_segment
+            again = self._cluster.again(gone)
             self._n.note("peer returns", again, f"is the machine of {gone.name}, whose chunks it still has")
             again.start()
             await self._n.until(lambda: again.serving, PATIENCE_S)
