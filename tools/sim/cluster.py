@@ -11,8 +11,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
-from hashlib import blake2b
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -28,19 +27,15 @@ from peer.replication.node import Replica
 from peer.replication.workers import Workers
 from ring.changes import joined
 from ring.epoch import Epoch
-from ring.members import Member
-from ring.placement import place
-from ring.table import Table
 from tools.sim import spell
 from tools.sim.company import left_out, seen
 from tools.sim.disk import DiskTraits, SimDisk, SimRows
 from tools.sim.env import SimEnv
+from tools.sim.founding import founding_epoch, member
 from tools.sim.loop import VirtualLoop
 from tools.sim.network import SimNetwork, Weather
 from tools.sim.story import Story
 
-PARTITION_POWER = 8
-REPLICAS = 3
 CLIENT_DELAY_S = 0.0005
 BAD_START_S = 10.0
 EVICTIONS = {
@@ -58,41 +53,6 @@ class NotServing(Unavailable):
 
 class Gone(Unavailable):
     """The connection broke or the client's patience ended: the request may have had any effect, or none."""
-
-
-def member(index: int) -> Member:
-    """The machine number `index`; the same in every run, so that tables need computing once."""
-    member_id = blake2b(b"peer %d" % index, digest_size=8).hexdigest()
-    port = 7400 + 10 * index
-    return Member(member_id, f"p{index}", "127.0.0.1", port + 2, port, port + 1, f"zone-{index}", 10**12)
-
-
-@lru_cache(maxsize=64)
-def _table(previous: Table | None, members: tuple[Member, ...]) -> Table:
-    return place(previous, members, REPLICAS, PARTITION_POWER)
-
-
-def founding_epoch(first: Member, chunk_bytes: int = 4 << 20) -> Epoch:
-    return Epoch(
-        generation=0,
-        number=1,
-        kind="final",
-        cluster_id="a7" * 16,
-        members=(first,),
-        replicas=REPLICAS,
-        partition_power=PARTITION_POWER,
-        format_level=1,
-        chunk_bytes=chunk_bytes,
-        table=_table(None, (first,)),
-        previous=None,
-        root_access_key="",
-        root_secret_key="",
-    )
-
-
-def admitted(base: Epoch, joiner: Member) -> Epoch:
-    """The epoch with one member more, or `base` if it is in. Raises ChangeRefused."""
-    return joined(base, joiner)
 
 
 class SimPeer:
@@ -221,7 +181,7 @@ class SimPeer:
             seed_replica = seed.replica
             assert seed_replica is not None
             epoch = await seed.request(
-                lambda: seed_replica.change_ring(lambda base: admitted(base, self.member))
+                lambda: seed_replica.change_ring(lambda base: joined(base, self.member))
             )
             await replica.epochs.installed(epoch)
         except Conflict as error:

@@ -14,7 +14,8 @@ from peer.errors import AtollError, Conflict
 from ring.changes import aborted, drained, removed, replaced, undrained
 from ring.epoch import Epoch
 from ring.members import ACTIVE
-from tools.sim.cluster import REPLICAS, SimPeer
+from tools.sim.cluster import SimPeer
+from tools.sim.founding import REPLICAS
 
 if TYPE_CHECKING:
     from tools.sim.faults import Nemesis

@@ -18,7 +18,8 @@ from peer.replication.keys import OBJECT, Space, gate_key_of
 from peer.replication.registers.gates import OPEN, gate_payload
 from peer.replication.registers.register import Current, Judge, Keep, Put
 from tools.sim import linear
-from tools.sim.cluster import PARTITION_POWER, Cluster, Gone, NotServing, SimPeer
+from tools.sim.cluster import Cluster, Gone, NotServing, SimPeer
+from tools.sim.founding import PARTITION_POWER
 from tools.sim.linear import Op
 from tools.sim.listing import PageSeen
 

@@ -14,8 +14,9 @@ from peer.errors import Corrupt
 from peer.replication.keys import partition_in
 from peer.replication.value import BALLOT_SLICE, decode_row
 from tools.sim import linear
-from tools.sim.cluster import REPLICAS, Cluster
+from tools.sim.cluster import Cluster
 from tools.sim.faults import Climate, Nemesis
+from tools.sim.founding import REPLICAS
 from tools.sim.linear import Undecided
 from tools.sim.listing import judge
 from tools.sim.loop import Crashed, Deadlock, Stuck, VirtualLoop
