@@ -164,6 +164,7 @@ class Healing:
             env, rows, me, replica, send, holder, self.side, disk, pool, replica.settle, self.workers.throttle.spend
         )  # fmt: skip
         self.scrub.on_unwanted = self.garbage.look_at
+        self.scrub.bad_rows, self.scrub.found_bad = replica.acceptor.bad, replica.acceptor.found_bad
         self.purge = Purge(
             env, rows, me, replica, send, replica.acceptor, REGISTERS,
             replica.copies.side(REGISTERS).digests.drop, unsafe=unsafe,
@@ -273,8 +274,9 @@ class Healing:
     def info(self) -> dict[str, Any]:
         """For the cluster's view: partitions it is still `merging`, and `fetching` the chunks of; whether this peer is
         `behind`, how old its last comparison with everybody alive is, for whom it keeps how many `hints`, when it last
-        dropped one (`dropped_s` ago), chunks `missing` everywhere, how many lie here only `damaged`, how many `objects` it
-        holds in how many `counted` partitions, the `outlook` of each dead member, and the workers."""
+        dropped one (`dropped_s` ago), chunks `missing` everywhere, how many lie here only `damaged`, how many rows are
+        (`damaged_rows`), how many `objects` it holds in how many `counted` partitions, the `outlook` of each dead member,
+        and the workers."""
         digests = self._copies.side(REGISTERS).digests
         return {
             "behind": self.anti_entropy.behind or self._replica.recovering,
@@ -285,6 +287,7 @@ class Healing:
             "dropped_s": self.dropped_s,
             "missing": self.side.missing(self.anti_entropy.compared_s),
             "damaged": self._chunks.holder.damaged,
+            "damaged_rows": self.scrub.damaged_rows,
             "objects": digests.rows,
             "counted": digests.known,
             "outlook": self.eviction.outlook() if self.eviction is not None else {},

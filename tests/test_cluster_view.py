@@ -114,6 +114,16 @@ def test_lost_bytes_are_no_copy(name: str) -> None:
     assert f"{name} has lost the bytes of 7 chunks" in told["reasons"][0]["message"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_rows_are_no_copy(name: str) -> None:
+    """Goal: the same of rows of metadata that do not match their checksums."""
+    peers = Peers()
+    peers.infos[name]["healing"]["damaged_rows"] = 1
+    told = peers.told()
+    assert (told["verdict"], codes(told), told["tolerates"]) == ("degraded", ["rows_damaged"], 0)
+    assert f"{name} has 1 row of metadata damaged" in told["reasons"][0]["message"]
+
+
 @pytest.mark.parametrize("state, word", [("dead", "dead"), ("left", "stopped")])
 def test_what_becomes_of_a_dead_peer_is_said(state: str, word: str) -> None:
     """Goal: `status` says for how long a peer has been dead and when it is removed, or why not."""

@@ -6,7 +6,7 @@ import asyncio
 
 from peer.replication.chunks.rows import chunk_key
 from peer.replication.healing.scrub import Scrub
-from peer.replication.messages import REFERENCES
+from peer.replication.messages import ABSTAIN, NO_GATE, READ, REFERENCES
 from peer.replication.workers import Workers
 from tests.replication_chunks import LARGE, SMALL, Store, simulate_stores
 from tests.replication_world import KEY, POWER, SPACE, World, rot, until
@@ -133,6 +133,47 @@ def test_damaged_registers_are_accepted_anew() -> None:
         scrub = scrubbing(one)
         await until(lambda: a.peer.holds() == b"value" and a.peer.stored(other).ballot > before, 100)
         assert a.peer.replica.acceptor.stored(other)[1] == b"bytes" and scrub.detail["bad_rows"] == 2
+
+    simulate_stores(scenario)
+
+
+def test_a_damaged_register_that_was_met_is_told_and_made_good_at_once() -> None:
+    """Goal: a row rots while the peer runs, and somebody asks for it: it is known to be damaged, also while nobody can give
+    it, and accepted anew long before the next pass."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        one = Collected(a, walks=False)
+        await a.peer.put(b"value")
+        await until(lambda: world.holding(b"value") == 3)
+        scrub = scrubbing(one, 1e6)
+        acceptor = a.peer.replica.acceptor
+        scrub.bad_rows, scrub.found_bad = acceptor.bad, acceptor.found_bad
+        acceptor.promises._entries.clear()
+        rot(a.peer.disk, "rows", KEY)
+        world.isolate(a.peer)
+        assert (await a.peer.ask(READ, KEY, NO_GATE, False))[0] == ABSTAIN
+        await asyncio.sleep(20)
+        assert scrub.damaged_rows == 1 and a.peer.holds() is None
+        world.join_up()
+        await until(lambda: a.peer.holds() == b"value", 60)
+        assert scrub.damaged_rows == 0 and scrub.detail["passes"] <= 1
+
+    simulate_stores(scenario)
+
+
+def test_damaged_rows_of_chunks_and_references_are_told() -> None:
+    """Goal: while nobody can give them they are counted, and no more once they are good."""
+
+    async def scenario(world: World, a: Store, b: Store, c: Store) -> None:
+        one = Collected(a, walks=False)
+        name = await named(one, LARGE, b"attempt1" + bytes(12))
+        key = chunk_key(name, POWER)
+        rot(a.peer.disk, "chunks", key)
+        world.isolate(a.peer)
+        scrub = scrubbing(one)
+        await until(lambda: scrub.damaged_rows == 1, 100)
+        world.join_up()
+        await until(lambda: scrub.damaged_rows == 0 and a.chunks.holder.find(name) is not None, 200)
 
     simulate_stores(scenario)
 

@@ -180,17 +180,21 @@ class ClusterView:
         return frozenset(o for m in living for o in self._infos.of(m).get("healing", {}).get("hints", {}))
 
     def _damaged(self) -> frozenset[str]:
-        """Members that live, but hold some chunks only as damaged or lost bytes."""
+        """Members that live, but hold some chunks or rows of metadata only damaged, or have lost them."""
         members = self._replica.epoch.members
-        return frozenset(m.id for m in members if self.lives(m.id) and self._damaged_chunks(m.id))
+        return frozenset(
+            m.id
+            for m in members
+            if self.lives(m.id) and (self._number(m.id, "damaged") or self._number(m.id, "damaged_rows"))
+        )
 
     def _read_only(self) -> frozenset[str]:
         """Members whose disk takes no writes: what is written now misses a copy there."""
         members = self._replica.epoch.members
         return frozenset(m.id for m in members if conditions.read_only(self._infos.of(m.id)))
 
-    def _damaged_chunks(self, member: str) -> int:
-        return int(self._infos.of(member).get("healing", {}).get("damaged", 0))
+    def _number(self, member: str, count: str) -> int:
+        return int(self._infos.of(member).get("healing", {}).get(count, 0))
 
     def _told(self) -> list[conditions.Told]:
         """What the living tell of themselves: to us, or, should they not answer just now, in gossip."""
@@ -226,10 +230,14 @@ class ClusterView:
             if member.id in behind
         ]
         for member in epoch.members:
-            if self.lives(member.id) and (count := self._damaged_chunks(member.id)):
+            if self.lives(member.id) and (count := self._number(member.id, "damaged")):
                 chunks = "1 chunk" if count == 1 else f"{count} chunks"
                 message = f"{member.name} has lost the bytes of {chunks}, and fetches them from the others"
                 reasons.append({"code": "chunks_damaged", "message": message})
+            if self.lives(member.id) and (count := self._number(member.id, "damaged_rows")):
+                rows = "1 row" if count == 1 else f"{count} rows"
+                message = f"{member.name} has {rows} of metadata damaged, and takes them from the others"
+                reasons.append({"code": "rows_damaged", "message": message})
         healing = [self._infos.of(m.id).get("healing", {}) for m in epoch.members if self.lives(m.id)]
         waiting = sum(
             count for info in healing for owner, count in info.get("hints", {}).items() if self.lives(owner)

@@ -108,7 +108,10 @@ class Redundancy:
     def _of_damage(self) -> tuple[int, float | None, str] | None:
         if not self._unhealed:
             return None
-        chunks = self._sum("missing") + self._sum("damaged")
+        chunks, rows = self._sum("missing") + self._sum("damaged"), self._sum("damaged_rows")
+        if rows and not chunks:
+            what = "1 row of metadata is damaged" if rows == 1 else f"{rows:,} rows of metadata are damaged"
+            return rows, None, f"{what}; the others have it{self._pauses(self._epoch_members())}."
         if not chunks:
             return 0, None, "Some objects may lack a copy; all peers compare what they hold."
         what = "1 chunk lacks a good copy" if chunks == 1 else f"{chunks:,} chunks lack a good copy"

@@ -5,7 +5,7 @@ A pass goes over four kinds of things, in this order; where it is, is durable:
 chunks      the bytes behind each chunk's row are read from the disk itself and hashed. Bad ones are quarantined: from then
             on the chunk does not count as a copy. What is quarantined, lost, or has a damaged row is fetched anew.
 rows        each register's row, and the inline bytes beside it, against their checksums. A damaged one abstains as it is
-            (A4); here its value is accepted anew, so that this owner has it again.
+            (A4); here its value is accepted anew, so that this owner has it again; at once when somebody asked for it.
 references  each against its checksum. A damaged one is taken from another owner, or dropped if all have been asked and
             nobody has it.
 segments    files that hold more than rows name: what a crash left between the removal of a row and the punching, or what
@@ -17,6 +17,7 @@ Nothing is let go because it is damaged: a bad copy goes when a good one has tak
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import msgpack
@@ -42,6 +43,9 @@ EVERY_S = 86_400.0
 CHUNKS_A_STEP = 16
 ROWS_A_STEP = 256
 SETTLED_A_STEP = 16
+AGAIN_S = 5.0
+BAD_MOST = 10_000
+LOOKED_AT_ONCE = 100
 SLACK_BYTES = 64 * 1024
 ASK_S = 5.0
 TAKE_S = 10.0
@@ -89,6 +93,13 @@ class Scrub(Worker):
         self._pool = pool
         self._settle = settle
         self._spend = spend
+        self._settle_not_before_s = 0.0
+        self.bad_rows: dict[bytes, None] = {}
+        """Registers known to be damaged (`Acceptor.bad`)."""
+        self.found_bad: Callable[[bytes], None] = lambda key: self.bad_rows.update({key: None})
+        self._bad_others: dict[
+            tuple[str, bytes], None
+        ] = {}  # rows of chunks and references that were found damaged
         self.pass_every_s = every_s
         self.bytes_per_s = bytes_per_s
         self.on_unwanted: Callable[[bytes], None] = lambda chunk: None
@@ -113,6 +124,8 @@ class Scrub(Worker):
         self.wake()
 
     async def step(self) -> bool:
+        if self.bad_rows and self.env.now() >= self._settle_not_before_s:
+            await self._settle_some()
         if self.env.now() < self._not_before_s:
             return False
         if self._phase == 0 and not self._cursor:
@@ -157,6 +170,7 @@ class Scrub(Worker):
         self.detail["references"] += len(page)
         for key in damaged:
             self.detail["bad_references"] += 1
+            self._found_other("refs", key)
             await self._reference(key)
         return sum(len(key) + len(row) for key, row in page)
 
@@ -168,6 +182,7 @@ class Scrub(Worker):
             state, extent = decode_chunk_row(key, row)
         except Corrupt:
             self._holder.on_change(key)  # its references do not count any more
+            self._found_other("chunks", key)
             await self._rebuild(key)
             return len(row)
         if state == LIVE:
@@ -232,13 +247,54 @@ class Scrub(Worker):
             except Corrupt:
                 damaged.append(key)
         self.detail["rows"] += len(page)
-        for key in damaged[:SETTLED_A_STEP]:  # many at once are a lost database; then anti-entropy is faster
+        for key in damaged:
+            self.found_bad(key)
+        await self._settle_some()
+        return size
+
+    async def _settle_some(self) -> None:
+        """Have some damaged registers accepted anew; what fails is tried again a little later."""
+        for key in list(islice(self.bad_rows, SETTLED_A_STEP)):
+            del self.bad_rows[key]
+            if self._is_good(key):
+                continue
             self.detail["bad_rows"] += 1
             try:
                 await self._settle(key)
+                good = self._is_good(key)
             except AtollError as error:
+                good = False
                 self.last_error = f"a damaged row is not made good yet: {error}"
-        return size
+            if not good:
+                self.found_bad(key)
+                self._settle_not_before_s = self.env.now() + AGAIN_S
+
+    def _is_good(self, key: bytes) -> bool:
+        """Whether a register's row, and its inline bytes, are as they were written; or it is there no more."""
+        row = self._rows.get("rows", key)
+        try:
+            side_id = decode_row(key, row).side_id
+            side = self._rows.get("side", side_id) if side_id else None
+            if side is not None:
+                decode_side(key, side)
+        except Corrupt:
+            return False
+        return not side_id or side is not None or self._rows.get("rows", key) != row
+
+    # --- what is known to be damaged
+
+    def _found_other(self, table: str, key: bytes) -> None:
+        if len(self._bad_others) < BAD_MOST:
+            self._bad_others[table, key] = None
+
+    @property
+    def damaged_rows(self) -> int:
+        """Rows known to be damaged and not made good yet."""
+        for table, key in list(islice(self._bad_others, LOOKED_AT_ONCE)):
+            row = self._rows.get(table, key)
+            if row is None or (_sound(key, row) if table == "refs" else _is_chunk_row(key, row)):
+                del self._bad_others[table, key]
+        return len(self.bad_rows) + len(self._bad_others)
 
     # --- references
 
@@ -303,6 +359,14 @@ class Scrub(Worker):
         except Corrupt:
             return True
         return state != LOST and named == extent
+
+
+def _is_chunk_row(key: bytes, row: bytes) -> bool:
+    try:
+        decode_chunk_row(key, row)
+    except Corrupt:
+        return False
+    return True
 
 
 def _sound(key: bytes, row: bytes) -> bool:

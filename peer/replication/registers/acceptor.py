@@ -35,6 +35,7 @@ from .promises import Entry, Promises
 
 SIDE_READ_TRIES = 8
 DAMAGED = b"damaged"
+BAD_MOST = 10_000
 """Stands for the ballot of a row that cannot be read: like no other, so that nobody takes it for absent."""
 FULL_FOR_S = 2.0
 """So long after a commit that did not fit an owner tells coordinators that its disk is full: long enough that a client
@@ -75,6 +76,8 @@ class Acceptor:
         self._read_uncommitted = "read_uncommitted" in unsafe
         self.conflicts = 0
         self.damaged = 0
+        self.bad: dict[bytes, None] = {}
+        """Rows known to be damaged, until a commit takes their place; no more than BAD_MOST."""
 
     @property
     def idle(self) -> bool:
@@ -100,7 +103,7 @@ class Acceptor:
         try:
             accepted, side = self._accepted(key, want_side)
         except Corrupt as error:
-            return self._abstain(error, reply)
+            return self._abstain(key, error, reply)
         entry = self.promises.get(key)
         floor = self.promises.floor if entry is None else entry.promised
         promised = max(floor, accepted.ballot, self.floors.promised(key))
@@ -215,6 +218,7 @@ class Acceptor:
         for key in keys:
             assert key not in self._pending, "a row of a partition that is not owned is being written"
             self.promises.drop(key)
+            self.bad.pop(key, None)
             self.gates.forget(key)
             row = self._rows.get("rows", key)
             with contextlib.suppress(Corrupt):
@@ -262,7 +266,7 @@ class Acceptor:
         try:
             accepted, side = self._accepted(key, want_side)
         except Corrupt as error:
-            return self._abstain(error, reply)
+            return self._abstain(key, error, reply)
         reply((OK, accepted.ballot, accepted.value, side))
 
     def ballot(self, message: Any, reply: Reply) -> None:
@@ -279,7 +283,7 @@ class Acceptor:
         try:
             accepted, _ = self._accepted(key, False)
         except Corrupt as error:
-            return self._abstain(error, reply)
+            return self._abstain(key, error, reply)
         reply((OK, accepted.ballot))
 
     def _accepted(self, key: bytes, want_side: bool) -> tuple[Accepted, bytes | None]:
@@ -329,6 +333,7 @@ class Acceptor:
             self._undo(key, ballot)
             reply((status_of(error), self.promises.covers(ballot)))
         else:
+            self.bad.pop(key, None)
             self.on_commit(key, old, ballot)
             reply((OK,))
         for resume in waiting:
@@ -399,6 +404,12 @@ class Acceptor:
     def _after_commit(self, key: bytes, resume: Callable[[], None]) -> None:
         self._pending[key].waiting.append(resume)
 
-    def _abstain(self, error: Corrupt, reply: Reply) -> None:
+    def found_bad(self, key: bytes) -> None:
+        """A row, or its inline bytes, do not match their checksums: it is to be accepted anew (`scrub`)."""
+        if len(self.bad) < BAD_MOST:
+            self.bad[key] = None
+
+    def _abstain(self, key: bytes, error: Corrupt, reply: Reply) -> None:
         self.damaged += 1
+        self.found_bad(key)
         reply((ABSTAIN, str(error)))
