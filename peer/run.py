@@ -7,16 +7,19 @@ anything is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from peer import returning, startup
 from peer.config import PeerConfig
 from peer.entry import LeftOut
 from peer.errors import AtollError, Corrupt, Full, StartupError
-from peer.healing import Evicted, Overruled
+from peer.healing import Evicted, Overruled, Removed
 from peer.process import Peer
 from peer.replication.agreement.identity import Amnesia
 from peer.returning import Forgot
@@ -26,6 +29,9 @@ from peer.storage.rows import UNREADABLE
 log = logging.getLogger("atoll.peer")
 
 _COMES_BACK = (Forgot, LeftOut, Evicted, Overruled, Amnesia)
+RETURNS_EVERY_S = 60.0
+"""At most one return in so long: each is a change of the ring, and a disk that loses everything must not cause one after
+another."""
 
 
 def run_peer(config: PeerConfig) -> int:
@@ -52,15 +58,34 @@ async def _serve(config: PeerConfig) -> int:
     try:
         for warning in directory.warnings:
             log.warning("%s", warning)
-        try:
-            await _live(config, directory, stop)
-        except _COMES_BACK as why:
-            if not await _come_back(config, directory, why, stop):
-                return 0
-            await _live(config, directory, stop)
+        await _lives(config, directory, stop)
         return 0
     finally:
         directory.close()
+
+
+async def _lives(config: PeerConfig, directory: DataDir, stop: asyncio.Event) -> None:
+    """One peer after the other, each the return of the former, until a signal, or until the operator had it removed: that
+    is an end in order, which no supervisor is to undo. Raises what ends it otherwise."""
+    loop = asyncio.get_running_loop()
+    returns_s = loop.time()
+    while not stop.is_set():
+        try:
+            return await _live(config, directory, stop)
+        except _COMES_BACK as error:
+            why = error.with_traceback(None)  # which would keep the former peer's buffers
+        except Removed:  # as it was asked to; its last line in the log says so
+            log.warning("started again on this directory it would join again under a new id")
+            return
+        await _pause(returns_s - loop.time(), stop)
+        returns_s = loop.time() + RETURNS_EVERY_S
+        if not await _come_back(config, directory, why, stop):
+            return
+
+
+async def _pause(delay_s: float, stop: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), max(delay_s, 0.0))
 
 
 async def _live(config: PeerConfig, directory: DataDir, stop: asyncio.Event) -> None:
@@ -69,8 +94,8 @@ async def _live(config: PeerConfig, directory: DataDir, stop: asyncio.Event) -> 
     try:
         returning.look(directory)
         peer = Peer(config, directory, asyncio.get_running_loop())
-        await peer.start()
-        await _first(stop, peer.over)
+        if await _unless(stop, peer.start()):
+            await _first(stop, peer.over)
         if peer.fatal is not None:
             raise peer.fatal
         log.info("stopping: requests in flight get %g s", config.drain_s)
@@ -90,7 +115,16 @@ async def _come_back(config: PeerConfig, directory: DataDir, why: AtollError, st
     if isinstance(why, LeftOut):
         returning.note_cluster(directory, "", why.epoch)
     key = startup.cluster_key(config, directory)
-    task = asyncio.ensure_future(returning.come_back(config, directory, key, why, keep=_overrules(why)))
+    return await _unless(stop, returning.come_back(config, directory, key, why, keep=_overrules(why)))
+
+
+def _overrules(why: AtollError) -> bool:
+    return isinstance(why, Overruled) or (isinstance(why, LeftOut) and why.overrules)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do it, and raise what it raises; False if a signal came first, by which it is cancelled."""
+    task = asyncio.ensure_future(work)
     signalled = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
@@ -102,10 +136,6 @@ async def _come_back(config: PeerConfig, directory: DataDir, why: AtollError, st
         for one in (task, signalled):
             one.cancel()
         await asyncio.gather(task, signalled, return_exceptions=True)
-
-
-def _overrules(why: AtollError) -> bool:
-    return isinstance(why, Overruled) or (isinstance(why, LeftOut) and why.overrules)
 
 
 async def _first(*events: asyncio.Event) -> None:

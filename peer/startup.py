@@ -9,10 +9,11 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from peer.config import PEER_FILE, PeerConfig
 from peer.errors import StartupError
@@ -25,6 +26,8 @@ from peer.storage.datadir import DataDir, read_cluster_key
 from peer.storage.records import Extent
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
@@ -152,7 +155,7 @@ async def open_segments(env: Env, files: ChunkFiles, segments: Path, rows: RowSt
 
     Raises StartupError, or Full if that cannot be kept.
     """
-    adopting = is_adopting(rows) or await asyncio.to_thread(_other_disk, rows, segments)
+    adopting = is_adopting(rows) or await whole(partial(_other_disk, rows, segments))
     lost: list[tuple[bytes, Extent]] = []
     before: dict[bytes, Extent | None] = {}  # those that were lost at an earlier start
 
@@ -172,7 +175,7 @@ async def open_segments(env: Env, files: ChunkFiles, segments: Path, rows: RowSt
             log.error("the bytes of chunk %s are gone: %s", name.hex(), why)
         lost.append((name, extent))
 
-    report = await asyncio.to_thread(partial(files.open, named(), missing, adopting=adopting))
+    report = await whole(partial(files.open, named(), missing, adopting=adopting))
     again = [(name, extent) for name, extent in before.items() if extent is not None]
     log.info(
         "segments: %d, chunks: %d, lost: %d, there again: %d", report.segments, report.named, report.lost, len(again)
@@ -192,3 +195,13 @@ def _other_disk(rows: RowStore, segments: Path) -> bool:
     found = {int(path.stem) for path in segments.glob("*.*") if path.stem.isdigit()}
     page = [extent for _, extent in islice(named_extents(rows, lost=lambda name: None), ROWS_A_PAGE)]
     return 2 * sum(extent.segment not in found for extent in page) > len(page)
+
+
+async def whole(work: Callable[[], T]) -> T:
+    """The result of a thread that also ends before this does when it is cancelled: what it reads is closed then."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise

@@ -200,7 +200,7 @@ def test_an_old_copy_of_the_directory(tmp_path: Path) -> None:
 
 def test_a_copy_of_a_living_peer_is_refused(tmp_path: Path) -> None:
     """Goal: a copy of a running peer's directory, its database lost, is refused by name, changes nothing, and the original
-    goes on; frozen, the original may still live, so the copy waits; once it is dead for sure, the copy takes its place."""
+    goes on."""
     with filled(tmp_path) as world:
         old = node_of(world, "peer-2")["id"]
         world.signal(1, signal.SIGSTOP)

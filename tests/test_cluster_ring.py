@@ -156,6 +156,7 @@ def test_a_peer_drains_comes_back_and_leaves(tmp_path: Path) -> None:
             assert refused.returncode == 6 and "--confirm peer-2" in refused.stderr
             assert world.atoll("node", "remove", "peer-2", "--confirm", "peer-2").returncode == 0
             wait_until(lambda: not world.running(1), "the removed peer ends", CHANGE_S)
+            assert world.stop(1) == 0  # so that Restart=on-failure does not undo it
             wait_settled(world, [0, 2, 3], 3)
         check_old(world, 0)
         audit(world, [0, 2, 3])
