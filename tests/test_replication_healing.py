@@ -345,6 +345,33 @@ def test_who_shares_nothing_is_not_behind() -> None:
     simulate(scenario, 4)
 
 
+def test_what_was_gained_is_fetched_first_and_counts_until_it_is_here() -> None:
+    """Goal: a lost peer's partitions get a new owner, which may hold nothing of them: until it has compared them with all
+    who own them, too, `status` is told so, and a peer that comes back meanwhile waits. `status` said that all was well."""
+
+    async def scenario(world: World, *stores: Store) -> None:
+        for store in stores:
+            side_of(store)
+        a, d = stores[0].peer, stores[3].peer
+        whole = a.replica.epochs.current
+        assert whole is not None
+        without = replace(whole, table=place(whole.table, whole.members[:3], 3, POWER))
+        told = [without]
+        worker = AntiEntropy(d.env, d.id, d.replica.copies, lambda: told[0], lambda _: True)
+        await worker.step()
+        assert worker.fetching == 0
+        told[0] = whole
+        assert worker.fetching > 0, "before it has looked at the ring"
+        mine = sum(d.id in whole.table.owners(partition) for partition in range(1 << POWER))
+        await worker.step()
+        while worker.fetching:
+            worker.returned(a.id)
+            await worker.step()
+        assert worker.detail["compared"] == 2 * mine, "with each of two other owners, and nothing else before"
+
+    simulate_stores(scenario, 4)
+
+
 def test_everything_is_compared_again_and_again() -> None:
     """Goal: a difference that nobody told of is found within two passes."""
 

@@ -312,12 +312,22 @@ class AntiEntropy(Worker):
         return tasks
 
     def _next(self, now: float) -> _Task | None:
-        """The first task whose member can be asked; the others keep their places."""
+        """The first task whose member can be asked, of what this peer gained if there is any; the others keep their
+        places."""
+        found: int | None = None
         for at, task in enumerate(self._tasks):
-            if self._alive(task.member) and now >= self._asked_not_before_s.get(task.member, 0.0):
-                del self._tasks[at]
-                return task
-        return None
+            if (found is None or task.gained) and self._may_ask(task.member, now):
+                found = at
+                if task.gained:
+                    break
+        if found is None:
+            return None
+        task = self._tasks[found]
+        del self._tasks[found]
+        return task
+
+    def _may_ask(self, member: str, now: float) -> bool:
+        return self._alive(member) and now >= self._asked_not_before_s.get(member, 0.0)
 
     def _count(self, pulled: Pulled) -> None:
         self.did(pulled.partitions, pulled.bytes)
