@@ -83,16 +83,17 @@ def test_rot_is_found_told_and_made_good(
             began_s = time.monotonic()
             verdicts: set[str] = set()
             with Reader(client, "rot", list(SIZES), 1) as reader:
-                wait_until(lambda: counts(world, 1)["quarantined"] >= 3, "scrub finds it")
+
+                def looked() -> tuple[str, list[str]]:
+                    verdict = told(world)
+                    verdicts.add(f"{verdict[0]} {' '.join(verdict[1])}")
+                    return verdict
+
+                wait_until(lambda: "chunks_damaged" in looked()[1], "status says so")
                 found_s = time.monotonic() - began_s
-
-                def good() -> bool:
-                    verdicts.add(told(world)[0])
-                    return live(world) == held and told(world) == ("healthy", [])
-
                 goal = passes(world, 1) + 2
-                wait_until(lambda: passes(world, 1) >= goal, "everything was looked at")
-                wait_until(good, "it is made good")
+                wait_until(lambda: bool(looked()) and passes(world, 1) >= goal, "everything was looked at")
+                wait_until(lambda: live(world) == held and looked() == ("healthy", []), "it is made good")
                 healed_s = time.monotonic() - began_s
                 reader.wait_for(20)
             assert reader.failure is None and live(world) == held
