@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from peer.replication.healing.transition import IDLE_S
 from tests.cluster_tools import Writer, content, wait_until
 from tests.cluster_world import ClusterWorld
 from tools.devlayout import DevError
@@ -162,6 +163,55 @@ def test_a_peer_drains_comes_back_and_leaves(tmp_path: Path) -> None:
         audit(world, [0, 2, 3])
         few = world.call("POST", "/v1/cluster/nodes/peer-1/drain")
         assert (few.status, few.code) == (409, "TooFewPeers")
+
+
+def test_a_keeper_of_hints_leaves_only_when_they_are_delivered(tmp_path: Path) -> None:
+    """Schedule 9 (a hint holder drains): a peer that keeps hints for another one, which lives but does not fetch them, is
+    removed by an operator. It stays, with all that it had moved away, until the other one has them; then it goes."""
+    with filled(tmp_path, 4) as world:
+        world.start(3)
+        world.wait_ready(3)
+        wait_settled(world, [0, 1, 2, 3], 4)
+        assert world.atoll("repair", "pause", "hints", "--node", "peer-2").returncode == 0
+        world.kill(1)
+        with world.client(0, pin=True) as client:
+            for number in range(40):
+                client.put(BUCKET, f"missed/{number}", content(number, LARGE if number % 10 == 0 else SMALL))
+        wait_until(lambda: keeps(world, "peer-1") > 0, "hints are kept", CHANGE_S)
+        world.start(1)
+        world.wait_ready(1)
+        wait_until(lambda: state(world, "peer-2") == "alive", "peer-2 is back", CHANGE_S)
+        assert world.atoll("node", "remove", "peer-1", "--confirm", "peer-1", peer=2).returncode == 0
+        wait_until(lambda: moved(world) == {"changes_missed"}, "all else is done", CHANGE_S)
+        until_s = uptime_s(world, 2) + 3 * IDLE_S
+        wait_until(lambda: uptime_s(world, 2) > until_s, "those who would let it go have looked again")
+        assert world.running(0) and keeps(world, "peer-1") > 0
+        assert world.atoll("repair", "resume", "hints", "--node", "peer-2", peer=2).returncode == 0
+        wait_until(lambda: not world.running(0), "the keeper leaves", CHANGE_S)
+        wait_settled(world, [1, 2, 3], 3)
+        with world.client(1, pin=True) as client:
+            for number in range(40):
+                expected = content(number, LARGE if number % 10 == 0 else SMALL)
+                assert client.get(BUCKET, f"missed/{number}").read() == expected
+        audit(world, [1, 2, 3])
+
+
+def keeps(world: ClusterWorld, name: str) -> int:
+    """How many hints a peer keeps for others."""
+    workers = world.json_of("/v1/cluster/workers", peer=2)["workers"]
+    return sum(
+        int(one["queue"]) for one in workers if one["worker"] == "hints" and one["node"]["name"] == name
+    )
+
+
+def moved(world: ClusterWorld) -> set[str]:
+    """What is still out of order."""
+    told = world.json_of("/v1/cluster", peer=2)
+    return {reason["code"] for reason in told["reasons"]} if told["epoch"]["kind"] == "final" else {"joint"}
+
+
+def uptime_s(world: ClusterWorld, peer: int) -> float:
+    return float(world.json_of("/v1/cluster", peer=peer)["peer"]["uptime_s"])
 
 
 def test_a_dead_peer_is_removed(tmp_path: Path) -> None:
