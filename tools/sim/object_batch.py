@@ -10,7 +10,7 @@ from tools.sim.batch import Totals, run_seeds
 from tools.sim.faults import CHUNK_FAULTS
 from tools.sim.object_world import LEFT_OUT, ObjectOptions, ObjectResult, run_object_seed
 
-ENOUGH_OBJECT_SEEDS = 150  # from here on, a zero is a failure
+ENOUGH_OBJECT_SEEDS = 300  # from here on, a zero is a failure
 EXPECTED_FAULTS = (
     *(name for name in OF_REGISTERS if name not in LEFT_OUT),
     *CHUNK_FAULTS,
