@@ -291,6 +291,24 @@ def test_the_floor(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     store(files, 1000)
 
 
+def test_room_that_somebody_made_ends_it(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal counts for a while, so that a peer at its limit does not say one thing after the other; but not once there
+    is room for another segment that was not there then: such a peer healed half a minute later than it could."""
+    files = opened(
+        limits=Limits(floor=100 * MIB, smallest=MIB, largest=MIB, least=512 * KIB),
+        space_every_s=0,
+        full_for_s=1e9,
+    )
+    free = 99 * MIB
+    monkeypatch.setattr(files._files, "free_bytes", lambda: free)
+    with pytest.raises(Full, match="floor"):
+        store(files, 1000)
+    assert files.full
+    free = 101 * MIB
+    assert not files.full
+    store(files, 1000)
+
+
 def test_segments_do_not_outrun_the_measure_of_space(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free space is measured anew after each segment: a fast disk took the floor's 64 MiB between two looks a second."""
     limits = Limits(floor=8 * MIB, smallest=MIB, largest=MIB, least=512 * KIB)

@@ -62,7 +62,11 @@ class ChunkFiles:
         self._chores = threading.Condition(self._lock)  # the housekeeping thread waits on it
         self._machine = Segments(self._options.limits)
         self._space_known_at = float("-inf")
-        self._refused = float("-inf"), ""  # when a chunk was last refused for want of room, and why
+        self._refused = (
+            float("-inf"),
+            "",
+            0,
+        )  # when a chunk was last refused for want of room, why, and what was free
         self._busy = False  # the housekeeping thread executes operations
         self._patient = False  # it waits for a batch of punches to fill, and will look by itself
         self._flush = 0  # flushes asked for
@@ -167,7 +171,8 @@ class ChunkFiles:
         try:
             extent = self._allocate(length)
         except Full as error:
-            self._refused = time.monotonic(), str(error)
+            with self._lock:
+                self._refused = time.monotonic(), str(error), self._machine.stats.free_bytes
             raise
         try:
             fd = self._files.writable(extent.segment)
@@ -408,5 +413,7 @@ class ChunkFiles:
             least = self._machine.limits.least
             if why := self._machine.no_room(least, least):
                 return why
-        at_s, why = self._refused
+        at_s, why, free_then = self._refused
+        if free_bytes >= free_then + least:
+            return None  # somebody made room since
         return why if time.monotonic() - at_s < self._options.full_for_s else None
