@@ -7,9 +7,12 @@ with what was decided. Where the ring holds data that is a joint epoch: the join
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import random
 import secrets
 import socket
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 
 from peer.config import PeerConfig
@@ -32,6 +35,7 @@ JOIN_FOR_S = 30.0
 JOIN_PAUSE_S = 0.3
 JOIN_CALL_S = 15.0
 SEED_CALL_S = 2.0
+ASKED_MOST = 64
 _LATER = ("ServiceUnavailable", "OutcomeUnknown", "ChangeUnderWay")
 """Answers to a joiner after which it asks again; another seed may know by then that it was admitted."""
 
@@ -93,12 +97,17 @@ async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "
     loop = asyncio.get_running_loop()
     until_s = loop.time() + JOIN_FOR_S
     said: dict[str, str] = {}
+    instead = (former or config.replace, bool(former))
     while True:
         for host, port in seeds:
-            epoch = await _ask(peers, host, port, member, (former or config.replace, bool(former)), said)
+            left_s = until_s - loop.time()
+            if left_s <= 0:
+                break
+            epoch = await _ask(peers, host, port, member, instead, min(left_s, JOIN_CALL_S), said)
             if epoch is not None:
                 return epoch
-        if loop.time() > until_s:
+        random.shuffle(seeds)  # so that none is asked last, after those that keep silent, every time
+        if loop.time() >= until_s:
             story = "; ".join(f"{seed}: {why}" for seed, why in said.items())
             raise Unavailable(
                 f"no seed admitted this peer within {JOIN_FOR_S:g} s ({story}); is one running there?"
@@ -107,14 +116,14 @@ async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "
 
 
 async def _ask(
-    peers: Peers, host: str, port: int, member: Member, instead: tuple[str, bool], said: dict[str, str]
-) -> Epoch | None:
+    peers: Peers, host: str, port: int, member: Member, instead: tuple[str, bool], within_s: float, said: dict[str, str]
+) -> Epoch | None:  # fmt: skip
     """One seed's answer: the epoch that admits us, or None and a word in `said`. `instead`: of whom, "" for nobody, and
     whether we were that one. Raises StartupError when refused."""
     seed = f"{host}:{port}"
     try:
         message = (JOIN, 0, FORMAT_LEVEL, _pack_member(member), *instead)
-        reply = await peers.call_address(host, port, message, JOIN_CALL_S)
+        reply = await peers.call_address(host, port, message, within_s)
     except Refused as error:
         raise StartupError(f"{seed} refused this peer: {error}") from error
     except (AtollError, OSError) as error:
@@ -168,31 +177,56 @@ class LeftOut(AtollError):
 
 
 async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
-    """A peer that starts again asks the members it remembers whether it still is one, until somebody answers.
+    """A peer that starts again asks the members it remembers whether it still is one: all at once, until somebody knows of
+    a newer ring, most have answered, or 2 s are over.
 
     Raises LeftOut, and StartupError if all who answer refuse this peer because its ring is not theirs. Silence is no reason
     to stay down: should it be out, it will hear of that.
     """
-    newest = epoch
-    answered, refused = False, ""
-    for member in epoch.everybody:
-        if member.id == me or newest is not epoch:
-            continue
-        try:
-            reply = await peers.call_address(member.host, member.peer_port, (EPOCH_GET, 0), SEED_CALL_S)
-            answered = True
-            if reply[0] == OK:
-                newest = max(newest, Epoch.decode(reply[1]), key=lambda one: one.order)
-        except Refused as error:
-            refused = str(error) if error.code in _OTHER_RING else refused
-        except (AtollError, OSError, ValueError):
-            continue
+    others = [member for member in epoch.everybody if member.id != me]
+    others = random.sample(others, min(len(others), ASKED_MOST))
+    newest, answered, refused = epoch, 0, ""
+    calls = [peers.call_address(one.host, one.peer_port, (EPOCH_GET, 0), SEED_CALL_S) for one in others]
+    async with contextlib.aclosing(_as_they_come(calls, SEED_CALL_S)) as replies:
+        async for reply in replies:
+            if isinstance(reply, Refused) and reply.code in _OTHER_RING:
+                refused = str(reply)
+            if isinstance(reply, Exception):
+                continue
+            answered += 1
+            with contextlib.suppress(ValueError):
+                if reply[0] == OK:
+                    newest = max(newest, Epoch.decode(reply[1]), key=lambda one: one.order)
+            if newest is not epoch or 2 * answered > len(others):
+                break
     if refused and not answered:
         raise StartupError(
             f"{refused}; find out which peers are in the right ring, and start this one on an empty directory with --join"
         )
     if newest.kind == "final" and newest.member(me) is None:
         raise LeftOut(newest, newest.generation > epoch.generation)
+
+
+async def _as_they_come(
+    calls: Iterable[Coroutine[Any, Any, Any]], within_s: float
+) -> AsyncGenerator[Any, None]:
+    """The results of these, made at once, in the order in which they come, for so long; AtollErrors and OSErrors among
+    them. What is under way in the end is cancelled."""
+    tasks = {asyncio.ensure_future(call) for call in calls}
+    pending, loop = tasks, asyncio.get_running_loop()
+    until_s = loop.time() + within_s
+    try:
+        while pending and (left_s := until_s - loop.time()) > 0:
+            done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is not None and not isinstance(error, AtollError | OSError | ValueError):
+                    raise error
+                yield error or task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def admit(

@@ -117,13 +117,14 @@ class Peers:
             route.dialling = self._loop.create_task(self._dial(member_id, route), name=f"dial {member_id}")
 
     async def call_address(self, host: str, port: int, message: Message, deadline_s: float) -> list[Any]:
-        """One call to whoever answers at an address, for joining. Raises AtollError as `done` gets it.
+        """One call to whoever answers at an address, for joining; who does not even greet is given up after DIAL_TIMEOUT_S.
+        Raises AtollError as `done` gets it.
 
         Refused with code Self means that the address is this peer's own.
         """
         deadline = self._loop.time() + deadline_s
         found = (n for n in self._links if n.address == (host, port) and not n.dead)
-        link = next(found, None) or await self._open_to((host, port), "", deadline_s)
+        link = next(found, None) or await self._open_to((host, port), "", min(DIAL_TIMEOUT_S, deadline_s))
         answer: asyncio.Future[list[Any] | AtollError] = self._loop.create_future()
         link.call(message, deadline, lambda result: None if answer.done() else answer.set_result(result))
         try:
