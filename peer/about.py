@@ -32,6 +32,7 @@ def about(peer: Peer) -> dict[str, Any]:
         },
         "healing": peer.healing.info(),
         "condition": peer.vitals.info(),
+        "damage": peer.damage,
         "used_bytes": files.get("live_bytes", 0),
         "full": full_disk(peer.files.full, peer.rows.roomy),
     }

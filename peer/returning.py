@@ -1,13 +1,14 @@
 """How a peer that lost its memory comes back: by itself, under a new id, in the place of its former one (architecture §5).
 
 With its database a peer loses its promises, so its former id never votes again. What it still has are its segments, the
-cluster's key, its options (`peer.json`) and where the others are (`cluster.json`, written anew whenever the ring changes).
+cluster's key, its options (`peer.json`), where the others are, and its zone and weight in the ring (`cluster.json`, written
+anew whenever the ring changes).
 The same way come back: one whose directory is an old copy, one that was removed while it was away or out of reach, and one
 that an operator's override left out (a lower generation).
 
 W1  The new id is durable (`return.json`) before anybody is asked to admit it, so that a start after a crash goes on with it.
 W2  Nothing is taken away before the ring admits it: that needs a majority, from which its registers are merged. Its former
-    database is only put aside then (`lost/`), until the ring is final without the former id. After an override it stays
+    database is only put aside then (`rows/lost/`), until the ring is final without the former id. After an override it stays
     there: it may hold what nobody else has, and `atoll recover export` reads it.
 W3  A former id that still answers somewhere is not replaced (`entry.admit`): a copied directory makes no second peer of one.
 W4  A directory without `peer.json` has lost nothing: a disk that is not mounted yet is no amnesiac.
@@ -16,11 +17,13 @@ W4  A directory without `peer.json` has lost nothing: a disk that is not mounted
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from peer.config import PEER_FILE, PeerConfig, damaged_message
@@ -30,7 +33,7 @@ from peer.replication import meta
 from peer.replication.agreement.epochs import writes_of
 from peer.rpc.hello import Hello
 from peer.rpc.peers import Peers
-from peer.storage.datadir import CLUSTER_FILE, LOST, RETURN_FILE, DataDir
+from peer.storage.datadir import CLUSTER_FILE, RETURN_FILE, DataDir
 from peer.storage.durable import sync_directory
 from peer.storage.sqlite import SqliteRows
 from ring.epoch import Epoch
@@ -114,8 +117,8 @@ async def come_back(
     Raises StartupError when refused, or when nothing says where the cluster is.
     """
     back = _begin(directory, keep=keep)
-    cluster_id, seeds = _cluster(directory)
-    asked = replace(config, found=False, join=tuple(dict.fromkeys((*config.join, *seeds))))
+    known = _cluster(directory)
+    asked = replace(config, found=False, join=tuple(dict.fromkeys((*config.join, *known.seeds))))
     if not asked.join:
         raise StartupError(
             f"{why}, and nothing in {directory.path} says where the other peers of its cluster are: name one with --join"
@@ -126,7 +129,11 @@ async def come_back(
         why, back.id, back.former,
     )  # fmt: skip
     member = member_of(asked, back.id, directory.total_bytes)
-    peers = Peers(lambda: Hello(cluster_id, "", 0, FORMAT_LEVEL, 0), key, _answer_nothing, lambda _: None)
+    if known.weight:
+        member = replace(member, zone=known.zone, weight=known.weight)
+    peers = Peers(
+        lambda: Hello(known.cluster_id, "", 0, FORMAT_LEVEL, 0), key, _answer_nothing, lambda _: None
+    )
     try:
         epoch = await _admitted(asked, member, peers, back.former)
     finally:
@@ -159,12 +166,22 @@ def _answer_nothing(sender: str, message: list[Any], reply: Callable[[Any], None
 
 
 async def _exchange(directory: DataDir, back: Return, epoch: Epoch) -> None:
-    """Put the former database aside, and one that knows the new id and the ring into its place (W2). A crash leaves the one,
-    the other, or none, which is as good as the one."""
-    rows, fresh = directory.rows_path.parent, directory.path / "rows.new"
+    """Put the former database aside, and one that knows the new id and the ring into its place (W2); all within `rows/`,
+    which may be a disk of its own. A crash leaves the one, the other, or none, which is as good as the one."""
+    place = directory.rows_path
+    fresh = place.parent / "new"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    database = SqliteRows(fresh / directory.rows_path.name, asyncio.get_running_loop())
+    await _write_fresh(fresh / place.name, back, epoch)
+    _put_aside(place, directory.lost_path)
+    for file in sorted(fresh.iterdir(), reverse=True):  # a log before its database
+        file.rename(place.parent / file.name)
+        sync_directory(place.parent)
+    fresh.rmdir()
+
+
+async def _write_fresh(place: Path, back: Return, epoch: Epoch) -> None:
+    database = SqliteRows(place, asyncio.get_running_loop())
     try:
         done = asyncio.get_running_loop().create_future()
         merged = meta.write(_MERGED, epoch.generation.to_bytes(8, "big"))
@@ -175,39 +192,71 @@ async def _exchange(directory: DataDir, back: Return, epoch: Epoch) -> None:
             raise error
     finally:
         database.close()
-    aside = directory.path / LOST
-    if (aside / rows.name).exists() or not any(
-        rows.iterdir()
-    ):  # of an earlier loss, and worth more than what came since
-        shutil.rmtree(rows, ignore_errors=True)
-    else:
-        aside.mkdir(mode=0o700, exist_ok=True)
-        rows.rename(aside / rows.name)
-        sync_directory(aside)
-    fresh.rename(rows)
-    sync_directory(directory.path)
+
+
+def _put_aside(place: Path, aside: Path) -> None:
+    """Move a database to `aside`/rows. It goes before its logs: without them it would be an old copy of itself, and be
+    started as that. What a crash cut short is gone on with, as `aside` appears when all of it is there."""
+    rows, moving = place.parent, aside.with_name(f"{aside.name}.new")
+    files = sorted(rows.glob(f"{place.name}*"))
+    if aside.exists():  # of an earlier loss, and worth more than what came since
+        for file in files:
+            file.unlink()
+            sync_directory(rows)
+        shutil.rmtree(moving, ignore_errors=True)
+    elif files or moving.exists():
+        (moving / "rows").mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in files:
+            file.rename(moving / "rows" / file.name)
+            sync_directory(moving / "rows")
+            sync_directory(rows)
+        sync_directory(moving)
+        moving.rename(aside)
+        sync_directory(rows)
 
 
 # --- what is kept for it, outside the database
 
 
-def _cluster(directory: DataDir) -> tuple[str, list[tuple[str, int]]]:
-    """Cluster id and peers' addresses of DIR/cluster.json; "" and nothing without one."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What DIR/cluster.json holds: the cluster's id, where other peers are, and the zone and weight this one had when it was
+    last in the ring, which `atoll node set` may have given it; "" and 0 if it never was."""
+
+    cluster_id: str
+    seeds: tuple[tuple[str, int], ...]
+    zone: str = ""
+    weight: int = 0
+
+
+def _cluster(directory: DataDir) -> _Known:
+    """Raises StartupError for a damaged file."""
     kept = directory.read_json(CLUSTER_FILE)
     if kept is None:
-        return "", []
+        return _Known("", ())
     try:
-        return str(kept["id"]), [(str(host), int(port)) for host, port in kept["peers"]]
-    except (TypeError, KeyError, ValueError):
+        seeds = tuple((str(host), int(port)) for host, port in kept["peers"])
+        return _Known(str(kept["id"]), seeds, str(kept.get("zone", "")), int(kept.get("weight", 0)))
+    except (AttributeError, TypeError, KeyError, ValueError):
         raise StartupError(
             f"{directory.path / CLUSTER_FILE} is damaged: remove it, and name a peer with --join"
         ) from None
 
 
 def note_cluster(directory: DataDir, me: str, epoch: Epoch) -> None:
-    """Keep where the others are. Raises OSError."""
+    """Keep where the others are, and what this peer is in the ring, or was. Raises OSError."""
     peers = [[one.host, one.peer_port] for one in epoch.everybody if one.id != me][:SEEDS_KEPT]
-    directory.write_json(CLUSTER_FILE, {"id": epoch.cluster_id, "peers": peers})
+    own = epoch.member(me)
+    if own is not None:
+        zone, weight = own.zone, own.weight
+    else:
+        zone, weight = "", 0
+        with contextlib.suppress(StartupError):  # damaged: written anew
+            before = _cluster(directory)
+            zone, weight = before.zone, before.weight
+    directory.write_json(
+        CLUSTER_FILE, {"id": epoch.cluster_id, "peers": peers, "zone": zone, "weight": weight}
+    )
 
 
 def _finish(directory: DataDir, me: str, epoch: Epoch) -> None:
@@ -219,10 +268,10 @@ def _finish(directory: DataDir, me: str, epoch: Epoch) -> None:
     if back.keep:
         log.warning(
             "%s holds the registers this peer had before the override; `atoll recover export` reads what only it had. Remove"
-            " it when it is not needed", directory.path / LOST,
+            " it when it is not needed", directory.lost_path,
         )  # fmt: skip
     else:
-        shutil.rmtree(directory.path / LOST, ignore_errors=True)
+        shutil.rmtree(directory.lost_path, ignore_errors=True)
     (directory.path / RETURN_FILE).unlink()
 
 

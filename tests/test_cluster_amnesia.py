@@ -67,7 +67,7 @@ def back(world: ClusterWorld, peer: int, old: str) -> None:
     audit(world, everyone)
     directory = world.place(peer).directory
     wait_until(lambda: not (directory / "return.json").exists(), "its return is over")
-    assert not (directory / "lost").exists()
+    assert not (directory / "rows" / "lost").exists()
 
 
 def delete(path: Path) -> None:
@@ -166,6 +166,8 @@ def test_what_a_damaged_database_still_gives(tmp_path: Path) -> None:
         )
         world.wait_ready(1)
         assert world.running(1) and node_of(world, "peer-2")["id"] == old
+        codes = lambda: [reason["code"] for reason in world.json_of("/v1/cluster")["reasons"]]  # noqa: E731
+        wait_until(lambda: "database_damaged" in codes(), "status says so", ENDS_S)
         world.start(2)
         wait_until(
             lambda: node_of(world, "peer-2").get("id") not in (old, None), "it is another member", ENDS_S
@@ -216,7 +218,7 @@ def test_a_copy_of_a_living_peer_is_refused(tmp_path: Path) -> None:
             )  # fmt: skip
             assert ran.returncode == 1
             assert f"{old}, which it was before, is alive at" in ran.stderr.splitlines()[-1]
-        assert not (copy / "lost").exists()
+        assert not (copy / "rows" / "lost").exists()
         wait_settled(world, [0, 1, 2], 3)
         assert node_of(world, "peer-2")["id"] == old
         check(world, 1)
@@ -310,7 +312,13 @@ def test_the_lost_ones_return_after_an_override(tmp_path: Path) -> None:
         world.kill_all()
         kept = world.place(2).directory
         ran = world.atoll(
-            "recover", "export", "--data", str(kept / "lost"), "--data", str(kept), str(tmp_path / "out")
+            "recover",
+            "export",
+            "--data",
+            str(kept / "rows" / "lost"),
+            "--data",
+            str(kept),
+            str(tmp_path / "out"),
         )
         assert ran.returncode == 0, ran.stderr
         assert (tmp_path / "out" / "kept" / "old" / "1").read_bytes() == content(1, SIZES[1])

@@ -1,7 +1,9 @@
-"""What ails a peer that answers: its disk is full, read-only or slow, or its event loop stood still. A sentence for each.
+"""What ails a peer that answers: its database is damaged, its disk full, read-only or slow, or its event loop stood still. A
+sentence for each.
 
-A disk that takes no (more) writes is a **reason** why the cluster is degraded: what is written misses a copy there. A slow
-one, or a loop that stood still, is a **warning**: it costs time, which the others keep from clients, and no copy.
+A damaged database, or a disk that takes no (more) writes, is a **reason** why the cluster is degraded: copies are missing
+there. A slow one, or a loop that stood still, is a **warning**: it costs time, which the others keep from clients, and no
+copy.
 """
 
 from __future__ import annotations
@@ -17,9 +19,15 @@ LEAST_TOLD_S = 1.0
 
 
 def reasons(told: Iterable[Told]) -> list[Sentence]:
-    """Of peers that take no writes."""
+    """Of peers that take no writes, or lack some of what they hold."""
     found = []
     for name, info, flags in told:
+        if why := info.get("damage"):
+            message = (
+                f"{name}: its database is damaged ({why}); it serves what that still gives, and comes back under a new id as"
+                " soon as the others can do without it"
+            )
+            found.append(_sentence("database_damaged", name, message))
         why = info.get("full")
         if why or (why is None and "full" in flags):
             message = f"{name} is short of space: {why or 'it said so in gossip'}; free some there"

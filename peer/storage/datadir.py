@@ -31,10 +31,9 @@ KEY_FILE = "cluster.key"
 ROOT_FILE = "root.json"
 CLUSTER_FILE = "cluster.json"
 RETURN_FILE = "return.json"
-LOST = "lost"
 
 _OURS = {
-    PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, CLUSTER_FILE, RETURN_FILE, LOST, "rows", "segments", "ballast",
+    PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, CLUSTER_FILE, RETURN_FILE, "rows", "segments", "ballast",
 }  # fmt: skip
 _HARMLESS = {"lost+found"}
 _REMEDIES = {
@@ -126,6 +125,11 @@ class DataDir:
     def rows_path(self) -> Path:
         """The metadata database."""
         return self.path / "rows" / "atoll.db"
+
+    @property
+    def lost_path(self) -> Path:
+        """Where a former database is put aside, as `rows/` of that directory: on the disk it is on."""
+        return self.path / "rows" / "lost"
 
     @property
     def segments_path(self) -> Path:
