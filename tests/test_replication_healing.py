@@ -364,6 +364,10 @@ def test_what_was_gained_is_fetched_first_and_counts_until_it_is_here() -> None:
         assert worker.fetching > 0, "before it has looked at the ring"
         mine = sum(d.id in whole.table.owners(partition) for partition in range(1 << POWER))
         await worker.step()
+        left = worker.fetching
+        assert left > 0
+        told[0] = replace(whole, number=whole.number + 1)
+        assert worker.fetching > 0
         while worker.fetching:
             worker.returned(a.id)
             await worker.step()

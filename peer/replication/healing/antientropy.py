@@ -202,7 +202,7 @@ class AntiEntropy(Worker):
         before = self._seen
         self._seen = epoch
         self.try_again()  # what failed was the change itself: who was asked knew of it already, or did not yet
-        still = {p for task in self._tasks if task.gained for p in task.partitions}
+        still = {(task.member, p) for task in self._tasks if task.gained for p in task.partitions}
         self._tasks.clear()
         members = {member.id for member in epoch.everybody}
         self._unsure = {member: since_s for member, since_s in self._unsure.items() if member in members}
@@ -217,10 +217,9 @@ class AntiEntropy(Worker):
             for member in self._former(partition):
                 wanted.setdefault(member, []).append(partition)
             old = self._old(epoch, partition) or (before.table.owners(partition) if before else owners)
-            if partition in still or self._me not in old:
-                for member in owners:
-                    if member != self._me:
-                        gained.setdefault(member, []).append(partition)
+            for member in owners:
+                if member != self._me and (self._me not in old or (member, partition) in still):
+                    gained.setdefault(member, []).append(partition)
         self._tasks.extend(self._of_chunks(gained, _Task("", 0, [], now, gained=True)))
         self._tasks.extend(self._of_chunks(wanted, _Task("", 0, [], now, former=True)))
         self.detail["fetching"] = self.fetching
