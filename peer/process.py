@@ -18,6 +18,7 @@ from peer.about import about
 from peer.api.cluster import ClusterView
 from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
+from peer.api.events import Events
 from peer.api.ringadmin import RingAdmin
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
@@ -136,6 +137,7 @@ class Peer:
         workers = WorkersView(self.replica, self.healing.workers, view)
         self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**self.config.limits))
         self.context.ring = RingAdmin(self.replica, view)
+        self.events = self.context.events = Events(view, workers)
         self.api = ApiServer(self.context)
         self.s3 = UnbuiltS3()
 
@@ -278,6 +280,7 @@ class Peer:
     def _tell_flags(self, flags: frozenset[str]) -> None:
         if self.membership is not None:
             self.membership.update(flags=flags)
+            self.events.member(self.membership.members()[0])
         self._note_hampered(self.me, flags)
 
     def _note_hampered(self, member: str, flags: frozenset[str]) -> None:
@@ -317,6 +320,7 @@ class Peer:
     async def stop(self) -> None:
         """Stop answering, then let go of everything. Nothing acknowledged is lost by skipping any of it."""
         await self.s3.stop()
+        self.events.close()  # who listens is not waited for
         await self.api.stop()
         if self.membership is not None:
             await self.membership.stop(leave=not self.membership.superseded)
@@ -373,6 +377,7 @@ class Peer:
 
     def _on_change(self, view: MemberView) -> None:
         self._note_hampered(view.id, view.flags)
+        self.events.member(view)
         if view.state == "alive":
             self.peers.heard_of(view.id)
         self.healing.heard(view.id, view.state, view.boot)
@@ -383,6 +388,7 @@ class Peer:
     def _on_epoch(self, epoch: Epoch) -> None:
         self._ring_changed.set()
         self.healing.ring_changed(epoch)
+        self.events.epoch(epoch)
         if self.membership is not None:
             self.membership.update(epoch=epoch.order)
             self._meet(self.membership, epoch)

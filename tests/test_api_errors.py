@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.api.server import ROUTES
+from peer.api.server import EVENTS, ROUTES
 from tests.cluster_world import Answer, ClusterWorld
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "PROPFIND")
@@ -82,7 +82,7 @@ def test_open_paths(cluster: ClusterWorld) -> None:
 @pytest.mark.parametrize("route", ROUTES)
 def test_methods(cluster: ClusterWorld, bucket: str, route: str) -> None:
     """Goal: every route answers the methods it lists, and 405 with Allow to every other."""
-    path = concrete(route, bucket)
+    path = concrete(route, bucket) + ("?types=none" if route == EVENTS else "")  # or it would never end
     for method in METHODS:
         answer = cluster.call(method, path, b"" if method in ("PUT", "POST") else None)
         if method in ROUTES[route]:

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,6 +55,14 @@ class Workers(Protocol):
     async def command(self, verb: str, worker: str, node: str | None, value: float) -> dict[str, Any]: ...
 
 
+class Events(Protocol):
+    """What happens in the cluster (peer.api.events.Events)."""
+
+    def subscribe(self, types: Collection[str]) -> Any: ...
+    def leave(self, one: Any) -> None: ...
+    def close(self) -> None: ...
+
+
 class Ring(Protocol):
     """Changes of the ring (peer.api.ringadmin.RingAdmin)."""
 
@@ -93,6 +101,7 @@ class Context:
     workers: Workers
     limits: Limits = field(default_factory=Limits)
     ring: Ring = field(init=False)
+    events: Events = field(init=False)
     counts: dict[str, int] = field(default_factory=dict)
     transfers: dict[Transfer, None] = field(default_factory=dict)
     _secret: tuple[Any, bytes] = (None, b"")

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
 
-from . import buckets_api, cluster_api, objects_api
+from . import buckets_api, cluster_api, events, objects_api
 from .context import Call, Context
 from .http import RangeNotSatisfiable, decode_name, decode_segment, error_body, parse_query
 from .protocol import HttpServer
@@ -22,6 +22,7 @@ from .protocol import HttpServer
 log = logging.getLogger(__name__)
 
 BUCKETS = "/v1/buckets"
+EVENTS = "/v1/events"
 RETRY_AFTER_S = "1"
 SWEEP_S = 0.25
 READ_BUFFER_BYTES = 64 * 1024
@@ -53,6 +54,7 @@ FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/v1/cluster/ring/lookup": cluster_api.lookup,
     "/v1/cluster/epochs": cluster_api.epochs,
     "/v1/cluster/workers": cluster_api.workers,
+    EVENTS: events.stream,
 }
 LIST_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
     "GET": objects_api.list_bucket,
@@ -196,7 +198,7 @@ class ApiServer:
             return await self._bucket_route(call, raw[len(BUCKETS) + 1 :])
         if raw in FIXED_PATHS:
             self._allow(method, VIEW_METHODS)
-            context.count("views")
+            context.count("events" if raw == EVENTS else "views")
             return await FIXED_PATHS[raw](call)
         if raw in ADMIN_PATHS:
             self._allow(method, ADMIN_METHODS)

@@ -1,0 +1,285 @@
+"""GET /v1/events: what comes first, what comes when something happens, and what is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from peer.api import events as events_module
+from peer.api.events import CLIENTS_MOST, QUEUED_MOST, STATES, TYPES, Events, requests_in
+from peer.errors import Unavailable
+from tests.cluster_tools import content
+from tests.cluster_world import ClusterWorld
+from tests.test_api_openapi import STRICT
+
+WAIT_S = 120.0
+
+
+class Stream:
+    """One client's events."""
+
+    def __init__(self, world: ClusterWorld, peer: int = 0, query: str = "") -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", world.place(peer).api_port, timeout=WAIT_S)
+        self._connection.request("GET", f"/v1/events{query}", headers={"Authorization": world.authorization})
+        self.response = self._connection.getresponse()
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """(type, data), until the stream ends; each is held against its schema."""
+        kind = ""
+        for raw in self.response:
+            line = raw.decode().rstrip("\n")
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                data = json.loads(line.removeprefix("data: "))
+                check(kind, data)
+                yield kind, data
+
+    def until(self, holds: Callable[[str, Any], bool]) -> Any:
+        """The data of the first event for which it holds."""
+        return next(data for kind, data in self if holds(kind, data))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def check(kind: str, data: Any) -> None:
+    """Data are what openapi.json says of this event."""
+    described = STRICT["paths"]["/v1/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    schema = described["x-events"][kind] | {"components": STRICT["components"]}
+    errors = list(Draft202012Validator(schema).iter_errors(data))
+    assert not errors, [f"{kind} {list(error.absolute_path)}: {error.message}" for error in errors[:3]]
+
+
+@contextmanager
+def listening(world: ClusterWorld, peer: int = 0, query: str = "") -> Iterator[Stream]:
+    stream = Stream(world, peer, query)
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+# --- on real peers
+
+
+def test_states_come_first(cluster: ClusterWorld) -> None:
+    """Goal: whoever connects, to any peer, is told every state whole; the headers are those of an event stream."""
+    for peer in range(3):
+        with listening(cluster, peer) as stream:
+            assert stream.response.status == 200
+            assert stream.response.headers["Content-Type"] == "text/event-stream"
+            assert stream.response.headers["x-request-id"]
+            missing = set(STATES)
+            for kind, _ in stream:
+                missing.discard(kind)
+                if not missing:
+                    break
+
+
+def test_only_what_was_asked_for(cluster: ClusterWorld) -> None:
+    """Goal: `types` chooses; what is none is refused, and so is whoever has no key."""
+    with listening(cluster, query="?types=requests") as stream:
+        told = iter(stream)
+        assert {next(told)[0] for _ in range(3)} == {"requests"}
+    assert cluster.call("GET", "/v1/events?types=gossip").code == "InvalidArgument"
+    assert cluster.call("GET", "/v1/events?since=1").code == "InvalidArgument"
+    assert cluster.call("GET", "/v1/events", authorised=False).status == 401
+    assert cluster.call("POST", "/v1/events").status == 405
+
+
+def test_requests_per_second(cluster: ClusterWorld, bucket: str) -> None:
+    """Goal: puts through one peer show as its puts, seen from another one."""
+    with listening(cluster, 0, "?types=requests") as stream:
+        names = {cluster.place(peer).name for peer in range(3)}
+        told = iter(stream)
+        assert {node["name"] for node in next(told)[1]["nodes"]} <= names
+        for number in range(200):
+            for _ in range(5):
+                path = f"/v1/buckets/{bucket}/objects/{number}"
+                assert cluster.call("PUT", path, content(number, 100), peer=1).status == 200
+            _, data = next(told)
+            rates = {node["name"]: node["per_second"] for node in data["nodes"]}
+            if rates.get(cluster.place(1).name, {}).get("PUT", 0) > 0:
+                assert data["all"] > 0
+                return
+        raise AssertionError("no put was counted")
+
+
+def test_a_peer_dies_and_comes_back(tmp_path: Path) -> None:
+    """Goal: its death is told as a happening and in the verdict, its return too; a stream through a peer that is stopped
+    ends at once, and does not hold the stop up."""
+    with ClusterWorld(tmp_path) as world, listening(world) as stream:
+        stream.until(lambda kind, data: kind == "cluster" and data["verdict"] == "healthy")
+        world.kill(2)
+        stream.until(
+            lambda kind, data: kind == "membership" and (data["name"], data["state"]) == ("peer-3", "suspect")
+        )
+        told = stream.until(lambda kind, data: kind == "cluster" and data["verdict"] == "degraded")
+        assert told["reasons"] and not told["redundancy"]["whole"]
+        stream.until(lambda kind, data: kind == "membership" and data["state"] == "dead")
+        world.start(2)
+        stream.until(
+            lambda kind, data: kind == "membership" and (data["name"], data["state"]) == ("peer-3", "alive")
+        )
+        world.signal(0, signal.SIGTERM)
+        for _ in stream:
+            pass
+        assert world.stop(0) == 0
+
+
+def test_the_ring_and_the_workers(tmp_path: Path) -> None:
+    """Goal: another ring and a paused worker are told by a peer that was not asked for them."""
+    with ClusterWorld(tmp_path, 4) as world, listening(world) as stream:
+        stream.until(lambda kind, data: kind == "repair")
+        assert world.call("POST", "/v1/cluster/workers/scrub/pause", peer=1).status == 200
+        stream.until(
+            lambda kind, data: (
+                kind == "repair"
+                and {one["state"] for one in data["workers"] if one["worker"] == "scrub"} == {"paused"}
+            )
+        )
+        assert world.call("POST", "/v1/cluster/nodes/peer-4/drain", peer=1, timeout_s=WAIT_S).status == 200
+        told = stream.until(lambda kind, data: kind == "epoch")
+        assert len(told["members"]) == 4
+
+
+# --- bounds, without sockets
+
+
+class FakeCluster:
+    """What the events look at."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.uptime_s = 100.0
+        self.requests = {"GET": 1000, "status 404": 7}
+        self.verdict = "healthy"
+
+    async def overview(self) -> dict[str, Any]:
+        self.looks += 1
+        node = {
+            "id": "a" * 16,
+            "name": "p1",
+            "state": "alive",
+            "ring": "active",
+            "flags": [],
+            "used_bytes": self.looks,
+        }
+        return {
+            "verdict": self.verdict,
+            "time": self.looks,
+            "peer": {"uptime_s": self.looks},
+            "nodes": [node],
+        }
+
+    async def infos(self) -> dict[str, dict[str, Any]]:
+        return {"a" * 16: {"process": {"uptime_s": self.uptime_s}, "requests": dict(self.requests)}}
+
+    async def listed(self) -> dict[str, Any]:
+        return {"workers": [], "failed": []}
+
+
+def told_in(data: bytes | None) -> list[tuple[str, Any]]:
+    assert data is not None
+    parts = [part.split("\n") for part in data.decode().split("\n\n") if part.startswith("event")]
+    return [(kind.removeprefix("event: "), json.loads(what.removeprefix("data: "))) for kind, what in parts]
+
+
+def with_events(body: Callable[[FakeCluster, Events], Any]) -> None:
+    async def main() -> None:
+        fake = FakeCluster()
+        await body(fake, Events(fake, fake))
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_a_client_is_bounded() -> None:
+    """Goal: a client that does not read costs so many happenings and one of each state; then it is told what it missed."""
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(TYPES)
+        for number in range(QUEUED_MOST + 10):
+            events._tell("epoch", number)
+            events._tell("requests", number)
+        told = told_in(await one.next())
+        assert told[0] == ("lost", {"events": 10})
+        assert [what for kind, what in told if kind == "epoch"] == list(range(10, QUEUED_MOST + 10))
+        assert [what for kind, what in told if kind == "requests"] == [QUEUED_MOST + 9]
+        events._tell("epoch", 1)
+        assert told_in(await one.next()) == [("epoch", 1)]
+        events.leave(one)
+
+    with_events(body)
+
+
+def test_clients_are_bounded_and_nobody_looks_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: one too many is turned away; while nobody listens, nobody is asked; who comes later is told what is known."""
+    monkeypatch.setattr(events_module, "EVERY_S", 0.001)
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        some = [events.subscribe(TYPES) for _ in range(CLIENTS_MOST)]
+        with pytest.raises(Unavailable):
+            events.subscribe(TYPES)
+        await some[0].next()
+        events.leave(some.pop())
+        late = events.subscribe(["cluster"])
+        assert told_in(await late.next())[0][0] == "cluster"
+        for one in (*some, late):
+            events.leave(one)
+        await asyncio.sleep(0.01)
+        looks = fake.looks
+        await asyncio.sleep(0.01)
+        assert fake.looks == looks
+        events._tell("epoch", 1)
+
+    with_events(body)
+
+
+def test_a_state_is_told_when_it_changes() -> None:
+    """Goal: the time, or the bytes used, are no news; a verdict is."""
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(["cluster"])
+        await events.look()
+        assert [kind for kind, _ in told_in(await one.next())] == ["cluster"]
+        await events.look()
+        fake.verdict = "degraded"
+        assert not one._ready.is_set()
+        await events.look()
+        assert told_in(await one.next())[0][1]["verdict"] == "degraded"
+        events.close()
+        assert await one.next() is None
+        events.leave(one)
+
+    with_events(body)
+
+
+def test_rates() -> None:
+    """Goal: by the peer's own clock; a peer that was started anew begins at nothing; what is no request does not count."""
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(["requests"])
+
+        async def rates() -> Any:
+            await events.look()
+            return told_in(await one.next())[-1][1]["nodes"][0]["per_second"]
+
+        assert await rates() == {}
+        fake.uptime_s, fake.requests = 104.0, {"GET": 1100, "PUT": 10, "status 404": 99}
+        assert await rates() == {"GET": 25.0, "PUT": 2.5}
+        fake.uptime_s, fake.requests = 2.0, {"GET": 6}
+        assert await rates() == {"GET": 3.0}
+        events.leave(one)
+
+    with_events(body)
+    assert requests_in({"GET": 1, "status 200": 2, "events": 3, "clients_gone": 4}) == {"GET": 1}
