@@ -1,136 +1,35 @@
-"""The membership on real sockets of the loopback interface, with TCP exchanges replaced by calls."""
+"""Members on real sockets: they meet, die, leave, rotate keys, and tell each other what changes."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from gossip.codec import DATAGRAM_BYTES, encode, pack, unpack
-from gossip.config import Config
+from gossip.codec import encode, pack, unpack
 from gossip.keyring import Keyring
-from gossip.messages import Ack, Packet, Ping
+from gossip.messages import Ack, Ping
 from gossip.record import Record, encode_record
-from peer.datagrams import Datagrams
-from peer.errors import ProtocolError, Refused, StartupError, Unavailable
-from peer.membership import ADDRESSES_MOST, Membership, MemberView
-
-CLUSTER = "c1" * 16
-KEY = bytes(range(32))
-# Ten times faster than life, so that a death takes half a second.
-FAST = Config(
-    probe_interval_s=0.1,
-    probe_timeout_s=0.05,
-    gossip_interval_s=0.02,
-    push_pull_interval_s=1.0,
-    push_pull_timeout_s=1.0,
-    reconnect_interval_s=0.3,
+from peer.errors import StartupError
+from peer.membership import Membership
+from tests.membership_world import (
+    CLUSTER,
+    DEADLINE_S,
+    FAST,
+    KEY,
+    Town,
+    address_of,
+    run,
+    state,
+    three,
+    until,
 )
-DEADLINE_S = 20.0
-
-
-def free_port() -> int:
-    """A UDP port that nobody has, most likely still so in a moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for the condition, for at most DEADLINE_S."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - the conditions are of many kinds
-            await asyncio.sleep(0.005)
-
-
-class Town:
-    """Some members in this process, and the exchanges between them."""
-
-    def __init__(self) -> None:
-        self.members: dict[tuple[str, int], Membership] = {}
-        self.changes: dict[str, list[tuple[str, str]]] = {}
-        self.asked: list[tuple[str, int]] = []
-        self.cut: set[tuple[str, int]] = set()
-
-    async def exchange(self, address: tuple[str, int], payload: bytes, timeout_s: float) -> bytes:
-        self.asked.append(address)
-        member = self.members.get(address)
-        if member is None or address in self.cut:
-            raise Unavailable(f"nobody at {address}")
-        return await member.handle_exchange(payload)
-
-    async def add(self, number: int, *, boot: int = 1, port: int = 0, **options: Any) -> Membership:
-        """Start a member; `options` replace the usual arguments."""
-        port = port or free_port()
-        me = Record(f"{number:016x}", f"peer-{number}", "127.0.0.1", port, 7400, 7401, boot, 0, "0.1.0", 1)
-        heard = self.changes.setdefault(me.id, [])
-
-        def on_change(view: MemberView) -> None:
-            heard.append((view.id, view.state))
-
-        arguments: dict[str, Any] = {
-            "host": "127.0.0.1",
-            "port": port,
-            "keyring": [KEY],
-            "cluster_id": CLUSTER,
-            "exchange": self.exchange,
-            "on_change": on_change,
-            "rng": random.Random(number),
-            "config": FAST,
-        }
-        membership = Membership(me, **{**arguments, **options})
-        await membership.start()
-        self.members["127.0.0.1", port] = membership
-        return membership
-
-    async def crash(self, membership: Membership) -> None:
-        """Gone without a word."""
-        self.members = {address: other for address, other in self.members.items() if other is not membership}
-        await membership.stop(leave=False)
-
-
-def run(story: Callable[[Town], Awaitable[None]]) -> None:
-    async def main() -> None:
-        town = Town()
-        try:
-            await story(town)
-        finally:
-            for membership in town.members.values():
-                await membership.stop(leave=False)
-
-    asyncio.run(main())
-
-
-def address_of(membership: Membership) -> tuple[str, int]:
-    me = membership.members()[0]
-    return me.host, me.peer_port
-
-
-def state(membership: Membership, number: int) -> str:
-    view = membership.get(f"{number:016x}")
-    return "unknown" if view is None else view.state
-
-
-async def three(town: Town) -> list[Membership]:
-    first = await town.add(1)
-    others = [await town.add(2), await town.add(3)]
-    for other in others:
-        assert await other.join([address_of(first)]) == 1
-    everyone = [first, *others]
-    await until(lambda: all(len(m.members()) == 3 for m in everyone))
-    return everyone
 
 
 def test_three_members_meet_through_one_seed() -> None:
@@ -207,51 +106,6 @@ def test_updates_reach_everyone() -> None:
     run(story)
 
 
-def test_strangers_and_other_clusters_are_dropped_and_counted() -> None:
-    """Goal: nothing sealed with another key or for another cluster, and no noise, has any effect."""
-
-    async def story(town: Town) -> None:
-        member = await town.add(1)
-        stranger = Record("f" * 16, "stranger", "127.0.0.1", 9, 0, 0, 1, 0, "0", 1)
-        body = pack(stranger.id, [encode(Ping(1, f"{1:016x}"))])
-        entropy = random.Random(5).randbytes
-        datagrams = [
-            b"",
-            b"noise",
-            os.urandom(1500),
-            body,
-            Keyring([bytes(32)], CLUSTER, entropy).seal(body),
-            Keyring([KEY], "d2" * 16, entropy).seal(body),
-            Keyring([KEY], CLUSTER, entropy).seal(b"\x93\x01\x02\x03"),
-        ]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            for datagram in datagrams:
-                sender.sendto(datagram, address_of(member))
-        await until(lambda: member.stats().get("packets_in", 0) == len(datagrams))
-        stats = member.stats()
-        assert (stats["strangers"], stats["malformed"], stats["known"]) == (6, 1, 0)
-        assert stats.get("packets_out", 0) == 0
-
-    run(story)
-
-
-def test_bad_exchanges_are_refused() -> None:
-    """Goal: an exchange from another cluster or of nonsense raises the wire's typed errors only."""
-
-    async def story(town: Town) -> None:
-        member = await town.add(1)
-        other = await town.add(2, cluster_id="d2" * 16)
-        with pytest.raises(Refused):
-            await member.handle_exchange(other._swim.join_request(time.monotonic()))
-        with pytest.raises(ProtocolError):
-            await member.handle_exchange(b"\xc1")
-        assert await other.join([address_of(member)]) == 0
-        assert len(member.members()) == 1
-        assert member.stats()["strangers"] == 2
-
-    run(story)
-
-
 def test_the_key_rotates_without_a_gap() -> None:
     """Goal: members that seal with different keys of one ring hear each other; a removed key is strange."""
 
@@ -286,114 +140,6 @@ def test_a_port_in_use_is_named() -> None:
         port = address_of(member)[1]
         with pytest.raises(StartupError, match=rf"UDP port {port} .*--peer-port"):
             await town.add(2, port=port)
-
-    run(story)
-
-
-def test_seeds_are_resolved_anew_until_one_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: a lone member keeps asking its seeds, by name, and joins when a seed has moved and answers."""
-
-    async def story(town: Town) -> None:
-        loop = asyncio.get_running_loop()
-        real = loop.getaddrinfo
-        where: list[tuple[str, int]] = [("127.0.0.1", free_port())]
-        lookups = 0
-
-        async def resolve(host: str, port: int, **options: Any) -> Any:
-            nonlocal lookups
-            if host != "seed.example":
-                return await real(host, port, **options)
-            lookups += 1
-            return await real(*where[0], **options)
-
-        monkeypatch.setattr(loop, "getaddrinfo", resolve)
-        member = await town.add(1)
-        assert await member.join([("seed.example", 7402)]) == 0
-        await until(lambda: lookups >= 2)
-        seed = await town.add(2)
-        where[0] = address_of(seed)
-        await until(lambda: state(member, 2) == "alive")
-
-    run(story)
-
-
-def test_remembered_addresses_come_before_the_seeds() -> None:
-    """Goal: a seed is asked only when no remembered address answers."""
-
-    async def story(town: Town) -> None:
-        first, second, third = await town.add(1), await town.add(2), await town.add(3)
-        assert await third.join([address_of(second)], [address_of(first)]) == 1
-        assert address_of(second) not in town.asked
-        town.cut.add(address_of(first))
-        fourth = await town.add(4)
-        assert await fourth.join([address_of(third)], [address_of(first)]) == 1
-
-    run(story)
-
-
-def test_members_that_all_start_alone_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: remembered addresses and seeds that answered nobody at first are tried until they do."""
-    monkeypatch.setattr("peer.membership.ALONE_FIRST_S", 0.02)
-    monkeypatch.setattr("peer.membership.ALONE_LAST_S", 0.1)
-
-    async def story(town: Town) -> None:
-        everyone = [await town.add(1), await town.add(2), await town.add(3)]
-        addresses = [address_of(member) for member in everyone]
-        town.cut.update(addresses)
-        for member in everyone[:2]:
-            others = [address for address in addresses if address != address_of(member)]
-            assert await member.join((), others) == 0
-        assert await everyone[2].join([addresses[0]]) == 0
-        tried = len(town.asked)
-        await until(lambda: len(town.asked) > tried + 12)
-        assert all(len(member.members()) == 1 for member in everyone)
-        town.cut.clear()
-        await until(lambda: all(state(m, n) == "alive" for m in everyone for n in (1, 2, 3)))
-
-    run(story)
-
-
-def test_of_many_remembered_addresses_each_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: the one of 100 remembered addresses where somebody answers is found, a few at a time."""
-    monkeypatch.setattr("peer.membership.ALONE_FIRST_S", 0.01)
-    monkeypatch.setattr("peer.membership.ALONE_LAST_S", 0.02)
-
-    async def story(town: Town) -> None:
-        first, second = await town.add(1), await town.add(2)
-        nobody = [("127.0.0.2", port) for port in range(10_000, 10_099)]
-        town.cut.add(address_of(second))
-        assert await first.join((), [*nobody, address_of(second)]) == 0
-        assert len(town.asked) == ADDRESSES_MOST
-        town.cut.clear()
-        await until(lambda: state(first, 2) == "alive")
-
-    run(story)
-
-
-def test_a_cut_off_member_finds_its_way_back() -> None:
-    """Goal: after its network returns, a member that believes all others dead meets them again by itself."""
-
-    async def story(town: Town) -> None:
-        first, second, third = await three(town)
-        cut = address_of(third)
-        real_send = third._datagrams.send
-        real_receive = third._datagrams._receive
-        real_exchange = third._exchange
-
-        async def no_exchange(address: tuple[str, int], payload: bytes, timeout_s: float) -> bytes:
-            raise Unavailable("cut off")
-
-        town.cut.add(cut)
-        third._datagrams.send = lambda address, body: None  # type: ignore[method-assign]
-        third._datagrams._receive = lambda packet, source: None
-        third._exchange = no_exchange
-        await until(lambda: state(first, 3) == "dead" and state(second, 3) == "dead")
-        await until(lambda: state(third, 1) == "dead" and state(third, 2) == "dead")
-        town.cut.clear()
-        third._datagrams.send = real_send  # type: ignore[method-assign]
-        third._datagrams._receive = real_receive
-        third._exchange = real_exchange
-        await until(lambda: all(state(m, n) == "alive" for m in (first, second, third) for n in (1, 2, 3)))
 
     run(story)
 
@@ -451,36 +197,6 @@ def test_a_late_loop_accuses_nobody() -> None:
     run(story)
 
 
-noise = st.binary(max_size=DATAGRAM_BYTES + 60)
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.one_of(noise, st.tuples(st.booleans(), noise)))
-def test_no_datagram_raises(content: bytes | tuple[bool, bytes]) -> None:
-    """Goal: whatever arrives, open or sealed with our key, is a packet or is dropped and counted."""
-    packets: list[Packet] = []
-    datagrams = Datagrams(Keyring([KEY], CLUSTER, os.urandom), lambda packet, source: packets.append(packet))
-    if isinstance(content, tuple):
-        framed, body = content
-        body = b"\xdc\x00\x03\x01\xc4\x08" + bytes(8) + body if framed else body
-        content = datagrams.keyring.seal(body)
-    datagrams._accept(content, ("127.0.0.1", 9))
-    counters = datagrams.counters
-    assert counters["packets_in"] == 1 and counters["bytes_in"] == len(content)
-    assert len(packets) + counters["strangers"] + counters["malformed"] == 1
-
-
-def test_a_stopped_member_answers_nothing() -> None:
-    """Goal: a stopped member does not look alive over TCP while its process still runs."""
-
-    async def story(town: Town) -> None:
-        first, second = await town.add(1), await town.add(2)
-        await second.stop(leave=False)
-        assert await first.join([address_of(second)]) == 0
-
-    run(story)
-
-
 def test_it_runs_on_uvloop() -> None:
     """Goal: the peer's event loop drives the socket and the timers as the standard one does."""
 
@@ -496,47 +212,6 @@ def test_it_runs_on_uvloop() -> None:
                 await membership.stop(leave=True)
 
     uvloop.run(main())
-
-
-def test_names_of_members_are_resolved() -> None:
-    """Goal: a member that advertises a host name is reached by it."""
-
-    async def story(town: Town) -> None:
-        first = await town.add(1)
-        port = free_port()
-        me = Record(f"{2:016x}", "named", "localhost", port, 0, 0, 1, 0, "0.1.0", 1)
-        town.changes[me.id] = []
-        named = Membership(
-            me,
-            host="127.0.0.1",
-            port=port,
-            keyring=[KEY],
-            cluster_id=CLUSTER,
-            exchange=town.exchange,
-            on_change=lambda view: None,
-            rng=random.Random(2),
-            config=FAST,
-        )
-        await named.start()
-        town.members["localhost", port] = named
-        await named.join([address_of(first)])
-        await until(lambda: state(first, 2) == "alive")
-        probes = first.stats()["probes"]
-        await until(lambda: first.stats()["probes"] > probes + 3)
-        assert state(first, 2) == "alive"
-
-    run(story)
-
-
-def test_layers() -> None:
-    """Goal: the state machine takes clock, randomness and network from outside, and knows no other room."""
-    root = Path(__file__).parent.parent / "gossip"
-    banned = ("import time", "import random", "import socket", "import threading", "import asyncio", "peer")
-    for path in root.glob("*.py"):
-        lines = path.read_text().splitlines()
-        imports = [line for line in lines if line.startswith(("import ", "from "))]
-        for line in imports:
-            assert not any(word in line for word in banned), f"{path.name}: {line}"
 
 
 def test_the_older_of_two_processes_hears_of_it_once() -> None:

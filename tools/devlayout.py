@@ -88,11 +88,7 @@ class Layout:
 
     def credentials(self) -> tuple[str, str]:
         """Root access key and secret. Raises DevError while there is none."""
-        try:
-            document = json.loads(self.credentials_file.read_text())
-            return str(document["access_key"]), str(document["secret_key"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DevError(f"no credentials in {self.credentials_file}: {error}") from None
+        return root_credentials(self.credentials_file)
 
     def place(self, name: str) -> Place:
         """The peer called `name`; a bare number will do. Raises DevError."""
@@ -125,6 +121,15 @@ def load(data: Path) -> Layout | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DevError(f"cannot read {path} ({error}): move {data} away, or repair that file") from None
+
+
+def root_credentials(file: Path) -> tuple[str, str]:
+    """Root access key and secret from a founder's root.json. Raises DevError while there is none."""
+    try:
+        document = json.loads(file.read_text())
+        return str(document["access_key"]), str(document["secret_key"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DevError(f"no credentials in {file}: {error}") from None
 
 
 def settle(data: Path, peers: int | None, port: int | None, replicas: int | None) -> Layout:

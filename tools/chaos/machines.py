@@ -16,7 +16,16 @@ from peer.client.sync import Client
 from tools.chaos.ailments import SlowDisk, make_writable
 from tools.chaos.network import Network
 from tools.devcluster import LAUNCHER
-from tools.devlayout import HOST, DevError, Layout, Place, check_ports, last_words, peer_environment
+from tools.devlayout import (
+    HOST,
+    DevError,
+    Layout,
+    Place,
+    check_ports,
+    last_words,
+    peer_environment,
+    root_credentials,
+)
 
 READY_S = 90.0
 STOP_S = 20.0
@@ -68,7 +77,7 @@ class Machines:
         return Client(urls, access_key=access, secret_key=secret, pin=len(peers) == 1, patience_s=patience_s)
 
     def credentials(self) -> tuple[str, str]:
-        return Layout.credentials(self.layout) if 0 not in self.small else _read_root(self.directory(0))
+        return root_credentials(self.directory(0) / "root.json")
 
     # --- life
 
@@ -108,14 +117,8 @@ class Machines:
         words += ["--garbage-after", f"{GARBAGE_AFTER_S:g}"]
         words += ["--insecure"] if self.network is not None else []
         if peer == 0:
-            return [
-                *words,
-                "--found",
-                "--replicas",
-                str(self.layout.replicas),
-                "--chunk-size",
-                str(self._chunk_bytes),
-            ]
+            replicas, chunk_size = str(self.layout.replicas), str(self._chunk_bytes)
+            return [*words, "--found", "--replicas", replicas, "--chunk-size", chunk_size]
         seed = f"{self.host(0)}:{self.place(0).peer_port}"
         return [*words, "--join", seed, "--cluster-key-file", str(self.directory(0) / "cluster.key")]
 
@@ -169,13 +172,6 @@ class Machines:
         for process in self._processes.values():
             process.wait(STOP_S)
         self._processes.clear()
-
-
-def _read_root(directory: Path) -> tuple[str, str]:
-    import json
-
-    document = json.loads((directory / "root.json").read_text())
-    return str(document["access_key"]), str(document["secret_key"])
 
 
 class NoDisk(Exception):
