@@ -97,7 +97,9 @@ def test_of_many_remembered_addresses_each_has_its_turn(monkeypatch: pytest.Monk
         town.cut.add(address_of(second))
         assert await first.join((), [*nobody, address_of(second)]) == 0
         assert len(town.asked) == ADDRESSES_MOST
-        monkeypatch.setattr("peer.membership.ALONE_LAST_S", 0.02)  # only now, or it has asked more on a busy machine
+        monkeypatch.setattr(
+            "peer.membership.ALONE_LAST_S", 0.02
+        )  # only now, or it has asked more on a busy machine
         town.cut.clear()
         await until(lambda: state(first, 2) == "alive")
 
