@@ -29,6 +29,9 @@ POLL_S = 0.5
 STALLED_S = 10.0
 """A backlog that has not become smaller for so long does not fall all the time."""
 
+KNOWN_S = 3.0
+"""After the removal, until every peer knows what it has to do: the backlog grows before it falls."""
+
 Say = Callable[[str], None]
 
 
@@ -135,7 +138,7 @@ def _follow(machines: Machines, found: Rebuild, removed_s: float, left: list[int
             with suppress(AtollError):
                 told = client.cluster().raw
                 backlog, joint = _backlog(client.workers()), told["epoch"]["kind"] == "joint"
-                if backlog < best:
+                if backlog < best or now_s - removed_s < KNOWN_S:
                     best, best_s = backlog, now_s
                 found.stalled_s = round(max(found.stalled_s, now_s - best_s), 1)
                 if final_s is None and not joint:
