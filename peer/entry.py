@@ -12,7 +12,6 @@ import logging
 import random
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any
 
 from peer.config import PeerConfig
@@ -177,8 +176,8 @@ class LeftOut(AtollError):
 
 
 async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
-    """A peer that starts again asks the members it remembers whether it still is one: all at once, until somebody knows of
-    a newer ring, most have answered, or 2 s are over.
+    """A peer that starts again asks the members it remembers whether it still is one: all at once, which takes
+    no longer than one that keeps silent: 2 s. None is given up half way: that leaves links that do not close.
 
     Raises LeftOut, and StartupError if all who answer refuse this peer because its ring is not theirs. Silence is no reason
     to stay down: should it be out, it will hear of that.
@@ -187,46 +186,21 @@ async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
     others = random.sample(others, min(len(others), ASKED_MOST))
     newest, answered, refused = epoch, 0, ""
     calls = [peers.call_address(one.host, one.peer_port, (EPOCH_GET, 0), SEED_CALL_S) for one in others]
-    async with contextlib.aclosing(_as_they_come(calls, SEED_CALL_S)) as replies:
-        async for reply in replies:
-            if isinstance(reply, Refused) and reply.code in _OTHER_RING:
-                refused = str(reply)
-            if isinstance(reply, Exception):
-                continue
-            answered += 1
-            with contextlib.suppress(ValueError):
-                if reply[0] == OK:
-                    newest = max(newest, Epoch.decode(reply[1]), key=lambda one: one.order)
-            if newest is not epoch or 2 * answered > len(others):
-                break
+    for reply in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(reply, Refused) and reply.code in _OTHER_RING:
+            refused = str(reply)
+        if isinstance(reply, BaseException):
+            continue
+        answered += 1
+        with contextlib.suppress(ValueError):
+            if reply[0] == OK:
+                newest = max(newest, Epoch.decode(reply[1]), key=lambda one: one.order)
     if refused and not answered:
         raise StartupError(
             f"{refused}; find out which peers are in the right ring, and start this one on an empty directory with --join"
         )
     if newest.kind == "final" and newest.member(me) is None:
         raise LeftOut(newest, newest.generation > epoch.generation)
-
-
-async def _as_they_come(
-    calls: Iterable[Coroutine[Any, Any, Any]], within_s: float
-) -> AsyncGenerator[Any, None]:
-    """The results of these, made at once, in the order in which they come, for so long; AtollErrors and OSErrors among
-    them. What is under way in the end is cancelled."""
-    tasks = {asyncio.ensure_future(call) for call in calls}
-    pending, loop = tasks, asyncio.get_running_loop()
-    until_s = loop.time() + within_s
-    try:
-        while pending and (left_s := until_s - loop.time()) > 0:
-            done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                error = task.exception()
-                if error is not None and not isinstance(error, AtollError | OSError | ValueError):
-                    raise error
-                yield error or task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def admit(
