@@ -6,12 +6,10 @@ number of members and by `most`. Each is handed out a limited number of times an
 
 from __future__ import annotations
 
-from itertools import islice
-
 # No message is shorter, so less room than this is not worth a search.
 _LEAST_BYTES = 24
-# Longest look for news short enough for the room left; bounds the work for one datagram.
-_LOOK = 64
+# So many in a row that do not fit end the search for news short enough for the room left.
+_LOOK = 16
 
 
 class Broadcasts:
@@ -64,11 +62,15 @@ class Broadcasts:
                 room -= len(message)
                 moved.append((own_tier, self._own))
         for number, tier in enumerate(self._tiers):
-            if room < _LEAST_BYTES:
-                break
-            for member in islice(reversed(tier), _LOOK):
+            too_long = 0
+            for member in reversed(tier):
+                if room < _LEAST_BYTES or too_long == _LOOK:
+                    break
                 message = tier[member]
-                if len(message) <= room and member != self._own:
+                if len(message) > room:
+                    too_long += 1
+                elif member != self._own:
+                    too_long = 0
                     taken.append(message)
                     room -= len(message)
                     moved.append((number, member))

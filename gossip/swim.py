@@ -189,10 +189,15 @@ class Swim:
 
     def _introduce(self, record: Record, raw: bytes) -> None:
         """A member's own word: it is alive in this life."""
+        member = self.members.known.get(record.id)
+        if (
+            member is not None and member.record is record
+        ):  # by far most: the same bytes decode to the same record
+            self.stats.stale += 1
+            return
         if record.id == self.me.id:
             self._defend(ALIVE, record.boot, record.incarnation)
             return
-        member = self.members.known.get(record.id)
         if member is None:
             member = self.members.add(record, raw, self.timers.now)
             if member is not None:

@@ -162,15 +162,18 @@ class Membership:
         await self._datagrams.close()
 
     async def join(self, seeds: Sequence[Address], remembered: Sequence[Address] = ()) -> int:
-        """Meet the cluster through remembered addresses, or else through the seeds; keeps both in mind, instead of
-        those of an earlier call.
+        """Meet the cluster through remembered addresses, or else through the seeds; keeps both in mind.
 
         Returns how many other peers answered. Names are resolved anew. Finding nobody is no error: the
         attempts go on in the background.
         """
+        self.remember(seeds, remembered)
+        return await self._contact(self._some(self._addresses)) or await self._contact(self._seeds)
+
+    def remember(self, seeds: Sequence[Address], remembered: Sequence[Address]) -> None:
+        """Keep these in mind, instead of those of an earlier call, for whenever this peer is alone."""
         self._seeds = tuple(self._some(seeds, REMEMBERED_MOST))
         self._addresses = tuple(self._some(remembered, REMEMBERED_MOST))
-        return await self._contact(self._some(self._addresses)) or await self._contact(self._seeds)
 
     def update(self, *, epoch: tuple[int, int] | None = None, flags: frozenset[str] | None = None) -> None:
         """Tell the others something new about this peer."""

@@ -248,12 +248,11 @@ class Peer:
             exchange=self.exchange, on_change=self._on_change, rng=self.env.rng, on_superseded=self._superseded,
         )  # fmt: skip
         await self.membership.start()
-        self._meet(self.membership, epoch)
+        self.env.spawn(self.membership.join(self.config.join, self._others(epoch)), "gossip join")
 
-    def _meet(self, membership: Membership, epoch: Epoch) -> None:
-        """Look for the epoch's members, or else the seeds, until some are found; whenever alone, look again."""
-        addresses = [(member.host, member.peer_port) for member in epoch.members if member.id != self.me]
-        self.env.spawn(membership.join(self.config.join, addresses), "gossip join")
+    def _others(self, epoch: Epoch) -> list[tuple[str, int]]:
+        """Where to look for somebody, besides the seeds."""
+        return [(member.host, member.peer_port) for member in epoch.members if member.id != self.me]
 
     async def _confirm(self) -> None:
         try:
@@ -391,7 +390,7 @@ class Peer:
         self.events.epoch(epoch)
         if self.membership is not None:
             self.membership.update(epoch=epoch.order)
-            self._meet(self.membership, epoch)
+            self.membership.remember(self.config.join, self._others(epoch))
 
     def _info(self) -> dict[str, Any]:
         return about(self)

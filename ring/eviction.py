@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import filterfalse
 
 from ring.changes import differing
 from ring.epoch import Epoch
@@ -41,6 +42,8 @@ class Sightings:
     def __init__(self, me: str, unsafe: bool = False) -> None:
         self._me = me
         self._unsafe = unsafe
+        self._epoch: Epoch | None = None
+        self._others: tuple[str, ...] = ()  # everybody else in it
         self._looked_s: float | None = None
         self._dead: dict[str, float] = {}  # since when
         self.restarts = 0  # how often counting began anew
@@ -48,7 +51,10 @@ class Sightings:
 
     def look(self, epoch: Epoch, alive: Callable[[str], bool], now_s: float) -> None:
         """Note who is dead now. `alive(member)` is false of a member never heard of as well."""
-        dead = {one.id for one in epoch.everybody if one.id != self._me and not alive(one.id)}
+        if epoch is not self._epoch:
+            self._epoch = epoch
+            self._others = tuple(one.id for one in epoch.everybody if one.id != self._me)
+        dead = set(filterfalse(alive, self._others))
         was_apart, self.apart = (
             self.apart,
             not all(_majority(ring, dead) for ring in (epoch.members, epoch.previous_members)),
@@ -85,23 +91,29 @@ class Prospect:
 
 
 def prospects(
-    epoch: Epoch, dead_s: Mapping[str, float], evict_after_s: float = EVICT_AFTER_S
-) -> list[Prospect]:
-    """What becomes of each dead member, the one that was dead for longest first. `evict_after_s` 0: nobody is removed."""
-    known = [member for member in epoch.everybody if member.id in dead_s]
-    known.sort(key=lambda member: (-dead_s[member.id], member.id))
-    if not known:
-        return []
-    for_all = _lost(epoch, dead_s.keys()) or _zones(epoch.members, dead_s.keys())
-    awaited = _awaited(epoch)
+    epoch: Epoch, dead_s: Mapping[str, float], evict_after_s: float = EVICT_AFTER_S,
+    held: Mapping[str, str] | None = None,
+) -> list[Prospect]:  # fmt: skip
+    """What becomes of each dead member, the one that was dead for longest first. `evict_after_s` 0: nobody is removed.
+    `held`: what `obstacles` says of these members, if that is known already."""
+    if held is None:
+        held = obstacles(epoch, dead_s.keys())
     found = []
-    for member in known:
-        why_not = (
-            _obstacle(epoch, member, awaited, for_all) if evict_after_s > 0 else "automatic removal is off"
-        )
-        left_s = None if why_not else max(0.0, evict_after_s - dead_s[member.id])
-        found.append(Prospect(member.id, dead_s[member.id], left_s, why_not))
+    for member in sorted(held, key=lambda member: (-dead_s[member], member)):
+        why_not = held[member] if evict_after_s > 0 else "automatic removal is off"
+        left_s = None if why_not else max(0.0, evict_after_s - dead_s[member])
+        found.append(Prospect(member, dead_s[member], left_s, why_not))
     return found
+
+
+def obstacles(epoch: Epoch, dead: Collection[str]) -> dict[str, str]:
+    """What keeps each dead member of the ring from being removed, whatever its time; "" if nothing does (V2 to V4)."""
+    known = [member for member in epoch.everybody if member.id in dead]
+    if not known:
+        return {}
+    for_all = _lost(epoch, dead) or _zones(epoch.members, dead)
+    awaited = _awaited(epoch)
+    return {member.id: _obstacle(epoch, member, awaited, for_all) for member in known}
 
 
 def to_remove(
@@ -142,8 +154,7 @@ def _awaited(epoch: Epoch) -> frozenset[str]:
 
 
 def _obstacle(epoch: Epoch, member: Member, awaited: Collection[str], for_all: str) -> str:
-    """What keeps a member from being removed, whatever its time; "" if nothing does (V2 to V4). `for_all`: what keeps every
-    one from it."""
+    """What keeps one member from being removed. `for_all`: what keeps every one from it."""
     if epoch.previous is not None:
         if member.id not in awaited:
             return "the ring is being changed, which comes first"
@@ -180,4 +191,4 @@ def _zones(members: Iterable[Member], dead: Collection[str]) -> str:
 
 
 def _majority(members: Collection[Member], dead: Collection[str]) -> bool:
-    return not members or 2 * sum(member.id not in dead for member in members) > len(members)
+    return not (members and dead) or 2 * sum(member.id not in dead for member in members) > len(members)

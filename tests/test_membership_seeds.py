@@ -66,6 +66,24 @@ def test_remembered_addresses_come_before_the_seeds() -> None:
     run(story)
 
 
+def test_new_addresses_are_for_when_it_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: who is in company asks nobody because the ring has changed; once alone, it tries where the ring says."""
+    monkeypatch.setattr("peer.membership.ALONE_FIRST_S", 0.02)
+
+    async def story(town: Town) -> None:
+        first, second, third = await town.add(1), await town.add(2), await town.add(3)
+        town.cut.add(address_of(third))
+        await second.join([address_of(first)])
+        second.remember((), [address_of(third)])
+        await until(lambda: second.stats()["probes"] > 3)
+        assert address_of(third) not in town.asked
+        town.cut.clear()
+        await town.crash(first)
+        await until(lambda: state(second, 3) == "alive")
+
+    run(story)
+
+
 def test_members_that_all_start_alone_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: remembered addresses and seeds that answered nobody at first are tried until they do."""
     monkeypatch.setattr("peer.membership.ALONE_FIRST_S", 0.02)

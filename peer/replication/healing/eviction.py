@@ -19,7 +19,16 @@ from peer.replication.node import Replica
 from peer.replication.quorum import Round
 from peer.replication.workers import Worker
 from ring.epoch import Epoch
-from ring.eviction import EVICT_AFTER_S, PAUSE_S, Prospect, Sightings, prospects, turn_s, words_of
+from ring.eviction import (
+    EVICT_AFTER_S,
+    PAUSE_S,
+    Prospect,
+    Sightings,
+    obstacles,
+    prospects,
+    turn_s,
+    words_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +54,9 @@ class Eviction(Worker):
         self._unchecked = "evict_unchecked" in unsafe
         self._sightings = Sightings(replica.me, self._unchecked)
         self._prospects: list[Prospect] = []
+        # What stands against removing each of the dead, and the epoch and the dead that this is about.
+        self._judged: tuple[int, frozenset[str]] = (-1, frozenset())
+        self._held: dict[str, str] = {}
         self._removing: asyncio.Task[Any] | None = None
         self._looked_s: float | None = None
         self._not_before_s = 0.0
@@ -88,7 +100,9 @@ class Eviction(Worker):
         self._looked_s = now
         self._sightings.look(epoch, self._seen, now)
         dead_s = self._sightings.dead_s()
-        self._prospects = prospects(epoch, dead_s, self._after_s)
+        if (judged := (self._replica.tag, frozenset(dead_s))) != self._judged:
+            self._judged, self._held = judged, obstacles(epoch, dead_s.keys())
+        self._prospects = prospects(epoch, dead_s, self._after_s, self._held)
         held_back = [one for one in self._prospects if one.why_not]
         self.detail |= {
             "dead": len(dead_s),
@@ -115,12 +129,11 @@ class Eviction(Worker):
 
     def _mine(self, epoch: Epoch) -> Prospect | None:
         """Who is due, when it is this peer's turn to say so (V5, V6)."""
-        wait_s = turn_s(epoch, self._replica.me, [one.member for one in self._prospects])
-        if wait_s is None:
+        one = next((one for one in self._prospects if one.due), None)
+        if one is None:
             return None
-        due = (one for one in self._prospects if one.due)
-        one = next(due, None)
-        return one if one is not None and one.dead_s >= self._after_s + wait_s else None
+        wait_s = turn_s(epoch, self._replica.me, [one.member for one in self._prospects])
+        return one if wait_s is not None and one.dead_s >= self._after_s + wait_s else None
 
     async def _remove(self, epoch: Epoch, member: str) -> None:
         name = _name(epoch, member)
