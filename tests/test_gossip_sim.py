@@ -89,18 +89,18 @@ def test_members_that_all_stop_together_all_live() -> None:
     """Goal: a suspended machine with the whole cluster on it resumes without a death."""
     world = World(9, 0.0, 4)
     for index in range(9):
-        world.stall(index, 3.0, 45.0)
+        world.stall(world.nodes[index], 3.0, 45.0)
     world.run(120.0)
     assert world.stats().deaths == 0
-    assert all(m.state == ALIVE for node in world.nodes for m in node.swim.members.known.values())
+    assert all(m.state == ALIVE for node in world.nodes.values() for m in node.swim.members.known.values())
 
 
 def test_a_stalled_member_that_was_declared_dead_is_back_at_once() -> None:
     """Goal: after a stall of a minute the others believe the member dead; it refutes within seconds."""
     world = World(10, 0.0, 8)
-    world.stall(3, 2.0, 60.0)
+    world.stall(world.nodes[3], 2.0, 60.0)
     subject = world.nodes[3].swim.me.id
-    others = [node.swim for node in world.nodes if node.index != 3]
+    others = [node.swim for node in world.nodes.values() if node.index != 3]
     world.run(60.0)
     assert all(swim.members.known[subject].state == DEAD for swim in others)
     world.run(70.0)
@@ -113,13 +113,13 @@ def test_the_halves_of_a_partition_find_each_other(minutes: int) -> None:
     world = World(12, 0.0, 9)
     world.islands = [index % 3 == 0 for index in range(12)]
     world.run(60.0 * minutes)
-    for node in world.nodes:
+    for node in world.nodes.values():
         for member in node.swim.members.known.values():
             across = (int(member.id, 16) % 3 == 0) != world.islands[node.index]
             assert (member.state == DEAD) == across
     world.islands = None
     world.run(60.0 * minutes + 90.0)
-    assert all(m.state == ALIVE for node in world.nodes for m in node.swim.members.known.values())
+    assert all(m.state == ALIVE for node in world.nodes.values() for m in node.swim.members.known.values())
 
 
 def test_the_command_prints_a_line_for_each_run() -> None:

@@ -118,7 +118,7 @@ def stalls(
     start = 3.0
     for _ in range(rounds):
         for index in range(stalled):
-            world.stall(index, start + world.rng.random(), length_s)
+            world.stall(world.nodes[index], start + world.rng.random(), length_s)
         start += length_s + 2.0 + 4.0 * world.rng.random()
     _, longest_s = world.config.suspicion_s(size)
     world.run(start + longest_s + 5.0)

@@ -13,12 +13,16 @@ from tools.cli.settings import of
 
 _SIMULATORS = {
     "gossip": ("tools.gossip_sim:gossip_sim", "Membership: detection, false deaths, traffic."),
+    "ring-churn": (
+        "tools.churn.command:ring_churn",
+        "Hundreds of members that come and go: gossip and ring.",
+    ),
     "ring": ("tools.ring_table:ring_table", "Placement: balance and movement."),
 }
 
 
 class SimGroup(LazyGroup):
-    """The two above, and the commands of tools.sim_command, whose own options hold for the group itself."""
+    """The three above, and the commands of tools.sim_command, whose own options hold for the group itself."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # `sim ring` has no use for a simulator of replication, but a file may have options for it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -30,6 +30,13 @@ class Crashed(RuntimeError):
     """A callback or task of the code under simulation raised what nobody expected; see __cause__."""
 
 
+class Agenda(Protocol):
+    """Events besides the loop's own timers, too many for a timer each."""
+
+    def run(self, until: float) -> float:
+        """Let everything up to `until` happen; return until when it did: less if something gave the loop work to do."""
+
+
 class _Jump:
     """A selector that is never ready: selecting moves the loop's clock instead of sleeping."""
 
@@ -38,11 +45,12 @@ class _Jump:
 
     def select(self, timeout: float | None) -> list[Any]:
         loop = self.loop
-        if timeout is None:
+        if timeout is None and loop.agenda is None:
             raise Deadlock(f"nothing is scheduled after {loop.now:.6f} s of virtual time")
         loop.turns += 1
-        if timeout > 0:
-            loop.now += timeout
+        if timeout is None or timeout > 0:
+            until = loop.limit_s + 1.0 if timeout is None else loop.now + timeout
+            loop.now = until if loop.agenda is None else loop.agenda.run(until)
             if loop.now > loop.limit_s:
                 raise Stuck(f"still running after {loop.limit_s} s of virtual time")
         if loop.turns > loop.max_turns:
@@ -63,6 +71,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.limit_s = limit_s
         self.max_turns = max_turns
         self.failure: dict[str, Any] | None = None
+        self.agenda: Agenda | None = None
         self._selector = _Jump(self)
         self._clock_resolution = 1e-9
 
