@@ -23,7 +23,9 @@ from tools.churn.machine import Machine, Process
 
 Change = Callable[[Epoch], Epoch]
 
-CHANGE_FOR_S = 3600.0  # it may wait for changes whose new owners died, each removed after a quarter of an hour or two
+CHANGE_FOR_S = (
+    3600.0  # it may wait for changes whose new owners died, each removed after a quarter of an hour or two
+)
 CHANGE_PAUSE_S = 5.0
 GIVE_UP_S = 120.0  # how long operators look at a change that does not end
 
