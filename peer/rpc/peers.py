@@ -337,9 +337,11 @@ class Peers:
             link.close(error)
         if links:
             await asyncio.wait([n.closed for n in links], timeout=CLOSE_TIMEOUT_S)
-        for link in list(self._links):
+        left = list(self._links)
+        for link in left:
             link.abort(error)
-            await link.closed
+        if left:
+            await asyncio.wait([link.closed for link in left], timeout=CLOSE_TIMEOUT_S)
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
