@@ -35,6 +35,7 @@ JOIN_PAUSE_S = 0.3
 JOIN_CALL_S = 15.0
 SEED_CALL_S = 2.0
 ASKED_MOST = 64
+CHANCE = random.Random()
 _LATER = ("ServiceUnavailable", "OutcomeUnknown", "ChangeUnderWay")
 """Answers to a joiner after which it asks again; another seed may know by then that it was admitted."""
 
@@ -81,7 +82,9 @@ async def enter(config: PeerConfig, member: Member, replica: Replica, peers: Pee
         ) from error
 
 
-async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "") -> Epoch:
+async def join(
+    config: PeerConfig, member: Member, peers: Peers, former: str = "", chance: random.Random = CHANCE
+) -> Epoch:
     """Ask the seeds, one after the other and anew, until one admits us or half a minute has passed; in the place of the
     member `former`, if that is what this peer was before, or of the dead one that the options name.
 
@@ -105,7 +108,7 @@ async def join(config: PeerConfig, member: Member, peers: Peers, former: str = "
             epoch = await _ask(peers, host, port, member, instead, min(left_s, JOIN_CALL_S), said)
             if epoch is not None:
                 return epoch
-        random.shuffle(seeds)  # so that none is asked last, after those that keep silent, every time
+        chance.shuffle(seeds)  # so that none is asked last, after those that keep silent, every time
         if loop.time() >= until_s:
             story = "; ".join(f"{seed}: {why}" for seed, why in said.items())
             raise Unavailable(
@@ -175,15 +178,16 @@ class LeftOut(AtollError):
         self.overrules = overrules
 
 
-async def check_membership(epoch: Epoch, me: str, peers: Peers) -> None:
+async def check_membership(epoch: Epoch, me: str, peers: Peers, chance: random.Random = CHANCE) -> None:
     """A peer that starts again asks the members it remembers whether it still is one: all at once, which takes
-    no longer than one that keeps silent: 2 s. None is given up half way: that leaves links that do not close.
+    no longer than one that keeps silent: 2 s. None is given up half way: a link that was cancelled while it opened
+    may not close for a while.
 
     Raises LeftOut, and StartupError if all who answer refuse this peer because its ring is not theirs. Silence is no reason
     to stay down: should it be out, it will hear of that.
     """
     others = [member for member in epoch.everybody if member.id != me]
-    others = random.sample(others, min(len(others), ASKED_MOST))
+    others = chance.sample(others, min(len(others), ASKED_MOST))
     newest, answered, refused = epoch, 0, ""
     calls = [peers.call_address(one.host, one.peer_port, (EPOCH_GET, 0), SEED_CALL_S) for one in others]
     for reply in await asyncio.gather(*calls, return_exceptions=True):

@@ -101,7 +101,7 @@ def test_silent_seeds_do_not_stretch_a_join(tmp_path: Path, monkeypatch: pytest.
         silent: Any = Others({})
         elapsed_s, error = await took(join(config, member(1), silent))
         assert isinstance(error, Unavailable) and elapsed_s <= JOIN_FOR_S + 1
-        monkeypatch.setattr(entry.random, "shuffle", lambda some: some.reverse())
+        monkeypatch.setattr(entry.CHANCE, "shuffle", lambda some: some.reverse())
         full: Any = Others({at: Unavailable("busy") for _, at in seeds})
         await took(join(config, member(1), full))
         assert full.asked[:20] == [*(at for _, at in seeds), *(at for _, at in reversed(seeds))]

@@ -153,12 +153,13 @@ class Process:
         self.fleet.network.attach(self.me, env, self._handle)
         try:
             if before is not None:
-                await check_membership(before, self.me, peers)
+                await check_membership(before, self.me, peers, machine.rng)
             elif founding is not None:
                 await replica.epochs.installed(founding)
             else:
                 config = PeerConfig(data=Path("unused"), join=machine.seeds, advertise=machine.member.host)
-                await replica.epochs.installed(await join(config, machine.member, peers, machine.former))
+                epoch = await join(config, machine.member, peers, machine.former, machine.rng)
+                await replica.epochs.installed(epoch)
             await replica.begin()
         except LeftOut as error:
             return machine.left_out(error.epoch)
