@@ -11,7 +11,7 @@ run: $(STAMP)
 	$(BIN)/atoll dev
 
 test: $(DEV) lint types
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m "not full"
 
 test-full: $(DEV) lint types
 	$(BIN)/python -m pytest

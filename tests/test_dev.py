@@ -147,6 +147,16 @@ def test_port_in_use_is_named(tmp_path: Path) -> None:
         check_ports(Layout(tmp_path, 2, 65530, 3).places)
 
 
+def test_ports_are_given_to_one_process() -> None:
+    """Goal: two that ask at the same moment are not given the same free ports; one that asks again is."""
+    ours = free_port(3)
+    code = "from tools.devlayout import free_port; print(free_port(3))"
+    theirs = int(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+    assert theirs != ours and free_port(3) == ours
+
+
 def test_one_dev_a_directory(tmp_path: Path) -> None:
     """Goal: a second `dev` on a directory is refused and told who has it; the lock ends with its holder."""
     assert not is_running(tmp_path)

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -252,15 +253,38 @@ def _is_free(port: int, kind: socket.SocketKind) -> bool:
     return True
 
 
+_reserved: dict[int, BinaryIO] = {}
+
+
 def free_port(peers: int) -> int:
-    """A port from which on a cluster of `peers` finds all its ports free just now."""
+    """A port from which on a cluster of `peers` finds all its ports free just now.
+
+    Until this process ends no other that asks is given these ports: what asks at the same moment (tests side by side) would
+    find the same ones free.
+    """
     for port in range(17400, 60000, PORTS_APART * MAX_PEERS):
+        if not _reserve(port):
+            continue
         try:
             check_ports(Layout(Path(), peers, port, 3).places)
         except DevError:
             continue
         return port
     raise DevError("no free range of ports on this machine")
+
+
+def _reserve(port: int) -> bool:
+    """Whether the ports from here on are this process's to give away."""
+    if port not in _reserved:
+        path = Path(tempfile.gettempdir()) / f"atoll-ports-{os.getuid()}-{port}"
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        _reserved[port] = file
+    return True
 
 
 def live_pid(place: Place) -> int | None:
