@@ -191,8 +191,9 @@ class Peer:
         await self.s3.start(config.host, config.s3_port)
         self.env.spawn(self._confirm(), "identity")
         pools = (self.client_pool, self.replica_pool, self.serve_pool)
-        tell_full = lambda full: self.vitals.flag([(FULL, full)])  # noqa: E731
-        self.env.spawn(keep_house(self._directory, self.rows, self.files, pools, tell_full), "housekeeping")
+        self.env.spawn(
+            keep_house(self._directory, self.rows, self.files, pools, self._tell_full), "housekeeping"
+        )
         self.vitals.tell, self.vitals.on_writable = self._tell_flags, self.healing.writable
         self.vitals.lag.on_standstill = lambda _: self.replica.preference.pardon()
         self.env.spawn(self.vitals.watch(), "vitals")
@@ -275,6 +276,9 @@ class Peer:
         """What others call this peer: the name it was given, else the one it entered the ring with."""
         known = self.replica.epoch.member(self.me)
         return self.config.name or (known.name if known is not None else self.me[:8])
+
+    def _tell_full(self, full: bool) -> None:
+        self.vitals.flag([(FULL, full)])
 
     def _tell_flags(self, flags: frozenset[str]) -> None:
         if self.membership is not None:

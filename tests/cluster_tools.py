@@ -6,7 +6,6 @@ import filecmp
 import os
 import shutil
 import sysconfig
-import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from blake3 import blake3
 
 from peer.client import Client, ObjectInfo
 from peer.errors import NotFound
+from tools.background import Background
 
 MIB = 1 << 20
 POLL_S = 0.02
@@ -81,7 +81,7 @@ def exists(client: Client, bucket: str, key: str) -> bool:
     return True
 
 
-class Writer:
+class Writer(Background):
     """Puts objects one after the other in a thread until told to stop, and remembers those acknowledged.
 
     Contents come from numbers, so `check` can verify every byte later. Every third object is written twice
@@ -96,19 +96,10 @@ class Writer:
         self._prefix = prefix
         self._size = size
         self._most = most
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"writer of {prefix}")
+        super().__init__(f"writer of {prefix}")
         self.failure: Exception | None = None
         self.state: dict[str, int | None] = {}
         """Key -> number whose content it has, None when deleted."""
-
-    def __enter__(self) -> Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         number = 0

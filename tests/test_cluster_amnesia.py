@@ -166,8 +166,11 @@ def test_what_a_damaged_database_still_gives(tmp_path: Path) -> None:
         )
         world.wait_ready(1)
         assert world.running(1) and node_of(world, "peer-2")["id"] == old
-        codes = lambda: [reason["code"] for reason in world.json_of("/v1/cluster")["reasons"]]  # noqa: E731
-        wait_until(lambda: "database_damaged" in codes(), "status says so", ENDS_S)
+        wait_until(
+            lambda: "database_damaged" in [one["code"] for one in world.json_of("/v1/cluster")["reasons"]],
+            "status says so",
+            ENDS_S,
+        )
         world.start(2)
         wait_until(
             lambda: node_of(world, "peer-2").get("id") not in (old, None), "it is another member", ENDS_S

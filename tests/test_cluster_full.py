@@ -13,6 +13,7 @@ from tests.cluster_tools import MIB, content, wait_until
 from tests.cluster_world import Answer, ClusterWorld
 from tools.chaos.machines import NoDisk, small_disk
 from tools.devlayout import DevError
+from tools.rot import fill_disk
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 
@@ -34,21 +35,6 @@ def disk_or_skip(directory: Path) -> Iterator[Path]:
         except NoDisk as why:
             pytest.skip(f"cannot make a small disk here: {why}; mkfs.ext4 comes with: make test-deps")
         yield mounted
-
-
-def fill(path: Path, leave: int = 0) -> None:
-    """Write a file until the disk is full, then give `leave` bytes back."""
-    step = MIB
-    with path.open("wb", buffering=0) as file:
-        while step:
-            try:
-                written = file.write(b"f" * step)
-            except OSError:
-                written = 0
-            if written < step:
-                step //= 4
-        os.fsync(file.fileno())
-        file.truncate(max(file.tell() - leave, 0))
 
 
 def put(world: ClusterWorld, key: str, body: bytes, peer: int = 0) -> Answer:
@@ -123,7 +109,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
         for number in range(200):
             assert put(world, f"to-go-{number:03}", content(number, 1000)).status == 200
-        fill(disk / "filler")
+        fill_disk(disk / "filler")
         refused = wait_for_refusal(world)
         assert (refused.status, refused.code) == (507, "InsufficientStorage")
         assert_refused(put(world, "in-doubt", content(10_001, 4 * MIB)))
@@ -140,7 +126,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert delete(world, "to-go-150").status == 204
         assert refusal(put(world, "in-doubt", b"small")) == ("InsufficientStorage", 507)
         assert not (world.place(0).directory / "ballast").exists()
-        fill(disk / "filler-of-the-ballast")
+        fill_disk(disk / "filler-of-the-ballast")
         for number in range(151, 200):
             stored[f"to-go-{number:03}"] = content(number, 1000)
         assert_reads(world, stored)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -15,6 +14,7 @@ import pytest
 from peer.client import Client
 from tests.cluster_tools import MIB, Writer, content, wait_until
 from tests.cluster_world import ClusterWorld
+from tools.background import Background
 
 SIZES = (1, 900, 24 * 1024, 24 * 1024 + 1, 300_000, 3 * MIB + 7)
 """Inline and chunked, of one chunk and of several."""
@@ -22,7 +22,7 @@ SIZES = (1, 900, 24 * 1024, 24 * 1024 + 1, 300_000, 3 * MIB + 7)
 Figure = Callable[[str, object], None]
 
 
-class Reader:
+class Reader(Background):
     """Reads objects whose content never changes, over and over, and compares every byte."""
 
     def __init__(self, client: Client, bucket: str, sizes: list[int], seed: int) -> None:
@@ -30,18 +30,9 @@ class Reader:
         self._bucket = bucket
         self._sizes = sizes
         self._rng = random.Random(seed)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        super().__init__("reader")
         self.failure: Exception | None = None
         self.reads = 0
-
-    def __enter__(self) -> Reader:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         try:

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster_tools import content, wait_until
 from tests.cluster_world import ClusterWorld
 from tests.test_cluster_garbage import live
-from tests.test_cluster_scrub import passes, references, segments, told
+from tests.test_cluster_scrub import references, segments, told, wait_for_passes
 
 SIZES = (300_000, 1_200_000, 70_000, 900) * 6
 KEEN = {"ATOLL_SCRUB_EVERY": "1s", "ATOLL_SCRUB_RATE": "1GiB", "ATOLL_GARBAGE_AFTER": "1s"}
@@ -77,10 +77,7 @@ def test_segments_that_appear_late(
         world.start(1)
         world.wait_ready(1)
         wait_until(lambda: healthy(world) and live(world) == held, "it holds everything again")
-        goals = [passes(world, peer) + 2 for peer in range(3)]
-        wait_until(
-            lambda: all(passes(world, p) >= goals[p] for p in range(3)), "scrub has looked at everything"
-        )
+        wait_for_passes(world)
         assert [rows(world, peer) for peer in range(3)] == before
         check(world, 1)
         if running:
@@ -119,8 +116,7 @@ def test_no_segments_anywhere(tmp_path: Path) -> None:
             away(world, peer, tmp_path / f"disk-{peer}")
         for _ in range(2):
             world.start_again()
-            goals = [passes(world, peer) + 2 for peer in range(3)]
-            wait_until(lambda: all(passes(world, p) >= goals[p] for p in range(3)), "scrub has looked")  # noqa: B023
+            wait_for_passes(world)
             assert told(world)[0] == "degraded" and "chunks_damaged" in told(world)[1]
             assert world.call("GET", "/v1/buckets/late/objects/steady%2F0").status >= 500
             assert [rows(world, peer) for peer in range(3)] == before
@@ -148,8 +144,7 @@ def test_one_segment_that_appears_late(tmp_path: Path) -> None:
         for peer in range(3):
             first[peer].rename(tmp_path / f"segment-{peer}")
         world.start_again()
-        goal = passes(world, 1) + 2
-        wait_until(lambda: passes(world, 1) >= goal, "scrub has looked")
+        wait_for_passes(world, [1])
         assert [rows(world, peer) for peer in range(3)] == before
         world.kill_all()
         for peer in range(3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.test_cluster_kills import Reader
 
 SIZES = (300_000, 2 * MIB + 7, 70_000, 900, 20_000) * 6
 EVERY_S = 4.0
+KEEN = {"ATOLL_SCRUB_EVERY": f"{EVERY_S}s", "ATOLL_SCRUB_RATE": "1GiB", "ATOLL_GARBAGE_AFTER": "1s"}
 
 
 def segments(world: ClusterWorld, index: int) -> list[Path]:
@@ -36,6 +37,12 @@ def passes(world: ClusterWorld, index: int) -> int:
     name = f"peer-{index + 1}"
     mine = (one for one in workers if one["worker"] == "scrub" and one["node"]["name"] == name)
     return next((int(one["detail"]["passes"]) for one in mine), 0)
+
+
+def wait_for_passes(world: ClusterWorld, peers: Iterable[int] = range(3)) -> None:
+    """Until everything that each of these holds was looked at: the pass under way, and a whole one."""
+    goals = {peer: passes(world, peer) + 2 for peer in peers}
+    wait_until(lambda: all(passes(world, peer) >= goal for peer, goal in goals.items()), "scrub has looked")
 
 
 def told(world: ClusterWorld) -> tuple[str, list[str]]:
@@ -60,12 +67,7 @@ def test_rot_is_found_told_and_made_good(
 ) -> None:
     """Goal: bits flipped in one peer's segments, a segment cut short and one removed, under a running peer: status says so
     within a pass, every chunk is fetched anew, and no read fails."""
-    environment = {
-        "ATOLL_SCRUB_EVERY": f"{EVERY_S}s",
-        "ATOLL_SCRUB_RATE": "1GiB",
-        "ATOLL_GARBAGE_AFTER": "1s",
-    }
-    with ClusterWorld(tmp_path, options=["--chunk-size", "1MiB"], environment=environment) as world:
+    with ClusterWorld(tmp_path, options=["--chunk-size", "1MiB"], environment=KEEN) as world:
         with world.client() as client:
             client.create_bucket("rot")
             for number, size in enumerate(SIZES):
@@ -146,12 +148,7 @@ DAMAGE = (
 def test_rows_that_rot_are_made_good(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Goal: rows of every kind are changed under a running peer, and some of chunks go while it is down: all are as the
     others have them within two passes, the extents that no row names any more are let go, and no read fails."""
-    environment = {
-        "ATOLL_SCRUB_EVERY": f"{EVERY_S}s",
-        "ATOLL_SCRUB_RATE": "1GiB",
-        "ATOLL_GARBAGE_AFTER": "1s",
-    }
-    with ClusterWorld(tmp_path, options=["--chunk-size", "1MiB"], environment=environment) as world:
+    with ClusterWorld(tmp_path, options=["--chunk-size", "1MiB"], environment=KEEN) as world:
         with world.client() as client:
             client.create_bucket("rot")
             for number, size in enumerate(SIZES):

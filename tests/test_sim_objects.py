@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner
 
+from tests.sim_repeats import digests_elsewhere
 from tools.sim.batch import Totals
 from tools.sim.object_batch import EXPECTED_SAFEGUARDS, object_totals, run_object_batch
 from tools.sim.object_controls import OBJECT_CONTROLS, hunt
@@ -79,19 +78,7 @@ def test_a_seed_repeats_itself() -> None:
 
 def test_a_seed_repeats_itself_in_another_process() -> None:
     """Goal: no hash, set order or address leaks into a run."""
-    code = "from tools.sim.object_world import run_object_seed; print(run_object_seed(9).digest)"
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
-    assert len(digests) == 1
+    assert digests_elsewhere("tools.sim.object_world", "run_object_seed", 9) == {run_object_seed(9).digest}
 
 
 def test_half_a_virtual_hour_of_eight_peers() -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from tests.sim_repeats import digests_elsewhere
 from tools.sim import ringschedules
 from tools.sim.batch import Totals, run_batch
 from tools.sim.controls import CONTROLS, hunt, sound
+from tools.sim.result import Result
 from tools.sim.schedules import Schedule
 from tools.sim.workload import Habits
-from tools.sim.world import LEAST_FAULTS, LEAST_OPERATIONS, Options, Result, run_seed
+from tools.sim.world import LEAST_FAULTS, LEAST_OPERATIONS, Options, run_seed
 from tools.sim_command import sim, tell
 
 SEEDS = 200
@@ -84,20 +84,7 @@ def test_a_seed_repeats_itself() -> None:
 
 def test_a_seed_repeats_itself_in_another_process() -> None:
     """Goal: no hash, set order or address leaks into a run."""
-    code = "from tools.sim.world import run_seed; print(run_seed(9).digest)"
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
-    assert len(digests) == 1
-    assert digests == {run_seed(9).digest + "\n"}
+    assert digests_elsewhere("tools.sim.world", "run_seed", 9) == {run_seed(9).digest}
 
 
 @pytest.mark.parametrize("name", CONTROLS)

@@ -1,4 +1,4 @@
-"""Bit rot on purpose: flips single bits in what a peer has stored, behind its back."""
+"""What befalls a peer's disk, on purpose and behind its back: bits flip, and somebody else fills it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ def flip_bits(segments: Path, count: int, chance: random.Random) -> int:
     """
     files = [path for path in sorted(segments.iterdir()) if path.stat().st_size] if segments.is_dir() else []
     return sum(_flip(chance.choice(files), chance) for _ in range(count if files else 0))
+
+
+def fill_disk(filler: Path, leave: int = 0) -> None:
+    """Write `filler` until its disk has not a byte left, then give `leave` bytes back."""
+    step = 4 << 20
+    with filler.open("wb", buffering=0) as file:
+        while step:
+            try:
+                written = file.write(b"f" * step)
+            except OSError:
+                written = 0
+            if written < step:
+                step //= 4
+        os.fsync(file.fileno())
+        file.truncate(max(file.tell() - leave, 0))
 
 
 def _flip(path: Path, chance: random.Random) -> bool:

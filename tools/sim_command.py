@@ -30,7 +30,8 @@ from tools.sim.object_controls import hunt as hunt_objects
 from tools.sim.object_day import PEERS as LONG_PEERS
 from tools.sim.object_day import long_options
 from tools.sim.object_world import ObjectOptions, run_object_seed
-from tools.sim.world import Options, Result, run_seed
+from tools.sim.result import Result
+from tools.sim.world import Options, run_seed
 
 UNSAID = click.core.ParameterSource.DEFAULT
 STORY_LINES = 60

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 from tools.chaos.ailments import SlowDisk, make_read_only, make_writable
 from tools.chaos.machines import Machines
-from tools.rot import flip_bits
+from tools.rot import fill_disk, flip_bits
 
 FLIPS = 40
-FILL_STEP = 4 << 20
-PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +69,7 @@ def _corrupt(machines: Machines, peer: int, chance: random.Random) -> None:
 
 def _fill(machines: Machines, peer: int, chance: random.Random) -> None:
     """Fill its small disk to the last byte from outside."""
-    with (machines.small[peer] / "filler").open("wb", buffering=0) as file:
-        step = FILL_STEP
-        while step >= PAGE_BYTES:
-            try:
-                written = file.write(b"f" * step)
-            except OSError:
-                written = 0
-            if written < step:
-                step //= 4
+    fill_disk(machines.small[peer] / "filler")
 
 
 def _unfill(machines: Machines, peer: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
 from blake3 import blake3
 
@@ -38,13 +40,25 @@ class State:
     may: set[int] = field(default_factory=lambda: {DELETED})
 
 
+class Bytes(Protocol):
+    """An object's content."""
+
+    def read(self) -> bytes: ...
+
+
+class Reads(Protocol):
+    """What a check needs of a client."""
+
+    def get(self, bucket: str, key: str) -> Bytes: ...
+
+
 class Worker:
     """One client and its keys."""
 
-    def __init__(self, number: int, machines: Machines, keys: int) -> None:
+    def __init__(self, number: int, connect: Callable[[], Client], keys: int) -> None:
         self._chance = random.Random(f"chaos client {number}")
         self._number = number
-        self._machines = machines
+        self._connect = connect
         self.keys = {f"client-{number}/{key:05d}": State() for key in range(keys)}
         self.operations: list[Operation] = []
         self.wrong: list[str] = []
@@ -60,7 +74,7 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        with self._machines.client() as client:
+        with self._connect() as client:
             while not self._stop.is_set():
                 key = self._chance.choice(list(self.keys))
                 self._stop.wait(PAUSE_S * 2 * self._chance.random())
@@ -91,7 +105,7 @@ class Worker:
     def _get(self, client: Client, key: str) -> None:
         self.check(client, key)
 
-    def check(self, client: Client, key: str) -> None:
+    def check(self, client: Reads, key: str) -> None:
         """Read it; what it holds must be one of what it may hold. Raises what the client raises."""
         may = self.keys[key].may
         found = read(client, key)
@@ -99,7 +113,7 @@ class Worker:
             self.wrong.append(f"{key} holds {'nothing' if found is None else f'{len(found)} other bytes'}")
 
 
-def read(client: Client, key: str) -> bytes | None:
+def read(client: Reads, key: str) -> bytes | None:
     try:
         return client.get(BUCKET, key).read()
     except NotFound:
@@ -117,7 +131,7 @@ class Load:
 
     def __init__(self, machines: Machines, clients: int, keys: int) -> None:
         self._machines = machines
-        self.workers = [Worker(number, machines, keys) for number in range(clients)]
+        self.workers = [Worker(number, machines.client, keys) for number in range(clients)]
 
     def start(self) -> None:
         with self._machines.client() as client:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import suppress
 
 from peer.errors import AtollError
 from peer.recovery.audit import Audit, Lacking, audit
+from tools.background import Background
 from tools.chaos.machines import Machines
 
 EVERY_S = 1.0
@@ -15,26 +15,17 @@ ALLOWED_S = 15.0
 """So long `status` may be better than the truth."""
 
 
-class Watch:
+class Watch(Background):
     """Polls both in a thread. `lies` are the copies that lacked for longer than allowed while `status` said healthy."""
 
     def __init__(self, machines: Machines) -> None:
         self._machines = machines
         self._since: dict[Lacking, float] = {}  # since when it has lacked in every audit
         self._healthy_since_s: float | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="chaos auditor", daemon=True)
+        super().__init__("chaos auditor")
         self.lies: list[str] = []
         self.audits = 0
         self.longest_s = 0.0
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         with self._machines.client(patience_s=1.0) as client:

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from tools.sim.faults import AWAY, FAULTS
-from tools.sim.world import Options, Result, run_seed
+from tools.sim.result import Result
+from tools.sim.world import Options, run_seed
 
 ENOUGH_SEEDS = 50  # from here on, a zero is a failure
 

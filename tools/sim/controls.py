@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from tools.sim import linear, ringschedules, schedules
 from tools.sim.faults import Climate
+from tools.sim.result import Result
 from tools.sim.schedules import Schedule
 from tools.sim.workload import Habits
-from tools.sim.world import Options, Result, run_seed
+from tools.sim.world import Options, run_seed
 
 
 @dataclass(frozen=True)

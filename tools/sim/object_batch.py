@@ -8,7 +8,8 @@ from functools import partial
 from tools.sim.batch import EXPECTED_FAULTS as OF_REGISTERS
 from tools.sim.batch import Totals, run_seeds
 from tools.sim.faults import CHUNK_FAULTS
-from tools.sim.object_world import LEFT_OUT, ObjectOptions, ObjectResult, run_object_seed
+from tools.sim.object_world import LEFT_OUT, ObjectOptions, run_object_seed
+from tools.sim.result import Result
 
 ENOUGH_OBJECT_SEEDS = 300  # from here on, a zero is a failure
 EXPECTED_FAULTS = (
@@ -67,6 +68,6 @@ def object_totals() -> Totals:
     return Totals(expected_faults=EXPECTED_FAULTS, expected_safeguards=EXPECTED_SAFEGUARDS)
 
 
-def run_object_batch(seeds: Iterable[int], options: ObjectOptions, jobs: int = 1) -> Iterator[ObjectResult]:
+def run_object_batch(seeds: Iterable[int], options: ObjectOptions, jobs: int = 1) -> Iterator[Result]:
     """Results in the order of the seeds, from `jobs` processes."""
     return run_seeds(seeds, partial(run_object_seed, options=options), jobs)

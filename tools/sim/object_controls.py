@@ -9,7 +9,8 @@ from typing import Any
 
 from peer.replication.messages import ACCEPT
 from tools.sim import linear
-from tools.sim.object_world import ObjectOptions, ObjectResult, ObjectWorld, Play, run_object_seed
+from tools.sim.object_world import ObjectOptions, ObjectWorld, Play, run_object_seed
+from tools.sim.result import Result
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ObjectControl:
     peers: int = 3
     without: dict[str, Any] = field(default_factory=dict)  # options that take it away; else `unsafe` does
 
-    def run(self, seed: int, unsafe: bool) -> ObjectResult:
+    def run(self, seed: int, unsafe: bool) -> Result:
         taken = self.without or {"unsafe": frozenset({self.name})}
         options = ObjectOptions(play=self.play, peers=self.peers)
         return run_object_seed(seed, replace(options, **taken) if unsafe else options)

@@ -26,6 +26,7 @@ from tools.sim.linear import Op
 from tools.sim.loop import Crashed, Deadlock, Stuck, VirtualLoop
 from tools.sim.object_end import BUCKET, Ending
 from tools.sim.object_store import Body, Store
+from tools.sim.result import Result
 from tools.sim.story import Story
 from tools.sim.survival import Survival
 
@@ -63,25 +64,6 @@ class ObjectOptions:
     unsafe: frozenset[str] = frozenset()
     climate: Climate = field(default_factory=lambda: Climate(every_s=1.5, weights=dict(WEIGHTS)))
     play: Play | None = None  # instead of clients and nemesis
-
-
-@dataclass
-class ObjectResult:
-    """`problems` is empty if every promise held."""
-
-    seed: int
-    problems: list[str]
-    operations: int
-    virtual_s: float
-    digest: str
-    faults: Counter[str]
-    safeguards: Counter[str]
-    outcomes: Counter[str]
-    lines: list[str]
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
 
 
 class ObjectWorld:
@@ -138,7 +120,7 @@ class ObjectWorld:
         if store is not None:
             self.counts.update(store.counts())
 
-    def run(self) -> ObjectResult:
+    def run(self) -> Result:
         try:
             self.loop.run(self._main())
         except (Crashed, Deadlock, Stuck, AssertionError) as error:
@@ -149,7 +131,7 @@ class ObjectWorld:
         self.problems += self.cluster.failures
         self._judge()
         outcomes = Counter(op.outcome for op in self.history)
-        return ObjectResult(
+        return Result(
             seed=self.seed,
             problems=self.problems,
             operations=sum(outcomes[name] for name in (linear.OK, linear.ABSENT, linear.MISMATCH)),
@@ -340,6 +322,6 @@ def _evict_after_s(seed: int, options: ObjectOptions) -> float:
     return EVICT_AFTER_S if random.Random(f"eviction {seed}").random() < EVICTING else 0.0
 
 
-def run_object_seed(seed: int, options: ObjectOptions | None = None, story: bool = False) -> ObjectResult:
+def run_object_seed(seed: int, options: ObjectOptions | None = None, story: bool = False) -> Result:
     """Run one seed. Never raises for what the simulated code does: that is in `problems`."""
     return ObjectWorld(seed, options or ObjectOptions(), story).run()

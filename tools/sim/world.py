@@ -20,6 +20,7 @@ from tools.sim.founding import REPLICAS
 from tools.sim.linear import Undecided
 from tools.sim.listing import judge
 from tools.sim.loop import Crashed, Deadlock, Stuck, VirtualLoop
+from tools.sim.result import Result
 from tools.sim.schedules import Schedule
 from tools.sim.story import Story
 from tools.sim.workload import Habits, Workload
@@ -42,25 +43,6 @@ class Options:
     climate: Climate = field(default_factory=Climate)
     evict_after_s: float | None = None  # None: drawn, for a share of the seeds
     schedule: Schedule | None = None  # instead of clients and nemesis
-
-
-@dataclass
-class Result:
-    """What came of a run. `problems` is empty if every promise held."""
-
-    seed: int
-    problems: list[str]
-    operations: int
-    virtual_s: float
-    digest: str
-    faults: Counter[str]
-    safeguards: Counter[str]
-    outcomes: Counter[str]
-    lines: list[str]
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
 
 
 class World:
