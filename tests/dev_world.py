@@ -12,11 +12,15 @@ import http.server
 import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tools.devcluster import Command, DevCluster
-from tools.devlayout import Layout, Place
+from tools.devcluster import Command, DevCluster, Peer
+from tools.devlayout import Layout, Place, free_port
+
+DEADLINE_S = 30.0
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -62,6 +66,43 @@ def command_of(modes: dict[str, str]) -> Command:
         return [sys.executable, "-m", "tests.dev_world", "peer", str(place.directory), str(place.port), mode]
 
     return command
+
+
+def layout_in(data: Path, peers: int = 3) -> Layout:
+    return Layout(data, peers, free_port(peers), 3)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, at most DEADLINE_S."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def until_now(condition: Callable[[], bool]) -> None:
+    """The same without a loop."""
+    asyncio.run(until(condition))
+
+
+def start_by_hand(layout: Layout, place: Place) -> subprocess.Popen[bytes]:
+    """A peer that no `dev` started."""
+    return subprocess.Popen(command_of({})(place, layout), start_new_session=True)
+
+
+def is_gone(pid: int) -> bool:
+    """No such process, or one that only waits for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def cluster_of(layout: Layout, changes: list[str], **modes: str) -> DevCluster:
+    def changed(peer: Peer) -> None:
+        changes.append(f"{peer.place.name} {peer.state}")
+
+    named = {name.replace("_", "-"): mode for name, mode in modes.items()}
+    return DevCluster(layout, changed, command_of(named))
 
 
 async def run(data: Path, port: int, peers: int) -> None:

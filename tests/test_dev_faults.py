@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.dev_world import command_of
-from tests.test_dev import DEADLINE_S, cluster_of, is_gone, layout_in, until
+from tests.dev_world import DEADLINE_S, cluster_of, command_of, is_gone, layout_in, until
 from tools.dev import dev
 from tools.devlayout import Layout, free_port, is_frozen, live_pid, load, take_lock
 from tools.rot import flip_bits
