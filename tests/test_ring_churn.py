@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -53,7 +54,9 @@ def test_hasty_removal_is_caught() -> None:
 
 def test_the_command_tells_what_happened() -> None:
     """Goal: a line for each thing that is counted, and the verdict."""
+    level = logging.getLogger("peer").level
     result = CliRunner().invoke(ring_churn, ["--members", "12", "--hours", "0.05", "--seed", "3", "--story"])
+    assert logging.getLogger("peer").level == level
     assert result.exit_code == 0, result.output
     assert "everything is in order; faults begin" in result.output
     assert "nobody was removed wrongly, and in the end all agreed" in result.output

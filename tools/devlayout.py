@@ -253,7 +253,7 @@ def _is_free(port: int, kind: socket.SocketKind) -> bool:
     return True
 
 
-_reserved: dict[int, BinaryIO] = {}
+_reserved: dict[int, int] = {}  # descriptors of locked files, held until this process ends
 
 
 def free_port(peers: int) -> int:
@@ -277,11 +277,11 @@ def _reserve(port: int) -> bool:
     """Whether the ports from here on are this process's to give away."""
     if port not in _reserved:
         path = Path(tempfile.gettempdir()) / f"atoll-ports-{os.getuid()}-{port}"
-        file = path.open("ab")
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.close()
+            os.close(file)
             return False
         _reserved[port] = file
     return True
