@@ -410,3 +410,22 @@ def test_i6_who_becomes_a_voter_is_told_of_every_start() -> None:
         assert all(known_durably(newcomer, peer)[0] == 1 for peer in stays if peer is not newcomer)
 
     simulate(scenario, 7)
+
+
+def test_i7_who_left_the_ring_is_forgotten() -> None:
+    """Goal (I7): what is known of peers does not grow with all that ever were in the ring."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        gone, *stay = peers
+        await gone.restart()
+        await reports(world)
+        assert all(gone.id in known(peer) for peer in stay)
+        await stay[0].replica.change_ring(lambda base: removed(base, gone.id))
+        await until(lambda: all(peer.replica.epoch.member(gone.id) is None for peer in stay))
+        await reports(world)
+        assert not any(gone.id in known(peer) for peer in stay)
+
+    def known(peer: Peer) -> set[str]:
+        return {member for member, *_ in peer.replica.identity._known()}
+
+    simulate(scenario, 5)

@@ -90,7 +90,7 @@ class Replica:
         self._owners: list[Owners] = []
         self._circle: Circle | None = None
         self._fallbacks: dict[int, tuple[str, ...]] = {}
-        self._member = False
+        self._everybody: frozenset[str] = frozenset()
         self._waiting = 0
         self.asked = 0  # about rows, which is what clients' requests come to
         self.identity = Identity(env, rows, me, self.send, unsafe)
@@ -168,7 +168,7 @@ class Replica:
     @property
     def is_member(self) -> bool:
         """Whether this peer is in the ring it knows; one that is not coordinates no change."""
-        return self._member
+        return self.me in self._everybody
 
     def owners_of_row(self, row_key: bytes) -> Owners:
         if not self._owners:
@@ -363,7 +363,8 @@ class Replica:
                 self._rows.commit([meta.write(_MERGED, epoch.generation.to_bytes(8, "big"))], lambda _: None)
         self._circle = None
         self._fallbacks = {}
-        self._member = any(member.id == self.me for member in epoch.everybody)
+        self._everybody = frozenset(member.id for member in epoch.everybody)
+        self.identity.ring_changed(self._everybody)
         self.progress.load(self.epochs.tag)
         known: dict[Any, Owners] = {}
         self._owners = []
