@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from peer.errors import AtollError, Full, Unavailable
+from tests.dev_world import until_now
+from tools.hours import HoursTold
 from tools.sim.blocks import BLOCK_BYTES, SimFiles
 from tools.sim.disk import SimDisk, SimRows
 from tools.sim.env import SimEnv
@@ -32,6 +36,23 @@ def test_time_jumps_and_order_is_kept() -> None:
 
     assert VirtualLoop().run(main()) == "done"
     assert seen == [(0.5, 0.5), (1800.0, 1800.0), (3599.0, 3599.0)]
+
+
+def test_a_long_run_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: hours done and left are told while a long run goes on, and nothing of a short one."""
+    monkeypatch.setattr("tools.hours.LOG_EVERY_S", 0.001)
+    loop = VirtualLoop(limit_s=1e6)
+    loop.now = 7200.0
+    said = io.StringIO()
+    console = Console(file=said)
+    with HoursTold(loop, 6 * 3600.0, console) as told:
+        assert told.line(600.0).strip() == "2.0 of 6.0 virtual hours, 10 min gone, 20 min left"
+        until_now(lambda: "2.0 of 6.0 virtual hours" in said.getvalue())
+    short = io.StringIO()
+    with HoursTold(loop, 600.0, Console(file=short)):
+        pass
+    assert not short.getvalue()
+    loop.close()
 
 
 def test_deadlock_is_an_error() -> None:

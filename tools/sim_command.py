@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tools.hours import HoursTold
 from tools.sim.batch import ENOUGH_SEEDS, Outcome, Totals, run_batch
 from tools.sim.chunk_world import CONTROLS as DISK_CONTROLS
 from tools.sim.chunk_world import hunt as hunt_on_disk
@@ -29,7 +30,7 @@ from tools.sim.object_controls import OBJECT_CONTROLS, ObjectControl
 from tools.sim.object_controls import hunt as hunt_objects
 from tools.sim.object_day import PEERS as LONG_PEERS
 from tools.sim.object_day import long_options
-from tools.sim.object_world import ObjectOptions, run_object_seed
+from tools.sim.object_world import ObjectOptions, ObjectWorld
 from tools.sim.result import Result
 from tools.sim.world import Options, run_seed
 
@@ -238,7 +239,7 @@ def objects(
     options = ObjectOptions(peers=peers) if hours is None else long_options(hours, peers or LONG_PEERS)
     first = seed or 0
     if story:
-        result = run_object_seed(first, options, story=True)
+        result = _told_seed(first, options, story=True)
         for line in result.lines:
             stdout.print(line, markup=False)
         stdout.print(f"seed {first}: {result.operations} operations, digest {result.digest}")
@@ -248,11 +249,21 @@ def objects(
         seeds = 1
     started = time.monotonic()
     count = jobs or min(os.cpu_count() or 1, seeds)
-    results = run_object_batch(range(first, first + seeds), options, count)
+    if seeds == 1:
+        results = iter([_told_seed(first, options)])
+    else:
+        results = run_object_batch(range(first, first + seeds), options, count)
     totals = _run(results, seeds, object_totals(), stderr)
     _report(totals, time.monotonic() - started, stdout)
     enough = totals.seeds >= ENOUGH_OBJECT_SEEDS and peers is None
-    _end(totals, "objects", lambda seed: run_object_seed(seed, options, story=True), enough, stdout)
+    _end(totals, "objects", lambda seed: _told_seed(seed, options, story=True), enough, stdout)
+
+
+def _told_seed(seed: int, options: ObjectOptions, story: bool = False) -> Result:
+    """One run in this process, which tells how far it has come if it is long."""
+    world = ObjectWorld(seed, options, story)
+    with HoursTold(world.loop, options.faulty_s + options.calm_s):
+        return world.run()
 
 
 @sim.command()

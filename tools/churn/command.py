@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import click
 
-from tools.churn.run import Options, Result, run_seed
+from tools.churn.run import Options, Result, Run
+from tools.hours import HoursTold
 
 STORY_LINES = 60
 
@@ -35,7 +36,9 @@ def ring_churn(members: int, hours: float, seed: int, seeds: int, story: bool) -
     options = Options(members=members, seconds=hours * 3600)
     for number in range(seed, seed + seeds):
         with _refusals_untold():
-            result = run_seed(number, options, story=True)
+            run = Run(number, options, story=True)
+            with HoursTold(run.loop, options.seconds):
+                result = run.run()
         if story:
             click.echo("\n".join(result.lines))
         click.echo(summary(result))
