@@ -111,7 +111,7 @@ class Told:
 
     def replaced(self, attempt: bytes, names: bytes, manifest: bool) -> None: ...
 
-    def failed(self, attempt: bytes, back: bytes, names: bytes) -> None:
+    def failed(self, attempt: bytes, back: bytes, names: bytes, manifest: bool) -> None:
         self.failed_attempts.append(attempt)
 
 

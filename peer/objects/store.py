@@ -72,8 +72,8 @@ class GarbageCan(Protocol):
     def replaced(self, attempt: bytes, names: bytes, manifest: bool) -> None:
         """The head of this attempt lost its place, for certain; `names` are of chunks, or of manifests."""
 
-    def failed(self, attempt: bytes, back: bytes, names: bytes) -> None:
-        """A put stored these chunks and did not learn that its head was accepted."""
+    def failed(self, attempt: bytes, back: bytes, names: bytes, manifest: bool) -> None:
+        """A put referred to these chunks, or to manifests and what they list, and perhaps no head names them."""
 
 
 class Objects:
@@ -217,10 +217,10 @@ class Objects:
                 except _MadeAnew as anew:
                     head, stands = await self._move(anew.bucket, named)
                 if upload is not None and stands.payload != named.encoded:
-                    self._abandon(attempt, upload.back, upload.stored_names)
+                    self._abandon_upload(attempt, upload)
             except BaseException:
                 if upload is not None:
-                    self._abandon(attempt, upload.back, upload.stored_names)
+                    self._abandon_upload(attempt, upload)
                 raise
         self._tell_replaced(stands)
         return head
@@ -234,7 +234,7 @@ class Objects:
 
     async def _move(self, bucket: Bucket, named: _Named) -> tuple[Head, Current]:
         """The bucket whose name this peer remembered is gone, and this one has its name: have what was stored referred to
-        from there, by an attempt of its own, and the head accepted there. A copy that moves no bytes."""
+        from there, by an attempt of its own, and the head accepted there. Of bytes owners get only what they lack."""
         back = bucket.objects(self._power).row_key(named.key)
         with self._replica.attempts.one() as attempt:
             head = named.head._replace(attempt=attempt)
@@ -243,20 +243,15 @@ class Objects:
             try:
                 names = Names(self.chunks, self.pool, head, self.chunk_bytes)
                 for index in range(-(-head.size // self.chunk_bytes)):
-                    await self._refer(await names.of(index), attempt, back)
+                    await self.chunks.refer(await names.of(index), attempt, back)
                 if head.kind == MANIFEST:
                     for at in range(0, len(head.names), NAME_BYTES):
-                        await self._refer(head.names[at : at + NAME_BYTES], attempt, back)
+                        await self.chunks.refer(head.names[at : at + NAME_BYTES], attempt, back)
                 stands = await self._commit(bucket.name, moved, bucket)
             finally:
                 if stands is None or stands.payload != moved.encoded:
-                    self._abandon(attempt, back, head.names)
+                    self._abandon(attempt, back, head.names, head.kind == MANIFEST)
         return head, stands
-
-    async def _refer(self, name: bytes, attempt: bytes, back: bytes) -> None:
-        """Refer to a stored chunk once more; owners that lack it get the bytes."""
-        buffer, length = await self.chunks.get(name)
-        await self.chunks.put(buffer, length, attempt, back, lambda: self.chunks.give(buffer))
 
     async def _store(self, body: Body, size: int | None, upload: Upload | None) -> Stored:
         """The bytes, made durable, or without an upload to be so with the head. Raises Invalid if they are not as many as
@@ -273,10 +268,14 @@ class Objects:
             )
         return stored
 
-    def _abandon(self, attempt: bytes, back: bytes, names: bytes) -> None:
+    def _abandon_upload(self, attempt: bytes, upload: Upload) -> None:
+        self._abandon(attempt, upload.back, upload.manifests, True)
+        self._abandon(attempt, upload.back, upload.listed_nowhere, False)
+
+    def _abandon(self, attempt: bytes, back: bytes, names: bytes, manifest: bool) -> None:
         """No head may name what was stored for this attempt: have that looked into."""
-        if self._garbage is not None:
-            self._garbage.failed(attempt, back, names)
+        if self._garbage is not None and names:
+            self._garbage.failed(attempt, back, names, manifest)
 
     def _tell_replaced(self, current: Current) -> None:
         """Let what a change took the place of become garbage."""

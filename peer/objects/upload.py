@@ -79,9 +79,14 @@ class Upload:
         self._etag = _EtagOfNames()
 
     @property
-    def stored_names(self) -> bytes:
-        """Names of chunks that were stored so far, as far as a head could hold them."""
-        return bytes(self._manifests + self._names)[: CHUNKS_IN_HEAD * NAME_BYTES]
+    def manifests(self) -> bytes:
+        """Names of the manifests that were stored so far."""
+        return bytes(self._manifests)
+
+    @property
+    def listed_nowhere(self) -> bytes:
+        """Names of chunks that were stored so far and that no manifest lists, as many as a head could hold."""
+        return bytes(self._names[: CHUNKS_IN_HEAD * NAME_BYTES])
 
     async def run(self) -> Stored:
         try:
@@ -207,8 +212,8 @@ class Upload:
         buffer = await self._m.pool.take(BUFFER_WAIT_S)
         length = len(self._names)
         buffer.payload(length)[:] = self._names
-        self._names.clear()
         self._manifests += await self._put(buffer, length)
+        self._names.clear()  # not before: should this fail they are to be found
 
 
 def too_large(largest: int) -> Invalid:

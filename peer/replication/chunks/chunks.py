@@ -116,6 +116,15 @@ class Chunks:
         await put.run()
         return name
 
+    async def refer(self, name: bytes, attempt: bytes, back: bytes) -> None:
+        """Refer to a stored chunk once more; durable at a majority of its owners when it returns. Bytes move only if too few
+        of them have the chunk; what the others lack becomes a hint. Raises as `get` and `put`."""
+        try:
+            await Put(self, name, None, 0, attempt, back, _nothing).run()
+        except AtollError:
+            buffer, length = await self.get(name)
+            await Put(self, name, buffer, length, attempt, back, lambda: self.give(buffer)).run()
+
     def fallbacks_of(self, name: bytes) -> tuple[str, ...]:
         return self._ring.fallbacks(partition_of(name, self._ring.epoch.partition_power))
 
@@ -196,6 +205,10 @@ class Chunks:
             return done(result)
 
         return self._disk.read(extent, name, buffer, read)
+
+
+def _nothing() -> None:
+    """A reference keeps no buffer."""
 
 
 class _Get:

@@ -36,10 +36,13 @@ SOONER_S = 0.3
 
 
 class Put:
-    """One chunk on its way. `release` is called once, when nobody uses the buffer any more."""
+    """One chunk on its way. `release` is called once, when nobody uses the buffer any more.
+
+    Without a buffer only a reference is: a majority of the owners must have the bytes, and nobody stands in for the others.
+    """
 
     def __init__(
-        self, chunks: Chunks, name: bytes, buffer: Buffer, length: int, attempt: bytes, back: bytes,
+        self, chunks: Chunks, name: bytes, buffer: Buffer | None, length: int, attempt: bytes, back: bytes,
         release: Callable[[], None],
     ) -> None:  # fmt: skip
         self.c = chunks
@@ -50,7 +53,7 @@ class Put:
         self.back = back
         self.release = release
         self.owners = chunks.owners_of(name)
-        self.spares = list(chunks.fallbacks_of(name))
+        self.spares = list(chunks.fallbacks_of(name)) if buffer is not None else []
         self.need = len(self.owners) // 2 + 1
         self.filled: set[str] = set()  # slots
         self.failed: set[str] = set()  # slots whose owner did not take it
@@ -70,12 +73,13 @@ class Put:
     async def run(self) -> None:
         c = self.c
         self.silent = {o for o in self.owners if o != c._me and c.stragglers.avoided(o)}
-        ask_first = c._me not in self.owners or self._here()
+        ask_first = self.buffer is None or c._me not in self.owners or self._here()
+        can_pass = bool(self.spares) or self.buffer is None
         self.using += 1  # held while owners are started
         for owner in self.owners:
             self.pending[owner] = owner
         for owner in self.owners:
-            if self.spares and (owner in self.silent or not c._ring.is_alive(owner)):
+            if can_pass and (owner in self.silent or not c._ring.is_alive(owner)):
                 self._finished(owner, Unavailable("it is silent, or believed dead"))
             elif owner == c._me and self._can_be_spared(owner):
                 self.held_back = True
@@ -144,14 +148,17 @@ class Put:
         return () if slot == member else (slot,)
 
     def _bytes_to(self, member: str) -> None:
-        if member == self.c._me:
-            self._store(member)
+        buffer = self.buffer
+        if buffer is None:
+            self._finished(member, NotFound("it does not hold the chunk"))
+        elif member == self.c._me:
+            self._store(member, buffer)
         elif self.length <= SMALL_BYTES:
-            self._call(member)
+            self._call(member, buffer)
         else:
-            self._transfer(member)
+            self._transfer(member, buffer)
 
-    def _store(self, me: str) -> None:
+    def _store(self, me: str, buffer: Buffer) -> None:
         """This peer's own copy."""
         self.using += 1
         c = self.c
@@ -166,9 +173,9 @@ class Put:
                 )
             self._done_with_buffer()
 
-        c._disk.append(self.buffer, self.length, self.name, appended)
+        c._disk.append(buffer, self.length, self.name, appended)
 
-    def _transfer(self, member: str) -> None:
+    def _transfer(self, member: str, buffer: Buffer) -> None:
         self.using += 1
         header = ("put", self.c._ring.tag, self.name, self.attempt, self.back, *self._place(member))
 
@@ -176,13 +183,13 @@ class Put:
             self._finished(member, error_of(result if isinstance(result, AtollError) else result[0]))
             self._done_with_buffer()
 
-        payload = self.buffer.payload(self.length)
+        payload = buffer.payload(self.length)
         self.running.append(self.c._bulk.call(member, header, payload, None, SEND_S, sent))
 
-    def _call(self, member: str) -> None:
+    def _call(self, member: str, buffer: Buffer) -> None:
         """A small chunk: its bytes, copied, in one message."""
         if not self.copy:
-            self.copy = bytes(self.buffer.payload(self.length))
+            self.copy = bytes(buffer.payload(self.length))
         head = (STORE_CHUNK, self.c._ring.tag, self.name, self.attempt, self.back, self.copy)
         self.c._ring.send(
             member, head + self._place(member), CALL_S, lambda reply: self._finished(member, error_of(reply))

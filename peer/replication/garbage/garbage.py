@@ -62,6 +62,7 @@ KEYS_A_STEP = 512
 KEYS_A_MESSAGE = 256
 JUDGED_A_STEP = 64
 REPLACED_MOST = 10_000
+FAILED_MOST = 1_000
 DOUBTS_MOST = 10_000
 RETRY_S = 30.0
 ASK_S = 5.0
@@ -80,12 +81,23 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class _Replaced:
-    """A head that another one took the place of: chunk names, or those of manifests that list them."""
+    """What a dead attempt referred to: chunk names, or those of manifests that list them."""
 
     attempt: bytes
     names: bytes
     manifest: bool
     since_s: float
+
+
+@dataclass(slots=True)
+class _Failed:
+    """What a put referred to whose head was perhaps not accepted; `back` is the head's row key."""
+
+    attempt: bytes
+    back: bytes
+    names: bytes
+    manifest: bool
+    not_before_s: float
 
 
 class Garbage(Worker):
@@ -110,6 +122,7 @@ class Garbage(Worker):
         self.grace_s = grace_s
         self.pass_every_s = pass_every_s
         self._replaced: deque[_Replaced] = deque()
+        self._failed: deque[_Failed] = deque()
         self._doubts: dict[bytes, tuple[bytes, float]] = {}  # reference -> (back pointer, not judged before)
         self.loose = Loose(
             env, rows, me, ring, send, holder, verdicts, alive, self._tell, self.doubt
@@ -129,16 +142,23 @@ class Garbage(Worker):
     def replaced(self, attempt: bytes, names: bytes, manifest: bool) -> None:
         """The head of this attempt was replaced, first hand (V1): its references may go."""
         self._verdicts.learn(attempt)
-        if len(self._replaced) >= REPLACED_MOST:
+        self._drop_all(attempt, names, manifest)
+
+    def failed(self, attempt: bytes, back: bytes, names: bytes, manifest: bool) -> None:
+        """A put ended without knowing that its head was accepted; it referred to these chunks, or to these manifests and
+        what they list. They go once the attempt is known to be dead."""
+        if len(self._failed) >= FAILED_MOST:
             self._forgotten += 1  # the walk finds them
+            return
+        self._failed.append(_Failed(attempt, back, names, manifest, 0.0))
+        self.wake()
+
+    def _drop_all(self, attempt: bytes, names: bytes, manifest: bool) -> None:
+        if len(self._replaced) >= REPLACED_MOST:
+            self._forgotten += 1
             return
         self._replaced.append(_Replaced(attempt, names, manifest, self.env.now()))
         self.wake()
-
-    def failed(self, attempt: bytes, back: bytes, names: bytes) -> None:
-        """A put ended without knowing that its head was accepted; these are the chunks it stored."""
-        for name in _cut(names):
-            self.doubt(chunk_key(name, self._ring.epoch.partition_power) + attempt, back)
 
     def doubt(self, key: bytes, back: bytes) -> None:
         """A reference that no head seems to name: judge it soon."""
@@ -176,7 +196,7 @@ class Garbage(Worker):
     # --- Worker
 
     def queue(self) -> int:
-        return len(self._replaced) + len(self._doubts) + len(self.loose)
+        return len(self._replaced) + len(self._failed) + len(self._doubts) + len(self.loose)
 
     def start(self) -> None:
         """Go on looking through everything now."""
@@ -188,10 +208,12 @@ class Garbage(Worker):
 
     def due_s(self) -> float:
         doubts = min((not_before_s for _, not_before_s in self._doubts.values()), default=math.inf)
-        return min(self._page_at_s, self.loose.due_s(), doubts)
+        failed = min((one.not_before_s for one in self._failed), default=math.inf)
+        return min(self._page_at_s, self.loose.due_s(), doubts, failed)
 
     async def step(self) -> bool:
-        worked = await self._drop_replaced()
+        worked = await self._judge_failed()
+        worked = await self._drop_replaced() or worked
         worked = await self._judge_doubts() or worked
         looked_at, size = await self.loose.step()
         self.did(looked_at, size)
@@ -230,6 +252,22 @@ class Garbage(Worker):
         names = bytes(buffer.payload(length))
         self._source.give(buffer)
         return names
+
+    async def _judge_failed(self) -> bool:
+        """Judge some puts that failed; what those of dead attempts referred to is dropped as if it had been replaced."""
+        now = self.env.now()
+        some = [one for one in self._failed if one.not_before_s <= now][:JUDGED_A_STEP]
+        if not some:
+            return False
+        verdicts = await self._verdicts.judge([(one.back, one.attempt) for one in some])
+        for one, verdict in zip(some, verdicts, strict=True):
+            if verdict is None:
+                one.not_before_s = self.env.now() + RETRY_S
+                continue
+            self._failed.remove(one)
+            if verdict:
+                self._drop_all(one.attempt, one.names, one.manifest)
+        return True
 
     async def _judge_doubts(self) -> bool:
         """Judge some references that no head seemed to name, and drop those of dead attempts everywhere."""
