@@ -315,7 +315,7 @@ def test_who_is_out_of_the_ring_changes_nothing_and_its_attempts_are_over() -> N
         with a.peer.replica.attempts.one() as attempt:
             await peers[1].put(SMALL, b"\xee" * 8 + attempt[8:])
             await until(lambda: not any(one.holds(SMALL) for one in peers), 60)
-        a.peer.replica._member = False
+        a.peer.replica._everybody -= {a.peer.id}
         error = await error_of(a.peer.put(b"value"))
         assert error.code == "ServiceUnavailable" and world.holding(b"value") == 0
 
