@@ -33,11 +33,12 @@ async def keep_house(
 
 
 def _look(directory: DataDir, rows: SqliteRows, files: ChunkFiles) -> bool:
-    """Take the ballast while there is room for it (it is given up when a commit finds the disk full); whether it is full."""
+    """Take the ballast while there is room for it (it is given up when a commit finds the disk full); whether it is full,
+    or the one the rows are on."""
     if not rows.read_only:
         try:
             directory.ballast.take()
         except OSError as error:
             log.warning("cannot take the ballast of %s: %s", directory.path, error)
     rows.tidy()
-    return files.full is not None
+    return files.full is not None or not rows.roomy

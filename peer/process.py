@@ -83,10 +83,10 @@ class Peer:
         synchronous = "OFF" if "no_row_sync" in unsafe else "FULL"
         self._ring_changed = asyncio.Event()
         self.damage = ""  # what is wrong with the database's structure
-        self.vitals = Vitals(directory.rows_path)
+        self.vitals = Vitals(directory.rows_path, directory.segments_path)
         self.rows = SqliteRows(
             directory.rows_path, loop, options=SqliteOptions(synchronous=synchronous), space=directory.ballast,
-            damaged=self._forgot, gauge=self.vitals.gauge,
+            damaged=self._forgot, gauge=self.vitals.rows,
         )  # fmt: skip
         try:
             self.me = self._member_id()
@@ -101,7 +101,7 @@ class Peer:
             sync_data="no_data_sync" not in unsafe,
             sync_directory="no_directory_sync" not in unsafe,
         )
-        self.files = ChunkFiles(directory.segments_path, options=options, gauge=self.vitals.gauge)
+        self.files = ChunkFiles(directory.segments_path, options=options, gauge=self.vitals.segments)
         self.disk = DiskThreads(self.files, self._loop)
         self.peers = Peers(self._hello, self._key, self._handle, self._address_of, stats=self.stats)
         self.replica = Replica(self.env, self, self.rows, self.me)

@@ -27,21 +27,47 @@ HAMPERED = frozenset({SLOW, READ_ONLY, BLOCKED})
 """Flags of members that are asked later. A full one answers as fast as ever."""
 
 
-class Vitals:
-    """One peer's own condition. `path` is its metadata database. All methods belong to the loop's thread."""
+class _Disk:
+    """A disk that is watched. `path` is what is tried when it is not well."""
 
-    def __init__(self, path: Path) -> None:
-        self.gauge = Gauge()
+    def __init__(self, gauge: Gauge, path: Path) -> None:
+        self.gauge = gauge
+        self.slow: tuple[str, float] | None = None
+        self._path = path
+        self._trial: asyncio.Future[None] | None = None
+        self._tried_s = float("-inf")
+
+    def look(self) -> None:
+        """Draw conclusions from what was measured, and have the disk tried if it is not well."""
+        before, self.slow = self.slow, self.gauge.slow()
+        if self.slow is not None and before is None:
+            log.warning("%s is slow: one %s took %.1f s", self.gauge, *self.slow)
+        elif self.slow is None and before is not None:
+            log.warning("%s is as fast as before", self.gauge)
+        ill = self.slow is not None or self.gauge.read_only
+        trying = self._trial is not None and not self._trial.done()
+        if ill and not trying and time.monotonic() - self._tried_s >= TRY_OUT_S:
+            self._tried_s = time.monotonic()
+            self._trial = asyncio.ensure_future(asyncio.to_thread(self.gauge.try_out, self._path))
+
+
+class Vitals:
+    """One peer's own condition. `rows` is its metadata database, `segments` its directory of chunks, on one disk or on two:
+    what one of two does says nothing of the other. All methods belong to the loop's thread."""
+
+    def __init__(self, rows: Path, segments: Path) -> None:
+        apart = rows.parent.stat().st_dev != segments.stat().st_dev
+        self.rows = Gauge(place="rows/" if apart else "")
+        self.segments = Gauge(place="segments/") if apart else self.rows
+        self._disks = [_Disk(self.rows, rows)]
+        if apart:
+            self._disks.append(_Disk(self.segments, segments))
         self.lag = LoopLag()
         self.tell: Callable[[frozenset[str]], None] = lambda flags: None
         """Told all flags, at first and whenever they change."""
         self.on_writable: Callable[[], None] = lambda: None
         """Told when the disk takes writes again, or chunks again."""
-        self._path = path
         self._flags: frozenset[str] = frozenset()
-        self._trial: asyncio.Future[None] | None = None
-        self._tried_s = float("-inf")
-        self._slow: tuple[str, float] | None = None
 
     @property
     def flags(self) -> frozenset[str]:
@@ -69,28 +95,31 @@ class Vitals:
             self.lag.stop()
 
     def look(self) -> None:
-        """Draw conclusions from what was measured, and have the disk tried if it is not well."""
-        slow, read_only = self.gauge.slow(), bool(self.gauge.read_only)
-        if slow is not None and self._slow is None:
-            log.warning("the disk is slow: one %s took %.1f s", *slow)
-        elif slow is None and self._slow is not None:
-            log.warning("the disk is as fast as before")
-        self._slow = slow
+        """Look at the disks and at the loop, and tell what changed."""
+        for disk in self._disks:
+            disk.look()
+        slow = any(disk.slow is not None for disk in self._disks)
         self.flag(
-            [(SLOW, slow is not None), (READ_ONLY, read_only), (BLOCKED, self.lag.recent() is not None)]
+            [(SLOW, slow), (READ_ONLY, self._read_only() != ""), (BLOCKED, self.lag.recent() is not None)]
         )
-        trying = self._trial is not None and not self._trial.done()
-        if (slow is not None or read_only) and not trying and time.monotonic() - self._tried_s >= TRY_OUT_S:
-            self._tried_s = time.monotonic()
-            self._trial = asyncio.ensure_future(asyncio.to_thread(self.gauge.try_out, self._path))
+
+    def _read_only(self) -> str:
+        """Why disks take no writes; "" while all do."""
+        gauges = [disk.gauge for disk in self._disks if disk.gauge.read_only]
+        return "; ".join(f"{one.place}: {one.read_only}" if one.place else one.read_only for one in gauges)
 
     def info(self) -> dict[str, Any]:
-        """For the view of the cluster: the slowest operation of a `slow` disk, why it is `read_only` ("": it is not), and
+        """For the view of the cluster: the slowest operation of a `slow` disk, why one is `read_only` ("": none is), and
         when the event loop last stood still (`blocked`)."""
-        slow = self._slow
+        slow = max(
+            ((*disk.slow, disk.gauge.place) for disk in self._disks if disk.slow is not None),
+            key=lambda one: one[1], default=None,
+        )  # fmt: skip
         return {
-            "slow": None if slow is None else {"operation": slow[0], "took_s": round(slow[1], 1)},
-            "read_only": self.gauge.read_only,
+            "slow": None
+            if slow is None
+            else {"operation": slow[0], "took_s": round(slow[1], 1), "disk": slow[2]},
+            "read_only": self._read_only(),
             "blocked": self.lag.info(),
             "standstills": self.lag.count,
             "longest_standstill_s": round(self.lag.longest_s, 1),

@@ -30,14 +30,16 @@ HEALTHY_S = 150.0
 
 
 @contextmanager
-def world_on_a_small_disk(directory: Path) -> Iterator[tuple[ClusterWorld, Path]]:
-    """Three peers, the last one on a file system of its own, with a bucket; skips where none can be made."""
+def world_on_a_small_disk(directory: Path, part: str = "") -> Iterator[tuple[ClusterWorld, Path]]:
+    """Three peers, the last one on a file system of its own, or this part of its directory, with a bucket; skips where none
+    can be made."""
     try:
         with small_disk(directory, 512 * MIB) as disk:
             world = ClusterWorld(directory / "peers")
             (disk / "data").mkdir(mode=0o700)
-            world.place(ILL).directory.parent.mkdir(parents=True, exist_ok=True)
-            world.place(ILL).directory.symlink_to(disk / "data")
+            place = world.place(ILL).directory / part
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(disk / "data")
             with world:
                 assert (
                     world.call("PUT", "/v1/buckets/ill", b'{"shards": 4}', timeout_s=ANSWERED_S).status == 201
@@ -173,6 +175,31 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
             make_writable(disk / "data")
         wait_until(lambda: healthy(world), "everything is everywhere", HEALTHY_S)
         assert world.pid(ILL) == pid and world.running(ILL) and not node(world, ILL)["flags"]
+        load.read_all()
+
+
+def test_chunks_on_a_read_only_disk_of_their_own(tmp_path: Path) -> None:
+    """Goal: the disk that refuses writes is named, and told as long as it does, though the rows' disk takes every commit;
+    objects without chunks go on with all their copies."""
+    with world_on_a_small_disk(tmp_path, "segments") as (world, disk):
+        load = Load(world)
+        load.round()
+        try:
+            make_read_only(disk / "data")
+        except NoAilment as why:
+            pytest.skip(f"files cannot be made immutable here: {why}")
+        try:
+            load.until(lambda: "read-only" in node(world, ILL)["flags"], "it says that its disk is read-only")
+            for number in range(20):
+                load.put(f"small-{number}", b"in the rows", ILL)
+                assert "read-only" in node(world, ILL)["flags"]
+            assert sentences(world, "reasons")["disk_read_only"].startswith(
+                "peer-3: disk read-only (segments/: "
+            )
+        finally:
+            make_writable(disk / "data")
+        wait_until(lambda: healthy(world), "everything is everywhere", HEALTHY_S)
+        assert not node(world, ILL)["flags"]
         load.read_all()
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -211,3 +212,22 @@ def test_an_unusable_directory_says_what_to_do(
     monkeypatch.setattr(datadir, "write_file", refuse)
     with pytest.raises(StartupError, match=f"{os.strerror(number)}; .*{remedy}"):
         DataDir.open(tmp_path / "new")
+
+
+def test_a_disk_for_each(tmp_path: Path) -> None:
+    """Goal: rows on a disk of their own have their ballast there, where a full one needs it; the floor of chunks is that of
+    the disk they lie on."""
+    if not os.path.ismount("/dev/shm"):
+        pytest.skip("there is no second file system here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "rows").symlink_to(other)
+        directory = DataDir.open(tmp_path)
+        space = os.statvfs(tmp_path)
+        assert directory.floor_bytes == floor_bytes(space.f_blocks * space.f_frsize)
+        memory = os.statvfs(other)
+        assert directory.ballast.measure() // MIB == memory.f_bavail * memory.f_frsize // MIB
+        assert any("is on tmpfs" in warning for warning in directory.warnings), "each disk is looked at"
+        directory.ballast.size = MIB
+        assert directory.ballast.take()
+        assert [file.name for file in Path(other).iterdir()] == ["ballast"]
+        directory.close()

@@ -134,3 +134,17 @@ def test_trying_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     gauge.try_out(file, told.append)
     assert len(told) == 1 and "fdatasync" in told[0]
+
+
+def test_trying_out_a_directory_of_segments(tmp_path: Path) -> None:
+    """Goal: something is written in it, and its open segments must be writable, too."""
+    gauge = Gauge(place="segments/")
+    gauge.refused(OSError(errno.EROFS, "before"))
+    unwritable = tmp_path / "00000001.open"
+    unwritable.mkdir()
+    gauge.try_out(tmp_path)
+    assert gauge.read_only
+    unwritable.rmdir()
+    (tmp_path / "00000001.open").write_bytes(b"chunks")
+    gauge.try_out(tmp_path)
+    assert not gauge.read_only and [file.name for file in tmp_path.iterdir()] == ["00000001.open"]

@@ -51,7 +51,8 @@ def warnings(told: Iterable[Told]) -> list[Sentence]:
             continue
         if slow := condition.get("slow"):
             took = f"{slow['operation']} {slow['took_s']:g} s"
-            found.append(_sentence("disk_slow", name, f"{name}: disk slow ({took})"))
+            which = f"disk of {slow['disk']}" if slow.get("disk") else "disk"
+            found.append(_sentence("disk_slow", name, f"{name}: {which} slow ({took})"))
         if blocked := condition.get("blocked"):
             what = "stopped" if blocked["stopped"] else "event loop blocked"
             when = f", {blocked['ago_s']:.0f} s ago" if blocked["ago_s"] >= LEAST_TOLD_S else ""

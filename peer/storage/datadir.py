@@ -68,10 +68,12 @@ class DataDir:
         self.path = path
         self.warnings = warnings
         self._lock: int | None = lock
-        space = os.statvfs(path)
-        self.total_bytes = space.f_blocks * space.f_frsize
+        self.total_bytes = _total_bytes(self.segments_path)
         self.floor_bytes = floor_bytes(self.total_bytes)
-        self.ballast = Ballast(path / "ballast", min(64 * MIB, self.floor_bytes // 4))
+        # Given up for rows, it must lie where these do.
+        rows = self.rows_path.parent
+        place = path if _same_disk(path, rows) else rows
+        self.ballast = Ballast(place / "ballast", min(64 * MIB, floor_bytes(_total_bytes(rows)) // 4))
 
     @staticmethod
     def open(path: Path) -> DataDir:
@@ -94,7 +96,7 @@ class DataDir:
                 (path / name).mkdir(mode=0o700, exist_ok=True)
             os.fsync(lock)
             directory = DataDir(path, lock, warnings)
-            if directory.free_bytes() < START_BYTES:
+            if directory.ballast.measure() < START_BYTES:
                 directory.ballast.release()
             write_file(path / PID_FILE, f"{os.getpid()}\n".encode())
             return directory
@@ -135,11 +137,6 @@ class DataDir:
     def segments_path(self) -> Path:
         """The directory of segments."""
         return self.path / "segments"
-
-    def free_bytes(self) -> int:
-        """What this process may still allocate. Raises OSError."""
-        space = os.statvfs(self.path)
-        return space.f_bavail * space.f_frsize
 
     # --- small files ---
 
@@ -213,6 +210,15 @@ def _lock(path: Path) -> int:
     return fd
 
 
+def _total_bytes(path: Path) -> int:
+    space = os.statvfs(path)
+    return space.f_blocks * space.f_frsize
+
+
+def _same_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
+
+
 def _check(path: Path) -> list[str]:
     """Warnings; StartupError for what makes a peer impossible here."""
     warnings: list[str] = []
@@ -223,6 +229,15 @@ def _check(path: Path) -> list[str]:
         raise StartupError(
             f"{path} holds files that are no peer's ({some}); give an empty directory as --data"
         )
+    apart = [path / name for name in ("rows", "segments") if (path / name).is_dir()]
+    for place in [path, *(one for one in apart if not _same_disk(path, one))]:
+        _check_disk(place, PEER_FILE not in names, warnings)
+    _check_open_files()
+    return warnings
+
+
+def _check_disk(path: Path, new: bool, warnings: list[str]) -> None:
+    """The same for one disk: the directory's, or one that is mounted in it."""
     system = file_system(path)
     if system.kind == "network":
         raise StartupError(
@@ -238,9 +253,7 @@ def _check(path: Path) -> list[str]:
         )
     if not os.access(path, os.W_OK | os.X_OK):
         raise StartupError(f"{path} is not writable by this user: {_REMEDIES[errno.EACCES]}")
-    _check_space(path, PEER_FILE not in names, warnings)
-    _check_open_files()
-    return warnings
+    _check_space(path, new, warnings)
 
 
 def _check_space(path: Path, new: bool, warnings: list[str]) -> None:

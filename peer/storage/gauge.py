@@ -1,4 +1,4 @@
-"""How this peer's disk behaves, as told by those who write to it: slow, read-only, or well (architecture.md §8).
+"""How a disk of this peer behaves, as told by those who write to it: slow, read-only, or well (architecture.md §8).
 
 A **slow** disk: commits, syncs and writes of chunks are timed. An operation of SLOW_S or more is slow; once slow ones filled
 RISE_S of the last WINDOW_S, those under way included, so does the disk count, until no slow one is left in the window. A
@@ -37,15 +37,22 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Gauge:
-    """One disk. Every method may be called from any thread; `now` gives monotonic seconds."""
+    """One disk. Every method may be called from any thread; `now` gives monotonic seconds.
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    `place`: what of the data directory lies on it, where that is not all; for people.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, place: str = "") -> None:
         self._now = now
+        self.place = place
         self._lock = threading.Lock()
         self._running: dict[object, tuple[str, float]] = {}  # operation, since when
         self._slow: deque[tuple[str, float, float]] = deque(maxlen=KEPT)  # operation, begun, ended
         self._counts_as_slow = False
         self._read_only = ""
+
+    def __str__(self) -> str:
+        return f"the disk of {self.place}" if self.place else "the disk"
 
     # --- slow
 
@@ -93,7 +100,7 @@ class Gauge:
         if error.errno not in REFUSES_WRITES:
             return False
         if not self._read_only:
-            log.error("the disk takes no writes: %s; this peer serves reads, and waits for it", error)
+            log.error("%s takes no writes: %s; this peer serves reads, and waits for it", self, error)
         self._read_only = error.strerror or str(error)
         return True
 
@@ -101,7 +108,7 @@ class Gauge:
         """A write went well."""
         if self._read_only:
             self._read_only = ""
-            log.warning("the disk takes writes again")
+            log.warning("%s takes writes again", self)
 
     def refuses(self, path: Path) -> bool:
         """Look whether a file can be opened for writing, and new ones made beside it, where a write has just failed for a
@@ -113,11 +120,13 @@ class Gauge:
         return False
 
     def try_out(self, path: Path, fatal: Callable[[str], object] = end_process) -> None:
-        """Write and sync a little beside this file, which must be writable itself; blocks as long as the disk takes. Both
-        conclusions follow."""
-        probe = path.with_name("try.tmp")
+        """Write and sync a little beside this file, which must be writable itself, or in this directory, whose open segments
+        must be; blocks as long as the disk takes. Both conclusions follow."""
+        is_directory = path.is_dir()
+        probe = path / "try.tmp" if is_directory else path.with_name("try.tmp")
         try:
-            _open_for_writing(path)
+            for file in path.glob("*.open") if is_directory else [path]:
+                _open_for_writing(file)
             fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.pwrite(fd, bytes(TRY_BYTES), 0)
