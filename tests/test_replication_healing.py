@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -367,11 +368,45 @@ def test_what_was_gained_is_fetched_first_and_counts_until_it_is_here() -> None:
         left = worker.fetching
         assert left > 0
         told[0] = replace(whole, number=whole.number + 1)
-        assert worker.fetching > 0
+        assert worker.fetching == left, "the next ring was not looked at yet; that is not less to do"
         while worker.fetching:
             worker.returned(a.id)
             await worker.step()
         assert worker.detail["compared"] == 2 * mine, "with each of two other owners, and nothing else before"
+
+    simulate_stores(scenario, 4)
+
+
+def test_what_is_still_to_be_fetched_falls_all_the_time_and_counts_to_the_last_byte() -> None:
+    """Goal: each comparison lowers the number, and the one under way counts: a former owner was let go before its last batch
+    had come."""
+
+    async def scenario(world: World, *stores: Store) -> None:
+        for store in stores:
+            side_of(store)
+        d = stores[3].peer
+        whole = d.replica.epochs.current
+        assert whole is not None
+        told = [replace(whole, table=place(whole.table, whole.members[:3], 3, POWER))]
+        former = [stores[0].peer.id]
+        worker = AntiEntropy(
+            d.env, d.id, d.replica.copies, lambda: told[0], lambda _: True, lambda _: former
+        )  # fmt: skip
+        await worker.step()
+        told[0] = whole
+        seen: list[int] = []
+        pull = d.replica.copies.pull
+
+        async def watched(side: int, member: str, partitions: Sequence[int]) -> Pulled:
+            seen.append(worker.fetching)
+            assert worker.to_fetch, "what is gained comes first, so a former owner is needed to the end"
+            return await pull(side, member, partitions)
+
+        d.replica.copies.pull = watched  # type: ignore[method-assign]
+        while worker.fetching:
+            await worker.step()
+        assert worker.to_fetch == 0 and len(seen) > 2
+        assert all(earlier > later > 0 for earlier, later in pairwise(seen))
 
     simulate_stores(scenario, 4)
 

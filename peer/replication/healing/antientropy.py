@@ -12,8 +12,9 @@ here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from peer.errors import AtollError
 from peer.replication.copying.registersync import REGISTERS
@@ -61,7 +62,10 @@ class AntiEntropy(Worker):
         self._alive = alive
         self._former = former
         self._seen: Epoch | None = None
+        self._moving = 0  # partitions whose chunks were to come with the last ring
+        self._moves_at_first = 0
         self._tasks: deque[_Task] = deque()
+        self._doing: _Task | None = None
         self._soon: dict[tuple[str, int, int], float] = {}  # (member, side, partition) -> since when
         self._began_s = self._beat_s = float("-inf")
         self._asked_not_before_s: dict[str, float] = {}
@@ -165,32 +169,37 @@ class AntiEntropy(Worker):
         task = self._next(now)
         if task is None:
             return False
+        self._doing = task
+        try:
+            await self._compare(task, epoch)
+        finally:
+            self._doing = None
+            self.detail["fetching"] = self.fetching
+        return True
+
+    async def _compare(self, task: _Task, epoch: Epoch) -> None:
+        """Do a task; again later if it fails, or if something was found missing that was to be here."""
         try:
             pulled = await self._copies.pull(task.side, task.member, task.partitions)
         except AtollError as error:
             self.last_error = str(error)
             failed = self._failures.get(task.member, 0)
             self._failures[task.member] = failed + 1
-            self._asked_not_before_s[task.member] = self.env.now() + min(
-                RETRY_MOST_S, RETRY_S * 2 ** min(failed, 9)
-            )
-            if self._epoch() is epoch:
-                self._tasks.append(task)
-            return True
+            self._again(task, epoch, min(RETRY_MOST_S, RETRY_S * 2 ** min(failed, 9)))
+            return
         self.last_error = ""
         self._failures.pop(task.member, None)
         self._count(pulled)
-        if task.former:
-            if pulled.missing and self._epoch() is epoch:  # nobody may be let go before all of it is here
-                self._tasks.append(task)
-                self._asked_not_before_s[task.member] = self.env.now() + RETRY_S
-            return True
-        if task.gained and pulled.missing and self._epoch() is epoch:
-            self._tasks.append(task)
-            self._asked_not_before_s[task.member] = self.env.now() + RETRY_S
-        if not any(other.member == task.member and not other.former for other in self._tasks):
+        if (task.former or task.gained) and pulled.missing:  # nobody may be let go before all of it is here
+            self._again(task, epoch, RETRY_S)
+        if not task.former and not any(t.member == task.member and not t.former for t in self._tasks):
             self._sure_of(task.member, task.since_s)
-        return True
+
+    def _again(self, task: _Task, epoch: Epoch, after_s: float) -> None:
+        """Put a task off, unless the ring is another one by now; nothing is asked of its member meanwhile."""
+        if self._epoch() is epoch:
+            self._tasks.append(task)
+        self._asked_not_before_s[task.member] = self.env.now() + after_s
 
     def _sure_of(self, member: str, began_s: float) -> None:
         """All that is shared with a member, which may be nothing, was compared since `began_s`."""
@@ -222,6 +231,8 @@ class AntiEntropy(Worker):
                     gained.setdefault(member, []).append(partition)
         self._tasks.extend(self._of_chunks(gained, _Task("", 0, [], now, gained=True)))
         self._tasks.extend(self._of_chunks(wanted, _Task("", 0, [], now, former=True)))
+        self._moving = len({p for some in (*gained.values(), *wanted.values()) for p in some})
+        self._moves_at_first = self._moves()
         self.detail["fetching"] = self.fetching
 
     def _of_chunks(self, wanted: dict[str, list[int]], like: _Task) -> list[_Task]:
@@ -248,20 +259,25 @@ class AntiEntropy(Worker):
         epoch = self._epoch()
         if epoch is not self._seen:
             return 1
-        return sum(len(task.partitions) for task in self._tasks if task.former)
+        return sum(len(task.partitions) for task in self._left() if task.former)
 
     @property
     def fetching(self) -> int:
-        """Partitions, at least, whose chunks may not all be here, as they were not yet compared with all who have them."""
-        if self._epoch() is not self._seen:
-            return 1
-        left: dict[tuple[str, bool], int] = {}
-        for task in self._tasks:
-            if task.former or task.gained:
-                left[task.member, task.former] = left.get((task.member, task.former), 0) + len(
-                    task.partitions
-                )
-        return max(left.values(), default=0)
+        """About how many partitions' chunks are still to come, by the comparisons left with those who have them; 0 only once
+        all of them were compared."""
+        left = self._moves()
+        about = ceil(self._moving * left / self._moves_at_first) if left else 0
+        return about if self._epoch() is self._seen else max(1, about)
+
+    def _moves(self) -> int:
+        """Comparisons of partitions that are left before all chunks are where they belong."""
+        return sum(len(task.partitions) for task in self._left() if task.former or task.gained)
+
+    def _left(self) -> Iterator[_Task]:
+        """What is not done yet, and that includes what is being done."""
+        yield from self._tasks
+        if self._doing is not None:
+            yield self._doing
 
     async def _pull_soon(self) -> None:
         """One partition out of turn; if that fails, its turn comes."""
@@ -333,4 +349,3 @@ class AntiEntropy(Worker):
         self.detail["compared"] += pulled.partitions
         self.detail["differed"] += pulled.rows + pulled.settled
         self.detail["settled"] += pulled.settled
-        self.detail["fetching"] = self.fetching
