@@ -122,22 +122,29 @@ def test_a_joiner_that_dies_for_good_holds_nobody_up() -> None:
 
 
 def test_only_voters_ask_whether_a_change_is_done() -> None:
-    """Goal: a change that waits for a new owner keeps five peers of eight busy, not all of them with all the others."""
+    """Goal: a change that waits for a new owner keeps five peers of eight busy, not all with all the others; and these
+    ask only the one that is not done."""
 
     async def scenario(world: World, *peers: Peer) -> None:
         await peers[0].put(b"value")
         Healed(world)
         asking: set[str] = set()
+        asked: set[str] = set()
 
-        def note(sender: str, _: str, kind: int) -> None:
+        def note(sender: str, target: str, kind: int) -> None:
             if kind == MERGED:
                 asking.add(sender)
+                asked.add(target)
 
         world.network.rule = note
         joint = await peers[0].replica.change_ring(lambda base: joined(base, member(99)))
         await asyncio.sleep(60)
         assert joint.kind == peers[0].replica.epoch.kind == "joint"
         assert asking and asking <= set(joint.voters())
+        assert len(asked) > 1
+        asked.clear()
+        await asyncio.sleep(10)
+        assert asked == {member(99).id}
 
     simulate(scenario, 8)
 

@@ -73,6 +73,7 @@ class Transition(Worker):
         self._voters: tuple[str, ...] = ()
         self._todo: deque[int] = deque()
         self._others: list[str] = []  # new owners of changing partitions besides this peer
+        self._unfinished: set[str] = set()  # of the others, when last asked
         self._since_s = env.now()
         self._shunned: dict[str, float] = {}  # old owners that failed, and until when to ask others first
         self._unbalanced = False
@@ -311,10 +312,19 @@ class Transition(Worker):
             self.last_error = str(error)
 
     async def _left(self, others: list[str]) -> int:
-        """How many partitions other peers have still to merge, or fetch; 1 for each that does not tell."""
-        poll = Poll(self.env, self._replica.send, (MERGED, self._tag), others, ASK_S)
+        """How many partitions other peers have still to merge, or fetch; 1 for each that does not tell. Those that had some
+        when last asked are asked alone until they have none: in a large ring most have done their part long before the last.
+        """
+        some = [member for member in others if member in self._unfinished]
+        left = await self._ask_left(some) if some else 0
+        return left or await self._ask_left(others)
+
+    async def _ask_left(self, members: list[str]) -> int:
+        poll = Poll(self.env, self._replica.send, (MERGED, self._tag), members, ASK_S)
         await poll.run()
-        return sum(int(reply[1]) for _, reply in poll.oks) + len(others) - len(poll.oks)
+        told = {member: int(reply[1]) for member, reply in poll.oks}
+        self._unfinished = {member for member in members if told.get(member, 1)}
+        return sum(told.get(member, 1) for member in members)
 
     async def _discard_leftovers(self) -> bool:
         """Take out a slice of registers this peer does not own any more. Whether to go on."""
