@@ -507,6 +507,25 @@ def test_a_worker_survives_errors_nobody_foresaw() -> None:
     simulate(scenario)
 
 
+def test_a_worker_that_rested_has_no_rate() -> None:
+    """Goal: the end of what comes after a long rest is not told by what was done before it. `status` promised hundreds of
+    hours for the one hint of a quiet hour."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        worker = Broken(a.env)
+        for _ in range(10):
+            worker.did(3)
+            await a.env.sleep(1)
+        assert 2.5 < worker.rate() < 3.5
+        await a.env.sleep(600)
+        assert worker.rate() == 0
+        worker.did(3)
+        await a.env.sleep(1)
+        assert 1 < worker.rate() < 3.5
+
+    simulate(scenario)
+
+
 def test_the_throttle_bounds_bytes_over_time() -> None:
     """Goal (W4): so many bytes take so long, however they are cut."""
 

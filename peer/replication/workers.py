@@ -34,6 +34,8 @@ BACKOFF_S = 1.0
 BACKOFF_MOST_S = 60.0
 PACE_MOST_S = 60.0
 RATE_OVER_S = 30.0
+RESTED_S = 2 * RATE_OVER_S
+"""Who has finished nothing for so long has no rate: what comes next may be quick, and its end is not told by it."""
 _PAUSED, _RATES = b"workers/paused", b"workers/rates"
 
 
@@ -80,7 +82,7 @@ class Worker(ABC):
         self._wake: asyncio.Future[Any] | None = None
         self._woken = False
         self._rate = 0.0
-        self._rated_s = env.now()
+        self._rated_s = self._did_s = env.now()
         self._busy_since_s = env.now()  # since when `_rate` has been built up
 
     @abstractmethod
@@ -120,17 +122,20 @@ class Worker(ABC):
         self.done += items
         self.bytes += size
         self._decay()
-        if self._rate < 0.001:
+        if not self._rate:
             self._busy_since_s = self.env.now() - 1.0
+        self._did_s = self.env.now()
         self._rate += items / RATE_OVER_S
 
     def rate(self) -> float:
-        """Items a second over the last half minute, or since work began after a rest."""
+        """Items a second over the last half minute, or since work began after a rest; 0 after RESTED_S without one."""
         self._decay()
         return self._rate / (1.0 - math.exp((self._busy_since_s - self._rated_s - 0.001) / RATE_OVER_S))
 
     def _decay(self) -> None:
         now = self.env.now()
+        if now - self._did_s > RESTED_S:
+            self._rate = 0.0
         self._rate *= math.exp((self._rated_s - now) / RATE_OVER_S)
         self._rated_s = now
 
