@@ -120,7 +120,7 @@ def test_what_an_owner_missed() -> None:
 
 
 def test_who_lacks_something_and_does_not_move() -> None:
-    """Goal: paused healing, or a disk that takes no writes, is named instead of a time."""
+    """Goal: paused healing, or a disk that takes no writes or is full, is named instead of a time."""
     told = infos(THREE, hints={member(2).id: 5})
     told[member(2).id]["healing"]["workers"] = [worker("hints", rate=30.0, state="paused")]
     answer = judged(THREE, told)
@@ -130,6 +130,8 @@ def test_who_lacks_something_and_does_not_move() -> None:
     assert judged(THREE, told)["message"] == (
         "About 5 of 20,480 objects lack a copy; the disk of p2 takes no writes."
     )
+    told[member(2).id] |= {"condition": {}, "full": "1 MiB free is below the floor of 64 MiB"}
+    assert judged(THREE, told)["message"] == "About 5 of 20,480 objects lack a copy; the disk of p2 is full."
 
 
 def test_one_that_was_away_or_does_not_answer() -> None:

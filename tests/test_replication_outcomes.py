@@ -311,6 +311,26 @@ def test_full_disks_do_not_keep_a_majority_from_being_read() -> None:
     simulate(scenario)
 
 
+def test_reads_beside_full_disks_leave_a_majority_as_it_is() -> None:
+    """Goal (R2, P2): an acknowledged write is on an owner with room and on one without, and the third missed it. Reads go on
+    answering: a repair that the first owner alone could take would leave the value under two ballots, which is a majority
+    of neither. (Two of three disks filled up one after the other, and hundreds of reads ended with "disk full".)"""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        with world.lost(ACCEPT, to=b):
+            await put_head(a, b"acknowledged")
+            await until(lambda: world.holding(b"acknowledged", HEAD) == 2)
+        fill(b, c)
+        for peer in (a, b, c):
+            peer.replica.preference.full = frozenset({b.id, c.id})  # as gossip tells
+        for peer in (a, b, c) * 3:
+            assert (await peer.replica.registers.read(HEAD, gate=1)).payload == b"acknowledged"
+        assert b.holds(HEAD) is None
+
+    simulate(scenario)
+
+
 def test_what_the_ballast_keeps_free_is_for_deletes() -> None:
     """Goal: with room for nothing but deletions, heads are refused without doubt and leave no row, at the owners and in
     copies between them; tombstones and gates go on; with room again so do heads."""

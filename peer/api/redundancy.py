@@ -201,6 +201,8 @@ class Redundancy:
         name = self._names([member])
         if read_only(self._infos.get(member, {})):
             return f"the disk of {name} takes no writes"
+        if self._infos.get(member, {}).get("full"):
+            return f"the disk of {name} is full"
         if any(one.get("state") == "paused" for one in self._workers(member, {*CATCHING_UP, *MOVING})):
             return f"healing is paused on {name}"
         return ""

@@ -65,6 +65,10 @@ class Ring(Protocol):
     def tag(self) -> int: ...
     @property
     def is_member(self) -> bool: ...
+    @property
+    def full(self) -> frozenset[str]:
+        """Members that say of themselves that their disk is full, so that a commit may fail there."""
+
     def owners_of_row(self, row_key: bytes) -> Owners: ...
     async def catch_up(self, tag: int) -> None:
         """Learn the epoch `tag` from somebody, or wait a little."""
@@ -135,6 +139,9 @@ class Registers:
         self.counts["reads"] += 1
         until_s = self._env.now() + BUDGET_S
         answer = await self._read_once(key, gate, want_side, until_s)
+        if answer is None and not self._ring.full.isdisjoint(self._ring.owners_of_row(key).everyone):
+            # A repair that some have room for and some have not leaves a value that was chosen under two ballots.
+            answer = await self._agreed(key, gate, want_side)
         if answer is not None:
             return answer
         self.counts["identities"] += 1
@@ -142,12 +149,16 @@ class Registers:
         try:
             return await self.change(key, lambda _: Keep, gate=gate, want_side=want_side, budget_s=left_s)
         except (Full, ReadOnly):
-            # A repair writes, an answer need not: one ballot on any majority is chosen, too (R2).
-            owners, message = self._ring.owners_of_row(key), (READ, self._ring.tag, key, gate, want_side)
-            most = await agreed_by_most(self._env, self._send, owners, message, ROUND_S)
-            if most is None:
+            answer = await self._agreed(key, gate, want_side)
+            if answer is None:
                 raise
-            return Current(most[1], payload_of(most[2]), most[3])
+            return answer
+
+    async def _agreed(self, key: bytes, gate: int, want_side: bool) -> Current | None:
+        """What any majority holds under one ballot, so it is chosen (R2): a repair writes, an answer need not."""
+        owners, message = self._ring.owners_of_row(key), (READ, self._ring.tag, key, gate, want_side)
+        most = await agreed_by_most(self._env, self._send, owners, message, ROUND_S)
+        return None if most is None else Current(most[1], payload_of(most[2]), most[3])
 
     async def _read_once(self, key: bytes, gate: int, want_side: bool, until_s: float) -> Current | None:
         """The value if a majority holds it under one ballot; None if they differ."""
