@@ -59,11 +59,17 @@ def whole(machines: Machines) -> bool:
     return False
 
 
+FETCHING = ("hints", "anti-entropy", "transition", "recovery")
+"""The workers that bring what other peers hold."""
+
+
 def moved_bytes(machines: Machines) -> dict[str, int]:
-    """What each peer's workers have moved since its start."""
+    """What came to each peer for healing since its start: keys and digests too, but not what it read of its own disk."""
     with suppress(AtollError), machines.client(patience_s=2.0) as client:
         told: dict[str, int] = {}
         for one in client.workers().get("workers", ()):
+            if one["worker"] not in FETCHING:
+                continue
             name = str(one["node"]["name"])
             told[name] = told.get(name, 0) + int(one["bytes"])
         return told
