@@ -116,6 +116,8 @@ class Machines:
         ]
         words += ["--garbage-after", f"{GARBAGE_AFTER_S:g}"]
         words += ["--insecure"] if self.network is not None else []
+        if self.small:  # else it would own next to nothing beside the others, and miss nothing
+            words += ["--capacity", str(DISK_BYTES)]
         if peer == 0:
             replicas, chunk_size = str(self.layout.replicas), str(self._chunk_bytes)
             return [*words, "--found", "--replicas", replicas, "--chunk-size", chunk_size]
