@@ -284,12 +284,11 @@ class Peer:
         if self.membership is not None:
             self.membership.update(flags=flags)
             self.events.member(self.membership.members()[0])
-        self._note_flags(self.me, flags)
+        self._note_hampered(self.me, flags)
 
-    def _note_flags(self, member: str, flags: frozenset[str]) -> None:
-        known = self.replica.preference
-        known.hampered = known.hampered - {member} | ({member} if flags & HAMPERED else set())
-        known.full = known.full - {member} | ({member} if FULL in flags else set())
+    def _note_hampered(self, member: str, flags: frozenset[str]) -> None:
+        others = self.replica.preference.hampered - {member}
+        self.replica.preference.hampered = others | {member} if flags & HAMPERED else others
 
     def _die(self, error: AtollError) -> None:
         if isinstance(error, Amnesia) and self.membership is not None and self.membership.superseded:
@@ -380,7 +379,7 @@ class Peer:
         return await self.membership.handle_exchange(payload)
 
     def _on_change(self, view: MemberView) -> None:
-        self._note_flags(view.id, view.flags)
+        self._note_hampered(view.id, view.flags)
         self.events.member(view)
         if view.state == "alive":
             self.peers.heard_of(view.id)

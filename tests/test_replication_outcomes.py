@@ -311,22 +311,41 @@ def test_full_disks_do_not_keep_a_majority_from_being_read() -> None:
     simulate(scenario)
 
 
-def test_reads_beside_full_disks_leave_a_majority_as_it_is() -> None:
-    """Goal (R2, P2): an acknowledged write is on an owner with room and on one without, and the third missed it. Reads go on
-    answering: a repair that the first owner alone could take would leave the value under two ballots, which is a majority
-    of neither. (Two of three disks filled up one after the other, and hundreds of reads ended with "disk full".)"""
+def test_disks_without_room_leave_a_majority_as_it_is() -> None:
+    """Goal (R2, P2): an acknowledged write is on an owner with room and on one without, and the third missed it. Reads,
+    refusals and repairs leave it so: a repair that the first owner alone can take leaves the value under two ballots, which
+    is a majority of neither. (Two of three disks filled up, one after the other: hundreds of reads ended with "full".)"""
 
     async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
         await with_room_for_promises(world)
         with world.lost(ACCEPT, to=b):
             await put_head(a, b"acknowledged")
             await until(lambda: world.holding(b"acknowledged", HEAD) == 2)
-        fill(b, c)
-        for peer in (a, b, c):
-            peer.replica.preference.full = frozenset({b.id, c.id})  # as gossip tells
+        b.disk.low = c.disk.low = True
         for peer in (a, b, c) * 3:
-            assert (await peer.replica.registers.read(HEAD, gate=1)).payload == b"acknowledged"
+            registers = peer.replica.registers
+            assert (await registers.read(HEAD, gate=1)).payload == b"acknowledged"
+            refused = registers.change(HEAD, lambda _: Conflict("it is there"), gate=1)
+            assert type(await error_of(refused)) is Conflict
+            assert type(await error_of(registers.settle(HEAD, gate=1, above=NONE))) is Full
         assert b.holds(HEAD) is None
+
+    simulate(scenario)
+
+
+def test_one_disk_with_room_takes_nothing_that_two_cannot() -> None:
+    """Goal (R3): a put is refused without doubt when two of three have no room, also where one of the two was not asked to
+    promise: else one owner holds what no majority does, and reads of the key wait for room."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer) -> None:
+        await with_room_for_promises(world)
+        await put_head(a, b"small")
+        await until(lambda: world.holding(b"small", HEAD) == 3)
+        b.disk.low = c.disk.low = True
+        for peer in (a, b, c):
+            assert type(await error_of(put_head(peer, b"bigger"))) is Full
+            assert (await peer.replica.registers.read(HEAD, gate=1)).payload == b"small"
+        assert world.holding(b"small", HEAD) == 3
 
     simulate(scenario)
 

@@ -247,11 +247,6 @@ class Replica:
         """Members that say of themselves that they are slow."""
         return self.preference.hampered
 
-    @property
-    def full(self) -> frozenset[str]:
-        """Members that say of themselves that their disk is full."""
-        return self.preference.full
-
     def is_alive(self, member: str) -> bool:
         """What gossip believes."""
         return member == self.me or self._net.is_alive(member)

@@ -19,9 +19,6 @@ class Preference:
         """Members, this peer perhaps among them, that say of themselves that their disk is slow or takes no writes, or that
         their event loop was blocked. They are asked after the prompt ones, and before those believed dead."""
 
-        self.full: frozenset[str] = frozenset()
-        """Members, this peer perhaps among them, that say of themselves that their disk is full."""
-
     def order(self, owners: Iterable[str]) -> list[str]:
         """Owners in the order to ask them: this peer, then those believed alive and prompt, then the hampered, then the
         rest."""

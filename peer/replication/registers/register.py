@@ -46,9 +46,9 @@ from peer.replication.quorum import (
 )
 from peer.replication.value import NEVER_WRITTEN, names_operation, newest_operation, payload_of, wrap
 
-from .acceptor import FULL_FOR_S
 from .gates import GateRefused
 from .judged import Current, Judge, Keep, Put
+from .room import Room, too_full
 from .turns import Turns
 
 BUDGET_S = 4.5
@@ -65,10 +65,6 @@ class Ring(Protocol):
     def tag(self) -> int: ...
     @property
     def is_member(self) -> bool: ...
-    @property
-    def full(self) -> frozenset[str]:
-        """Members that say of themselves that their disk is full, so that a commit may fail there."""
-
     def owners_of_row(self, row_key: bytes) -> Owners: ...
     async def catch_up(self, tag: int) -> None:
         """Learn the epoch `tag` from somebody, or wait a little."""
@@ -93,7 +89,7 @@ class Registers:
         self._late = late
         self._clock = BallotClock(env, me, boot)
         self._turns = Turns(env)
-        self._full: dict[str, float] = {}  # members that said so, and until when that counts
+        self._room = Room(env)
         self._last_chosen: dict[bytes, bytes] = {}
         self.on_missed: Callable[[str, bytes, bytes], None] | None = None  # see AcceptRound
         self._skip_identity = "no_identity_round" in unsafe
@@ -139,9 +135,6 @@ class Registers:
         self.counts["reads"] += 1
         until_s = self._env.now() + BUDGET_S
         answer = await self._read_once(key, gate, want_side, until_s)
-        if answer is None and not self._ring.full.isdisjoint(self._ring.owners_of_row(key).everyone):
-            # A repair that some have room for and some have not leaves a value that was chosen under two ballots.
-            answer = await self._agreed(key, gate, want_side)
         if answer is not None:
             return answer
         self.counts["identities"] += 1
@@ -201,20 +194,9 @@ class Registers:
             if gate is not None:
                 raise GateRefused(gate[1], gate[2])
         if any(one.refused_with(IS_FULL) for one in rounds):
-            raise Full(_too_full(story))
+            raise Full(too_full(story))
         error = ReadOnly if any(one.refused_with(READ_ONLY) for one in rounds) else Unavailable
         raise error(f"no majority of the owners of this key answered ({story}); try again")
-
-    def _note_room(self, member: str, full: bool) -> None:
-        """What an owner said of its disk counts for FULL_FOR_S: a majority promises, and the third may be the full one."""
-        if full:
-            self._full[member] = self._env.now() + FULL_FOR_S
-        else:
-            self._full.pop(member, None)
-
-    def _without_room(self, owners: Iterable[str]) -> list[str]:
-        now = self._env.now()
-        return [owner for owner in owners if self._full.get(owner, now) > now]
 
     def _remember_chosen(self, key: bytes, op_id: bytes) -> None:
         """The newest operation known to be chosen: a fixed point in the history of a busy key, so that a change which
@@ -223,10 +205,6 @@ class Registers:
         self._last_chosen[key] = op_id
         if len(self._last_chosen) > CHOSEN_KEPT:
             del self._last_chosen[next(iter(self._last_chosen))]
-
-
-def _too_full(story: str) -> str:
-    return f"too many owners of this key have a full disk ({story}); free space or add a peer"
 
 
 class _Change:
@@ -249,6 +227,7 @@ class _Change:
         self.highest = NONE
         self.anew = False  # accept the judged value once more, also where it is chosen
         self.tries = 0
+        self.heard: set[str] = set()  # owners that promised the present ballot
         self.until_s = until_s
         self.tag = -1  # of the epoch whose owners this attempt asks: both of its rounds carry it
         self.owners = Owners(())
@@ -278,7 +257,8 @@ class _Change:
             await self._failed(prepare)
             return None
         for owner, reply in prepare.oks:
-            r._note_room(owner, reply[4])
+            r._room.note(owner, reply[4])
+        self.heard = {owner for owner, _ in prepare.oks}
         member, best = max(prepare.oks, key=lambda ok: ok[1][1])
         chosen = all(reply[1] == best[1] for _, reply in prepare.oks)
         if chosen:
@@ -307,7 +287,7 @@ class _Change:
         current = Current(best[1], payload_of(best[2]), best[3])
         wanted = self.judge(current)
         if isinstance(wanted, Put):
-            self._refuse_for_want_of_room(wanted)
+            await self._refuse_for_want_of_room(wanted, ballot)
             value = wrap(wanted.payload, best[2], self.op_id)
             if await self._accept(ballot, value, wanted.side, new=True):
                 self.r._remember_chosen(self.key, self.op_id)
@@ -320,7 +300,7 @@ class _Change:
             raise wanted
         return stands
 
-    def _refuse_for_want_of_room(self, wanted: Put) -> None:
+    async def _refuse_for_want_of_room(self, wanted: Put, ballot: bytes) -> None:
         """Full, if too many owners could not store an object just now to expect that a majority can.
 
         R3: it is said before an accept is sent and while none of ours is in doubt, so it is certain. Only heads of objects
@@ -329,14 +309,36 @@ class _Change:
         """
         if self.sent or wanted.payload is None or self.key[0] != OBJECT:
             return
-        full = self.r._without_room(self.owners.everyone)
-        if full and not self.owners.majority(set(self.owners.everyone).difference(full)):
-            raise Full(_too_full("; ".join(f"{owner}: its disk is full" for owner in full)))
+        if full := await self._too_few_with_room(ballot):
+            raise Full(too_full(full))
+
+    async def _too_few_with_room(self, ballot: bytes) -> str:
+        """Who has a full disk, if that leaves no majority; else "". When one of those who promised says so, the others are
+        asked: what one owner takes and two cannot hides what stands, or leaves it in doubt, until there is room."""
+        r, owners = self.r, self.owners
+        if not r._room.lacking(owners.everyone):
+            return ""
+        rest = [owner for owner in owners.everyone if owner not in self.heard]
+        if rest:
+            message = (PREPARE, self.tag, self.key, ballot, self.gate, False)
+            more = Round(r._env, r._send, message, len(rest), HEDGE_S)
+            await more.start(rest)
+            for owner, reply in more.oks:
+                r._room.note(owner, reply[4])
+        full = r._room.lacking(owners.everyone)
+        enough = owners.majority(set(owners.everyone).difference(full))
+        return "" if enough else "; ".join(f"{owner}: its disk is full" for owner in full)
 
     async def _identity(self, ballot: bytes, member: str, best: Any, chosen: bool) -> Current | None:
         """See that the judged value is chosen: by identical ballots, or by accepting it anew (R2)."""
         if chosen:
             return Current(best[1], payload_of(best[2]), best[3])
+        if full := await self._too_few_with_room(ballot):
+            agreed = await self.r._agreed(self.key, self.gate, self.want_side)
+            if agreed is not None and agreed.ballot == best[1]:
+                if self.anew:
+                    raise Full(too_full(full))
+                return agreed
         side = best[3]
         if best[1] == NONE:
             stands = Current(ballot, None, None)
@@ -381,7 +383,7 @@ class _Change:
             self.sent, self.last_sent = doubts
         for member, reply in accept.refusals:
             if reply[0] == IS_FULL:
-                r._note_room(member, True)
+                r._room.note(member, True)
         await self._failed(accept)
         return False
 
