@@ -103,7 +103,8 @@ class Redundancy:
                 min(sum(waiting.values()), self.objects or sum(waiting.values())), left_s, who
             )
         names = self._names(who)
-        return 0, left_s, f"{names} may lack copies and is comparing{self._when(left_s, who)}."
+        they = "are" if len(who) > 1 else "is"
+        return 0, left_s, f"{names} may lack copies and {they} comparing{self._when(left_s, who)}."
 
     def _of_damage(self) -> tuple[int, float | None, str] | None:
         if not self._unhealed:

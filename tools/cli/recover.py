@@ -55,7 +55,7 @@ def recover_export(data: tuple[Path, ...], out: Path) -> int:
     """Write every object that these disks hold to OUT/BUCKET/KEY, without a cluster.
 
     OUT must be new or empty. OUT/objects.jsonl lists what was found, with type and metadata; objects whose
-    names cannot be a file's are in OUT/unnamed. Nothing is changed on the disks. Exits 7 if something was
+    names cannot be a file's are in OUT/_unnamed. Nothing is changed on the disks. Exits 7 if something was
     damaged or missing.
     """
     if out.exists() and any(out.iterdir()):
