@@ -24,7 +24,7 @@ from peer.replication.node import Replica
 from peer.rpc.peers import Peers
 from ring.changes import joined
 from ring.epoch import Epoch
-from ring.members import Member
+from ring.members import LEAVING, Member
 from ring.placement import place
 
 log = logging.getLogger(__name__)
@@ -167,15 +167,17 @@ async def check_seeds(config: PeerConfig, cluster_id: str, peers: Peers) -> None
 
 class LeftOut(AtollError):
     """The ring was changed to one without this peer while it was away: `epoch`; `overrules` if that is of a higher
-    generation."""
+    generation, `asked` if an operator had asked it to leave before it went away."""
 
     code = "Removed"
 
-    def __init__(self, epoch: Epoch, overrules: bool) -> None:
+    def __init__(self, epoch: Epoch, overrules: bool, asked: bool = False) -> None:
         told = " by an operator's override, which made a new ring without it" if overrules else ""
+        told = told or (", after it had been asked to leave" if asked else "")
         super().__init__(f"this peer was removed from the ring while it was away{told}")
         self.epoch = epoch
         self.overrules = overrules
+        self.asked = asked and not overrules
 
 
 async def check_membership(epoch: Epoch, me: str, peers: Peers, chance: random.Random = CHANCE) -> None:
@@ -204,7 +206,9 @@ async def check_membership(epoch: Epoch, me: str, peers: Peers, chance: random.R
             f"{refused}; find out which peers are in the right ring, and start this one on an empty directory with --join"
         )
     if newest.kind == "final" and newest.member(me) is None:
-        raise LeftOut(newest, newest.generation > epoch.generation)
+        own = epoch.member(me)
+        asked = own is not None and own.state == LEAVING
+        raise LeftOut(newest, newest.generation > epoch.generation, asked)
 
 
 async def admit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from peer.buffers import BufferPool
@@ -258,12 +258,15 @@ class Healing:
         if epoch is not None:
             self.anti_entropy.soon(source, CHUNKS, partition_of(name, epoch.partition_power))
 
-    def _to_fetch(self) -> int:
-        """Partitions whose chunks are to be fetched still; a peer that gives its own away has, besides, to hand on what it
+    def _to_fetch(self, gone: Collection[str]) -> int:
+        """Partitions whose chunks are to be fetched still, but for what only members that are `gone` could give: as long as
+        any chunk is missing they may have it, and count. A peer that gives its own away has, besides, to hand on what it
         keeps for others: its hints may be all that says where bytes lie, and it is let go once nothing is left."""
         epoch = self._replica.epochs.current
         leaving = epoch is not None and epoch.table.partitions_of(self._replica.me) == 0
-        return self.anti_entropy.to_fetch + (self._chunks.hints.total if leaving else 0)
+        hints = self._chunks.hints.total if leaving else 0
+        missing = self.side.missing(self.anti_entropy.compared_s) if gone else 0
+        return self.anti_entropy.to_fetch(gone) + hints + missing
 
     @property
     def dropped_s(self) -> float | None:

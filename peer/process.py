@@ -26,15 +26,16 @@ from peer.api.workers import WorkersView
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
-from peer.entry import FORMAT_LEVEL, admit, check_membership, check_seeds, enter, member_of
+from peer.entry import FORMAT_LEVEL, LeftOut, admit, check_membership, check_seeds, enter, member_of
 from peer.errors import AtollError, StartupError, Unavailable
-from peer.healing import Healing
+from peer.healing import Healing, Removed
 from peer.housekeeping import keep_house
 from peer.membership import Membership, MemberView
 from peer.objects.heads import attempt_in
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
 from peer.replication import meta
+from peer.replication.agreement.epochs import writes_of
 from peer.replication.agreement.identity import Amnesia
 from peer.replication.chunks.chunks import Chunks
 from peer.replication.hints import Hints
@@ -180,7 +181,7 @@ class Peer:
         await self.listener.start(config.host, config.peer_port)
         before = self.replica.epochs.current
         if before is not None:
-            await check_membership(before, self.me, self.peers)
+            await self._check_membership(before)
         await self._enter_ring()
         await self.replica.begin()
         if before is not None:
@@ -203,6 +204,16 @@ class Peer:
             "peer %s (id %s) of cluster %s answers on %s:%d",
             self._name, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
         )  # fmt: skip
+
+    async def _check_membership(self, before: Epoch) -> None:
+        """Raises LeftOut, and Removed if this peer had been asked to leave: it is not to come back then by itself."""
+        try:
+            await check_membership(before, self.me, self.peers)
+        except LeftOut as error:
+            if not error.asked:
+                raise
+            await self._keep(writes_of(error.epoch))  # a further start is an operator's wish to join again
+            raise Removed(str(error)) from error
 
     async def _enter_ring(self) -> None:
         """Found, join, or go on with the epoch the directory holds."""

@@ -111,13 +111,16 @@ def removed(base: Epoch, member_id: str) -> Epoch:
 
 
 def redone_without(base: Epoch, joint: Epoch, member_id: str) -> Epoch:
-    """The change `joint` was to make, anew on `base`, which it was aborted to, without a member that died over it."""
+    """What becomes of the change `joint` was to make when a member that it waits for is dead, on `base`, which it was
+    aborted to: the same change without that member; where too few would be left for it, only the removal; `base` itself if
+    the member was only joining."""
     if base.member(member_id) is None:
         return base
     _final(base)
-    members = tuple(member for member in joint.members if member.id != member_id)
-    _refuse_too_few(joint, members, f"without {_member(base, member_id).name}")
-    return _next(base, members, joint.replicas)
+    rest = tuple(member for member in joint.members if member.id != member_id)
+    if sum(member.state == ACTIVE for member in rest) >= joint.replicas:
+        return _next(base, rest, joint.replicas)
+    return removed(base, member_id)
 
 
 def revised(base: Epoch, member_id: str, *, capacity: int | None = None, zone: str | None = None) -> Epoch:

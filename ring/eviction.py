@@ -11,6 +11,7 @@ V3  Nobody is removed while some owner set has lost its majority (what it held m
     more than one zone is wholly dead (that looks like a cut in the network, or like something an operator should see).
 V4  Nobody is removed while the ring is being changed, unless the change waits for the very member: then it is given up, and
     made anew without it, but for a member that was only joining. Giving up puts the old owners back and guesses nothing.
+    Where too few would be left for the change (a drain, or more replicas) the member is removed in its stead.
 V5  One at a time: whoever has been dead for longest, of those that may be removed.
 V6  Voters take turns, so that mostly one of them proposes it. One that is only joining does not: with the change given up it
     is no member any more, and could not make it anew.
@@ -160,15 +161,24 @@ def _obstacle(epoch: Epoch, member: Member, awaited: Collection[str], for_all: s
             return "the ring is being changed, which comes first"
         if all(one.id != member.id for one in epoch.previous_members):
             return ""  # it was joining: its change is given up, and that was all
-    return _too_few(epoch, member) or for_all
+        if not _too_few(epoch.members, member.id, epoch.replicas):
+            return for_all
+        return _too_few(epoch.previous_members, member.id, epoch.previous.replicas) or for_all
+    return _too_few(epoch.members, member.id, epoch.replicas) or for_all
 
 
-def _too_few(epoch: Epoch, member: Member) -> str:
-    left = sum(one.state == ACTIVE and one.id != member.id for one in epoch.members)
-    if member.state != ACTIVE or left >= epoch.replicas:
+def _too_few(members: Iterable[Member], gone: str, replicas: int) -> str:
+    """What is wrong with a ring of these members without that one; "" if it has enough, or the one owns nothing."""
+    left = 0
+    for one in members:
+        if one.id != gone:
+            left += one.state == ACTIVE
+        elif one.state != ACTIVE:
+            return ""
+    if left >= replicas:
         return ""
     peers = "1 peer" if left == 1 else f"{left} peers"
-    return f"{peers} would be left for {epoch.replicas} replicas"
+    return f"{peers} would be left for {replicas} replicas"
 
 
 def _lost(epoch: Epoch, dead: Collection[str]) -> str:

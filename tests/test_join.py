@@ -15,6 +15,7 @@ from peer.entry import JOIN_FOR_S, SEED_CALL_S, LeftOut, check_membership, join
 from peer.errors import Refused, StartupError, Unavailable
 from peer.replication.messages import OK
 from ring.epoch import Epoch
+from ring.members import LEAVING
 from tests.replication_world import World, grown, member, ring_of, simulate
 
 RING = ring_of(*(member(number) for number in range(1, 25)))
@@ -87,6 +88,22 @@ def test_one_that_knows_is_enough() -> None:
         other = Refused("another ring", code="WrongRing")
         _, error = await took(check_membership(RING, ME, Others({port(9): other})))  # type: ignore[arg-type]
         assert isinstance(error, StartupError) and "another ring" in str(error)
+
+    simulate(scenario, 0, founded=False)
+
+
+def test_one_that_was_asked_to_leave_knows_that_it_was() -> None:
+    """Goal: it left while it was away: it is not to come back by itself, unless an override left it behind."""
+
+    async def scenario(world: World) -> None:
+        me = RING.member(ME)
+        assert me is not None
+        asked = replace(RING, members=(replace(me, state=LEAVING), *RING.members[1:]))
+        without = replace(ring_of(*RING.members[1:]), number=7)
+        for generation in (0, 1):
+            told_of: Any = Others({port(24): told(replace(without, generation=generation))})
+            _, error = await took(check_membership(asked, ME, told_of))
+            assert isinstance(error, LeftOut) and error.asked == (generation == 0)
 
     simulate(scenario, 0, founded=False)
 

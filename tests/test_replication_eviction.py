@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from peer.replication.agreement.removal import remove_dead
+import pytest
+
+from peer.replication.agreement.removal import remove_dead, take_place
 from peer.replication.healing.eviction import AGAIN_S, LOOK_S, Eviction
 from peer.replication.healing.transition import Transition
 from peer.replication.messages import EPOCH_ACCEPT, MERGED
 from peer.replication.workers import Workers
-from ring.changes import drained, joined
+from ring.changes import drained, joined, with_replicas
 from ring.eviction import PAUSE_S, TURN_S
+from ring.members import ACTIVE
 from tests.replication_world import KEY, Peer, World, member, simulate, until
 
 AFTER_S = 20.0
@@ -168,6 +171,60 @@ def test_a_member_that_dies_over_a_join_is_left_out_of_it() -> None:
         await scenario(world, a, b, c, d)
 
     simulate(founded, 4, founded=False)
+
+
+def test_more_replicas_than_are_left_are_given_up() -> None:
+    """Goal: one of four dies while four replicas are made: in the end three peers hold three."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer, d: Peer) -> None:
+        await a.put(b"value")
+        healed = Healed(world)
+        await a.replica.change_ring(lambda base: with_replicas(base, 4))
+        healed.dies(d)
+        await until(lambda: healed.members(a, b, c) == [{a.id, b.id, c.id}] * 3, AFTER_S + 40)
+        assert a.replica.epoch.replicas == 3 and [peer.holds() for peer in (a, b, c)] == [b"value"] * 3
+
+    simulate(scenario, 4)
+
+
+@pytest.mark.parametrize("leave", [False, True])
+def test_a_drain_that_another_one_dies_over_is_given_up(leave: bool) -> None:
+    """Goal: too few would be left with both out: the dead one is removed, and the other keeps its share and stays."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer, d: Peer) -> None:
+        await a.put(b"value")
+        healed = Healed(world)
+        dead, drained_one, *rest = world.owners(KEY)[::-1]
+        await rest[0].replica.change_ring(lambda base: drained(base, drained_one.id, leave=leave))
+        healed.dies(dead)
+        living = [peer for peer in (a, b, c, d) if peer is not dead]
+        await until(lambda: healed.members(*living) == [{p.id for p in living}] * 3, AFTER_S + 40)
+        assert [m.state for m in living[0].replica.epoch.members] == [ACTIVE] * 3
+        assert [peer.holds() for peer in living] == [b"value"] * 3
+
+    simulate(scenario, 4)
+
+
+def test_a_new_peer_that_dies_in_the_place_of_a_dead_one_is_given_up() -> None:
+    """Goal: `--replace` with a peer that dies half way: the ring is as before, so that another one may take the place."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        a, b, c, d = peers
+        await world.found(a, b, c)
+        await a.put(b"value")
+        healed = Healed(world)
+        healed.dies(c)
+        ghost = member(9)
+        await take_place(a.replica.change_ring, a.replica.epoch, c.id, ghost, same=False)
+        healed.dead.add(ghost.id)
+        await until(lambda: healed.members(a, b) == [{a.id, b.id, c.id}] * 2, AFTER_S + 40)
+        await take_place(a.replica.change_ring, a.replica.epoch, c.id, d.member, same=False)
+        await d.start(a.replica.epoch)
+        healed.heal(d)
+        await until(lambda: healed.members(a, b, d) == [{a.id, b.id, d.id}] * 3, AFTER_S)
+        assert [peer.holds() for peer in (a, b, d)] == [b"value"] * 3
+
+    simulate(scenario, 4, founded=False)
 
 
 def test_a_drained_member_that_dies_is_removed() -> None:

@@ -399,13 +399,13 @@ def test_what_is_still_to_be_fetched_falls_all_the_time_and_counts_to_the_last_b
 
         async def watched(side: int, member: str, partitions: Sequence[int]) -> Pulled:
             seen.append(worker.fetching)
-            assert worker.to_fetch, "what is gained comes first, so a former owner is needed to the end"
+            assert worker.to_fetch([]), "what is gained comes first, so a former owner is needed to the end"
             return await pull(side, member, partitions)
 
         d.replica.copies.pull = watched  # type: ignore[method-assign]
         while worker.fetching:
             await worker.step()
-        assert worker.to_fetch == 0 and len(seen) > 2
+        assert worker.to_fetch([]) == 0 and len(seen) > 2
         assert all(earlier > later > 0 for earlier, later in pairwise(seen))
 
     simulate_stores(scenario, 4)

@@ -182,11 +182,28 @@ def test_a_change_of_replicas_is_made_anew_without_a_dead_member() -> None:
     assert now is not None
     anew = redone_without(aborted(joint), joint, dead.id)
     assert anew.replicas == 3 and anew.member(dead.id) is None
-    base = epoch_of(four, 3)
-    more = joint_of(base, with_replicas(base, 4))
-    assert "3 peers would be left for 4" in why_not(more, dead_for(1e6, dead))
-    with pytest.raises(ChangeRefused):
-        redone_without(aborted(more), more, dead.id)
+
+
+def test_more_replicas_than_are_left_are_given_up() -> None:
+    """Goal: four replicas were wanted and one of the four died over it: it is removed, and three replicas stay three."""
+    four = members(4)
+    base = epoch_of(four)
+    joint = joint_of(base, with_replicas(base, 4))
+    now = to_remove(joint, dead_for(AFTER_S, four[2]), AFTER_S)
+    assert now is not None
+    anew = redone_without(aborted(joint), joint, four[2].id)
+    assert anew.replicas == 3 and {one.id for one in anew.members} == {four[at].id for at in (0, 1, 3)}
+
+
+def test_a_drain_that_another_one_died_over_is_given_up() -> None:
+    """Goal: of four one is drained and another one dies: two would be left for three replicas, so the drained one stays."""
+    four = members(4)
+    base = epoch_of(four)
+    joint = joint_of(base, drained(base, four[0].id, leave=True))
+    now = to_remove(joint, dead_for(AFTER_S, four[1]), AFTER_S)
+    assert now is not None
+    anew = redone_without(aborted(joint), joint, four[1].id)
+    assert {(one.id, one.state) for one in anew.members} == {(four[at].id, ACTIVE) for at in (0, 2, 3)}
 
 
 # --- what one peer saw (V1)

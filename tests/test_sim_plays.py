@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from peer.replication.messages import HINTS
+import pytest
+
+from peer.replication.messages import COPY_DIGESTS, COPY_FETCH, COPY_LEAVES, COPY_LIST, HINTS
 from ring.changes import drained
 from tools.sim import linear
 from tools.sim.cluster import SimPeer
 from tools.sim.object_world import ObjectOptions, ObjectWorld, Play, run_object_seed
 
 LOST = -1.0
+COPIES = (COPY_DIGESTS, COPY_LEAVES, COPY_LIST, COPY_FETCH)
 
 
 def sound(play: Play, peers: int, seeds: int = 2) -> None:
@@ -60,3 +63,30 @@ def test_a_peer_that_leaves_is_let_go_only_when_its_hints_are_with_others() -> N
         await until(world, lambda: leaver.removed)
 
     sound(play, 6)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_peer_that_dies_while_it_leaves_is_let_go(merged: bool) -> None:
+    """Goal (P6): it dies in the joint epoch, or when that is over and the others fetch its chunks: it is out without an
+    operator, nothing is lost, and started again it ends as it was asked to."""
+
+    async def play(world: ObjectWorld) -> None:
+        cluster, network = world.cluster, world.cluster.network
+        for key in world.keys:
+            await world.operate("c1", cluster.peers[0], linear.PUT, key, chunks=5)
+        leaver, asked = cluster.peers[2], cluster.peers[0]
+        replica = asked.replica
+        assert replica is not None
+        network.rule = lambda *what: LOST if what[1] == leaver.id and what[2] in COPIES else None
+        await asked.request(lambda: replica.change_ring(lambda base: drained(base, leaver.id, leave=True)))
+        if merged:
+            await until(world, lambda: replica.epoch.kind == "final")
+        assert (replica.epoch.kind == "final") == merged and replica.epoch.member(leaver.id) is not None
+        leaver.crash()
+        network.rule = None
+        await until(world, lambda: replica.epoch.member(leaver.id) is None)
+        leaver.start()
+        await until(world, lambda: leaver.removed)
+        assert not leaver.evicted
+
+    sound(play, 5)

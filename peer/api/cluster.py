@@ -55,7 +55,7 @@ class ClusterView:
 
     # --- verdict
 
-    def _state(self, member: str) -> str:
+    def state(self, member: str) -> str:
         if member == self._replica.me:
             return "alive"
         members = self._members()
@@ -131,7 +131,7 @@ class ClusterView:
         epoch = self._replica.epoch
         outlook = self._own_info().get("healing", {}).get("outlook", {})
         for member in epoch.members:
-            state = self._state(member.id)
+            state = self.state(member.id)
             if state not in ("alive", "suspect"):
                 message = f"{member.name} is {WORDS.get(state, state)} {outlook.get(member.id, '')}"
                 reasons.append({"code": "peer_down", "message": message.rstrip()})
@@ -209,7 +209,7 @@ class ClusterView:
         return told
 
     def lives(self, member: str) -> bool:
-        return self._state(member) in ("alive", "suspect")
+        return self.state(member) in ("alive", "suspect")
 
     def _moving(self) -> list[dict[str, str]]:
         epoch = self._replica.epoch
@@ -382,7 +382,7 @@ class ClusterView:
             "api_url": f"http://{shown}:{api_port}",
             "peer_address": f"{shown}:{peer_port}",
             "zone": member.zone,
-            "state": self._state(member.id),
+            "state": self.state(member.id),
             "ring": self._ring_state(member),
             "incarnation": view.incarnation if view is not None else 0,
             "boot": self._replica.identity.boot if me else view.boot if view is not None else 0,

@@ -5,29 +5,34 @@ Each change can be planned first: the plan says which partitions would get new o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from peer.errors import Invalid, NotFound
 from peer.replication.agreement.proposals import RingRefused
+from peer.replication.agreement.removal import remove_dead, without_dead
 from peer.replication.node import Replica
 from ring.changes import (
     ChangeRefused,
     aborted,
     drained,
-    redone_without,
-    removed,
     revised,
     undrained,
     with_replicas,
 )
 from ring.epoch import Epoch
-from ring.members import MAX_TEXT_BYTES, MAX_WEIGHT, Member
+from ring.members import ACTIVE, MAX_TEXT_BYTES, MAX_WEIGHT, Member
 from ring.table import moves
 
 from .cluster import ClusterView
 
 Change = Callable[[Epoch], Epoch]
+
+SUSPECT_S = 30.0
+"""How long a removal waits until gossip knows whether a suspect lives: the longest time one has to defend itself among ten
+peers (`gossip.config`), and some more."""
+LOOK_S = 0.1
 
 
 class RingAdmin:
@@ -49,20 +54,14 @@ class RingAdmin:
 
     async def remove(self, name: str, *, plan: bool) -> dict[str, Any]:
         """Have a peer leave the ring: one that lives gives away what it has first; a dead one is out at once, and what it
-        held is copied from the others. A change under way that would wait for a dead one is made anew without it."""
+        held is copied from the others. A change under way that would wait for a dead one is made anew without it, or given
+        up where too few would be left for it."""
         node = self._find(name)
-        if self._view.lives(node.id):
-            return await self._run(
-                f"remove {node.name}", lambda base: drained(base, node.id, leave=True), plan
-            )
-        joint = self._replica.epoch
-        if joint.kind != "joint" or node.id not in joint.table.member_ids:
-            return await self._run(f"remove {node.name}", lambda base: removed(base, node.id), plan)
-        if not plan:
-            await self._replica.change_ring(lambda base: aborted(base) if base == joint else base)
-        return await self._run(
-            f"remove {node.name}", lambda base: redone_without(base, joint, node.id), plan, aborted(joint)
-        )
+        word = f"remove {node.name}"
+        if await self._lives(node):
+            return await self._run(word, lambda base: drained(base, node.id, leave=True), plan)
+        make = partial(self._remove_dead, node)
+        return await self._run(word, lambda base: without_dead(base, node.id), plan, make)
 
     async def revise(self, name: str, wanted: dict[str, Any], *, plan: bool) -> dict[str, Any]:
         """Another capacity (bytes) or zone for a peer."""
@@ -79,11 +78,11 @@ class RingAdmin:
         )
 
     async def set_replicas(self, wanted: dict[str, Any], *, plan: bool) -> dict[str, Any]:
-        """Another number of copies of everything."""
+        """Another number of copies of everything. More only while so many peers live: it would wait for a dead one."""
         replicas = wanted.pop("replicas", None)
         if wanted or type(replicas) is not int:
             raise Invalid('say {"replicas": NUMBER}', code="InvalidArgument")
-        return await self._run(f"{replicas} replicas", lambda base: with_replicas(base, replicas), plan)
+        return await self._run(f"{replicas} replicas", lambda base: self._with_replicas(base, replicas), plan)
 
     async def abort(self) -> dict[str, Any]:
         """Give up the change that is under way: the ring is as before it."""
@@ -94,9 +93,11 @@ class RingAdmin:
 
     # --- inside
 
-    async def _run(self, word: str, change: Change, plan: bool, base: Epoch | None = None) -> dict[str, Any]:
-        """Plan a change, of the present ring or of `base`, and make it unless only the plan is wanted."""
-        base = base or self._replica.epoch
+    async def _run(
+        self, word: str, change: Change, plan: bool, make: Callable[[Epoch], Awaitable[Epoch]] | None = None
+    ) -> dict[str, Any]:
+        """Plan a change of the present ring, and make it unless only the plan is wanted, by `make` if that is given."""
+        base = self._replica.epoch
         await self._view.looked()
         try:
             wanted = change(base)
@@ -104,12 +105,42 @@ class RingAdmin:
             if error.code == "NoSuchNode":
                 raise NotFound(str(error), code=error.code) from error
             raise RingRefused(str(error), code=error.code) from error
-        answer = {"change": word, "applied": False, **self._moves(base, wanted)}
+        answer = {"change": word, "applied": False, **self._moves(_before(base), wanted)}
         if not plan:
-            stands = await self._replica.change_ring(change)
+            stands = await (make(base) if make is not None else self._replica.change_ring(change))
             answer["applied"] = True
             base = stands
         return answer | {"epoch": {"generation": base.generation, "number": base.number, "kind": base.kind}}
+
+    async def _remove_dead(self, node: Member, base: Epoch) -> Epoch:
+        stands = await remove_dead(self._replica.change_ring, base, node.id)
+        if stands.member(node.id) is not None:
+            raise RingRefused(
+                f"the ring was changed meanwhile, and {node.name} is in it still; say it again",
+                code="ChangeUnderWay",
+            )
+        return stands
+
+    async def _lives(self, node: Member) -> bool:
+        """Whether a peer lives. What gossip only suspects it knows soon: one that was killed just now is dead then, and need
+        not be asked to leave."""
+        env = self._replica.env
+        until_s = env.now() + SUSPECT_S
+        while self._view.state(node.id) == "suspect" and env.now() < until_s:
+            await env.sleep(LOOK_S)
+        return self._view.lives(node.id)
+
+    def _with_replicas(self, base: Epoch, replicas: int) -> Epoch:
+        wanted = with_replicas(base, replicas)
+        dead = [one.name for one in base.members if one.state == ACTIVE and not self._view.lives(one.id)]
+        living = sum(one.state == ACTIVE for one in base.members) - len(dead)
+        if replicas > max(living, base.replicas):
+            raise ChangeRefused(
+                "TooFewPeers",
+                f"{replicas} replicas need {replicas} living peers, and there are {living}: start {', '.join(dead)}, or add"
+                " peers first",
+            )
+        return wanted
 
     def _moves(self, base: Epoch, wanted: Epoch) -> dict[str, Any]:
         """What would get from `base` to `wanted`: replicas to copy in all and for each peer, and about how many bytes."""
@@ -142,3 +173,8 @@ class RingAdmin:
 
     def _find(self, name: str) -> Member:
         return self._view.find(name)
+
+
+def _before(base: Epoch) -> Epoch:
+    """Where the data lies that a change of `base` starts from."""
+    return aborted(base) if base.kind == "joint" else base

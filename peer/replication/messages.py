@@ -12,7 +12,7 @@ Request                                                            Reply after O
 (EPOCH_DECIDED, 0, epoch bytes)                                    -
 (EPOCH_GET, 0)                                                     epoch bytes
 (JOIN, 0, level, member fields, replaced member | "")              epoch bytes
-(MERGED, tag)                                                      partitions that are still to be merged
+(MERGED, tag, [member that is gone])                               partitions that are still to be merged
 (BOOTS, 0, [[member, boot, sequence, nonce]], before, lineage)     the table as known before the request
 (ADD_REF, tag, chunk name, attempt, back pointer[, for])           -
 (STORE_CHUNK, tag, chunk name, attempt, back pointer, bytes[, for])  -  (small ones; larger go by bulk transfer)

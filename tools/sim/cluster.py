@@ -28,7 +28,7 @@ from peer.replication.workers import Workers
 from ring.changes import joined
 from ring.epoch import Epoch
 from tools.sim import spell
-from tools.sim.company import left_out, seen
+from tools.sim.company import leaving, left_out, seen
 from tools.sim.disk import DiskTraits, SimDisk, SimRows
 from tools.sim.env import SimEnv
 from tools.sim.founding import founding_epoch, member
@@ -125,9 +125,10 @@ class SimPeer:
             except (Full, Unavailable):  # the process would end and be started again
                 await env.sleep(0.5)
         cluster.network.attach(self.id, env, self._watched(replica))
-        if cluster.evict_after_s and await left_out(env, replica):
+        asked = leaving(replica)
+        if (cluster.evict_after_s or asked) and await left_out(env, replica):
             cluster.story.safeguards["came back removed"] += 1
-            self.removed = self.evicted = True
+            self.removed, self.evicted = True, not asked
             return self.stop("removed from the ring while it was away")
         while replica.epochs.current is None:
             await self._join(env, replica)

@@ -8,6 +8,7 @@ from peer.replication.messages import EPOCH_GET
 from peer.replication.node import Replica
 from peer.replication.quorum import Round
 from ring.epoch import Epoch
+from ring.members import LEAVING
 from tools.sim.env import SimEnv
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ def seen(cluster: Cluster, viewer: str, other: str) -> bool:
     return other in up and (
         linked(viewer, other) or any(linked(viewer, third) and linked(third, other) for third in thirds)
     )
+
+
+def leaving(replica: Replica) -> bool:
+    """Whether a peer that has just started had been asked to leave before it went away."""
+    epoch = replica.epochs.current
+    me = epoch.member(replica.me) if epoch is not None else None
+    return me is not None and me.state == LEAVING
 
 
 async def left_out(env: SimEnv, replica: Replica) -> bool:

@@ -14,12 +14,20 @@ Change = Callable[[Epoch], Epoch]
 Decide = Callable[[Change], Awaitable[Epoch]]
 
 
+def without_dead(base: Epoch, member_id: str) -> Epoch:
+    """The ring that `remove_dead` gets to from `base`, should nothing come between. Raises ChangeRefused if the member would
+    stay in it: too few would be left, or the ring is being changed and that waits for others."""
+    if base.kind == "final" or not waits_for(base, member_id):
+        return removed(base, member_id)
+    return redone_without(aborted(base), base, member_id)
+
+
 async def remove_dead(decide: Decide, base: Epoch, member_id: str) -> Epoch:
     """Have a member removed that will not come back; the epoch that stands then.
 
     `decide` has a change decided (`Replica.change_ring`), `base` is the ring it was judged by: in any other one nothing
-    happens. A change that waits for the member is given up and made anew without it; should this end between the two, the
-    ring is as before that change.
+    happens. A change that waits for the member is given up and made anew without it (`redone_without`); should this end
+    between the two, the ring is as before that change.
     Raises what `decide` does: RingRefused, Unavailable.
     """
     if base.kind == "final":

@@ -12,7 +12,7 @@ here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -253,13 +253,14 @@ class AntiEntropy(Worker):
     def _old(epoch: Epoch, partition: int) -> Sequence[str]:
         return () if epoch.previous is None else epoch.previous.owners(partition)
 
-    @property
-    def to_fetch(self) -> int:
-        """Partitions whose chunks were not yet compared with all who owned them before; members that left do not count."""
+    def to_fetch(self, gone: Collection[str]) -> int:
+        """Partitions whose chunks were not yet compared with all who owned them before; members that left do not count. Nor
+        do those that are `gone`, but then what has just been gained must have been compared with its other owners."""
         epoch = self._epoch()
         if epoch is not self._seen:
             return 1
-        return sum(len(task.partitions) for task in self._left() if task.former)
+        tasks = (task for task in self._left() if task.former or (gone and task.gained))
+        return sum(len(task.partitions) for task in tasks if task.member not in gone)
 
     @property
     def fetching(self) -> int:

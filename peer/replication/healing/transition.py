@@ -5,13 +5,14 @@ mostly one does. Without a majority of them nothing is decided anyway. Everythin
 partition (`progress`), and two proposals of final are one and the same.
 
 When the ring is final, what this peer holds of registers it no longer owns is taken out, in small steps. A member that is
-leaving is removed once every other one has fetched the chunks it had; a change that needs more than one step goes on.
+leaving is removed once every other one has fetched the chunks it had; should it die, once they have all from the living.
+A change that needs more than one step goes on.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Any
 
@@ -77,7 +78,7 @@ class Transition(Worker):
         self._since_s = env.now()
         self._shunned: dict[str, float] = {}  # old owners that failed, and until when to ask others first
         self._unbalanced = False
-        self.fetching: Callable[[], int] = lambda: 0
+        self.fetching: Callable[[Collection[str]], int] = lambda gone: 0
         self._left_over: int | None = 0  # where the search for rows of partitions not owned goes on
         self._unmerged = "final_before_merged" in unsafe
         self._one_source = "merge_one_source" in unsafe
@@ -257,12 +258,12 @@ class Transition(Worker):
 
     # --- the end
 
-    def _on_merged(self, message: object, reply: Reply) -> None:
-        """(MERGED, tag) -> OK, partitions that this peer has still to merge under that epoch; or, if it is final, the chunks
-        of which it has still to fetch from their former owners."""
+    def _on_merged(self, message: Any, reply: Reply) -> None:
+        """(MERGED, tag, gone) -> OK, partitions that this peer has still to merge under that epoch; or, if it is final, the
+        chunks of which it has still to fetch from their former owners, but for those that are `gone`."""
         if not self._began():
             self._begin(self._replica.epoch)
-        reply((OK, self.fetching() if self._replica.epoch.kind == "final" else len(self._todo)))
+        reply((OK, self.fetching(message[2]) if self._replica.epoch.kind == "final" else len(self._todo)))
 
     def _on_floors(self, message: Any, reply: Reply) -> None:
         """(FLOORS, tag, [partition]) -> OK, [[promised ballot, purge floor]]."""
@@ -291,19 +292,20 @@ class Transition(Worker):
         return self.env.now() - self._since_s >= TURN_S * living.index(me)
 
     async def _go_on(self, epoch: Epoch) -> None:
-        """Remove who is leaving and holds nothing any more; take the next step towards balance."""
+        """Remove who is leaving and holds nothing that is needed, or has died; take the next step towards balance."""
         leaving = [member.id for member in epoch.members if member.state == LEAVING]
         if not self._my_turn() or not (leaving or self._unbalanced):
             return
+        gone = [member for member in leaving if not self._alive(member)]
         others = [member.id for member in epoch.members if member.id != self._replica.me]
-        if self.fetching() or await self._left(others):
+        if self.fetching(gone) or await self._left(others, gone):
             return
         tag = tag_of(epoch)
 
         def change(base: Epoch) -> Epoch:
             if tag_of(base) != tag:
                 return base
-            return removed(base, leaving[0]) if leaving else rebalanced(base)
+            return removed(base, (gone or leaving)[0]) if leaving else rebalanced(base)
 
         try:
             stands = await self._replica.proposals.propose(change)
@@ -311,20 +313,22 @@ class Transition(Worker):
         except (AtollError, ChangeRefused) as error:
             self.last_error = str(error)
 
-    async def _left(self, others: list[str]) -> int:
+    async def _left(self, others: list[str], gone: Collection[str] = ()) -> int:
         """How many partitions other peers have still to merge, or fetch; 1 for each that does not tell. Those that had some
         when last asked are asked alone until they have none: in a large ring most have done their part long before the last.
+        Of those that are `gone` nothing is expected, but should one of them answer it lives, and counts.
         """
         some = [member for member in others if member in self._unfinished]
-        left = await self._ask_left(some) if some else 0
-        return left or await self._ask_left(others)
+        left = await self._ask_left(some, gone) if some else 0
+        return left or await self._ask_left(others, gone)
 
-    async def _ask_left(self, members: list[str]) -> int:
-        poll = Poll(self.env, self._replica.send, (MERGED, self._tag), members, ASK_S)
+    async def _ask_left(self, members: list[str], gone: Collection[str]) -> int:
+        poll = Poll(self.env, self._replica.send, (MERGED, self._tag, list(gone)), members, ASK_S)
         await poll.run()
-        told = {member: int(reply[1]) for member, reply in poll.oks}
-        self._unfinished = {member for member in members if told.get(member, 1)}
-        return sum(told.get(member, 1) for member in members)
+        told = {member: int(reply[1]) + (member in gone) for member, reply in poll.oks}
+        left = {member: told.get(member, int(member not in gone)) for member in members}
+        self._unfinished = {member for member in members if left[member]}
+        return sum(left.values())
 
     async def _discard_leftovers(self) -> bool:
         """Take out a slice of registers this peer does not own any more. Whether to go on."""
