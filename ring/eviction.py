@@ -112,7 +112,7 @@ def obstacles(epoch: Epoch, dead: Collection[str]) -> dict[str, str]:
     known = [member for member in epoch.everybody if member.id in dead]
     if not known:
         return {}
-    for_all = _lost(epoch, dead) or _zones(epoch.members, dead)
+    for_all = lost_majorities(epoch, dead) or _zones(epoch.members, dead)
     awaited = _awaited(epoch)
     return {member.id: _obstacle(epoch, member, awaited, for_all) for member in known}
 
@@ -134,6 +134,20 @@ def turn_s(epoch: Epoch, me: str, dead: Collection[str]) -> float | None:
 def waits_for(joint: Epoch, member_id: str) -> bool:
     """Whether a change cannot end without a member: it is a new owner of a partition whose owners change."""
     return member_id in _awaited(joint)
+
+
+def lost_majorities(epoch: Epoch, dead: Collection[str], of: str = "") -> str:
+    """Owner sets without a majority, in words; "" if there is none. Of the old owners in a joint epoch, for they are who the
+    next change starts from. `of`: only those with that member."""
+    table = epoch.table if epoch.previous is None else epoch.previous
+    gone = frozenset(dead)
+    touched = (
+        owners for owners in table.all_owners if not gone.isdisjoint(owners) and (not of or of in owners)
+    )
+    lost = sum(2 * sum(owner not in gone for owner in owners) <= len(owners) for owners in touched)
+    if not lost:
+        return ""
+    return "1 partition has lost its majority" if lost == 1 else f"{lost} partitions have lost their majority"
 
 
 def words_of(seconds: float) -> str:
@@ -179,17 +193,6 @@ def _too_few(members: Iterable[Member], gone: str, replicas: int) -> str:
         return ""
     peers = "1 peer" if left == 1 else f"{left} peers"
     return f"{peers} would be left for {replicas} replicas"
-
-
-def _lost(epoch: Epoch, dead: Collection[str]) -> str:
-    """Owner sets without a majority: of the old owners in a joint epoch, for they are who the next change starts from."""
-    table = epoch.table if epoch.previous is None else epoch.previous
-    gone = frozenset(dead)
-    touched = (owners for owners in table.all_owners if not gone.isdisjoint(owners))
-    lost = sum(2 * sum(owner not in gone for owner in owners) <= len(owners) for owners in touched)
-    if not lost:
-        return ""
-    return "1 partition has lost its majority" if lost == 1 else f"{lost} partitions have lost their majority"
 
 
 def _zones(members: Iterable[Member], dead: Collection[str]) -> str:

@@ -11,9 +11,9 @@ from peer.api.cluster import ClusterView
 from peer.api.ringadmin import SUSPECT_S, RingAdmin
 from peer.errors import NotFound
 from peer.replication.agreement.proposals import RingRefused
-from ring.changes import revised
+from ring.changes import joined, revised
 from ring.members import ACTIVE, LEAVING, Member
-from tests.replication_world import Peer, World, error_of, simulate, until
+from tests.replication_world import Peer, World, error_of, member, simulate, until
 from tests.test_replication_eviction import Healed
 
 
@@ -181,5 +181,24 @@ def test_a_removal_that_another_change_overtakes_says_so() -> None:
             isinstance(error, RingRefused) and error.code == "ChangeUnderWay" and "say it again" in str(error)
         )
         assert state_of(a, d) == ACTIVE
+
+    simulate(scenario, 4)
+
+
+def test_a_removal_that_could_not_end_is_refused() -> None:
+    """Goal: with two owners of three dead nobody can copy from a majority. One that was only joining can go."""
+
+    async def scenario(world: World, *peers: Peer) -> None:
+        a = peers[0]
+        await a.put(b"value")
+        admin, gossip = admin_of(a)
+        gossip.states = {peers[2].id: "dead", peers[3].id: "dead"}
+        error = await error_of(admin.remove("p4", plan=False))
+        assert isinstance(error, RingRefused) and error.code == "MajorityLost"
+        assert "have lost their majority, from which what p4 held would have to be copied" in str(error)
+        gossip.states = {peers[2].id: "dead"}
+        await a.replica.change_ring(lambda base: joined(base, member(9)))
+        gossip.states |= {peers[3].id: "dead", member(9).id: "dead"}
+        assert (await admin.remove("p9", plan=False))["epoch"]["kind"] == "final"
 
     simulate(scenario, 4)

@@ -22,6 +22,7 @@ from ring.changes import (
     with_replicas,
 )
 from ring.epoch import Epoch
+from ring.eviction import lost_majorities
 from ring.members import ACTIVE, MAX_TEXT_BYTES, MAX_WEIGHT, Member
 from ring.table import moves
 
@@ -61,7 +62,7 @@ class RingAdmin:
         if await self._lives(node):
             return await self._run(word, lambda base: drained(base, node.id, leave=True), plan)
         make = partial(self._remove_dead, node)
-        return await self._run(word, lambda base: without_dead(base, node.id), plan, make)
+        return await self._run(word, lambda base: self._without(base, node), plan, make)
 
     async def revise(self, name: str, wanted: dict[str, Any], *, plan: bool) -> dict[str, Any]:
         """Another capacity (bytes) or zone for a peer."""
@@ -111,6 +112,17 @@ class RingAdmin:
             answer["applied"] = True
             base = stands
         return answer | {"epoch": {"generation": base.generation, "number": base.number, "kind": base.kind}}
+
+    def _without(self, base: Epoch, node: Member) -> Epoch:
+        """Raises ChangeRefused also where the change could not end, as nobody is left to copy from."""
+        dead = {one.id for one in base.everybody if not self._view.lives(one.id)}
+        if lost := lost_majorities(base, dead, node.id):
+            raise ChangeRefused(
+                "MajorityLost",
+                f"{lost}, from which what {node.name} held would have to be copied; start the peers that are missing, or see"
+                " docs/operations.md, When most of it is lost",
+            )
+        return without_dead(base, node.id)
 
     async def _remove_dead(self, node: Member, base: Epoch) -> Epoch:
         stands = await remove_dead(self._replica.change_ring, base, node.id)
