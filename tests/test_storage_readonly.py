@@ -7,6 +7,7 @@ kernel refuses to change them, in the same places.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -85,6 +86,31 @@ def test_rows_on_a_disk_that_refuses_writes(tmp_path: Path) -> None:
         assert [key for key, _ in rows.scan("rows", b"", b"\xff", 10)] == [b"after", b"before"]
 
     run(directory / "atoll.db", Gauge(), again)
+
+
+class LateGauge(Gauge):
+    """The disk takes writes again just before anybody looks why one was refused."""
+
+    def refuses(self, path: Path) -> bool:
+        make_writable(path.parent)
+        return super().refuses(path)
+
+
+def test_the_last_refusal_of_a_disk_that_takes_writes_again(tmp_path: Path) -> None:
+    """Goal: a commit that was refused in the moment before the disk came back ends as all before it: the process ended."""
+    directory, gauge = tmp_path / "rows", LateGauge()
+    directory.mkdir()
+
+    async def body(rows: SqliteRows) -> None:
+        assert await commit(rows, b"before") is None
+        refuse_or_skip(directory)
+        gauge.refused(OSError(errno.EPERM, "Operation not permitted"))  # as somebody else found out before
+        assert isinstance(await commit(rows, b"refused"), ReadOnly)
+        make_writable(directory)
+        assert await commit(rows, b"after") is None
+        assert not rows.read_only
+
+    run(directory / "atoll.db", gauge, body)
 
 
 def test_a_checkpoint_waits_for_the_disk(tmp_path: Path) -> None:

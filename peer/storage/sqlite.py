@@ -310,8 +310,11 @@ class SqliteRows:
         return None
 
     def _refuses_writes(self, error: sqlite3.Error) -> bool:
-        """Whether this came of a disk that takes no writes now; SQLite does not tell which error it met."""
-        return code_of(error) in NOT_WRITTEN and any(map(self._gauge.refuses, files.written(self._path)))
+        """Whether this came of a disk that takes no writes, or took none until just now: SQLite does not tell which error it
+        met, and by the time we look the disk may be well again."""
+        if code_of(error) not in NOT_WRITTEN:
+            return False
+        return bool(self._gauge.read_only) or any(map(self._gauge.refuses, files.written(self._path)))
 
     def _restart_log(self) -> bool:
         """Copy all of the log, so that it begins anew and the next commits lie within its file; False if that fails."""

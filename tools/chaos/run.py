@@ -188,9 +188,9 @@ class Run:
         outcome = self.outcome
         for peer in machines.peers:
             outcome.verified += self._read_all(machines, load, [peer], f"through {machines.place(peer).name}")
-        self._await_whole(machines, "after everything was read")
+        well = self._await_whole(machines, "after everything was read") is not None
         found = audit(machines.directories, deep=True)
-        if found.lacking:
+        if found.lacking and well:
             outcome.problems.append(
                 f"{len(found.lacking)} copies lack on the disks though all is said to be well"
             )
