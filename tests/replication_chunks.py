@@ -24,6 +24,7 @@ from peer.replication.chunks.rows import LIVE, chunk_key, decode_chunk_row, name
 from peer.replication.env import Write
 from peer.replication.hints import Hints
 from peer.replication.messages import ADD_REF, FAILED, IS_FULL, MISSING, OK, STORE_CHUNK
+from peer.rpc.bulkjobs import LONGEST_S
 from peer.storage.records import Extent
 from tests.replication_world import POWER, Peer, Scenario, World, simulate, until
 from tools.sim.disk import SimRows
@@ -176,17 +177,17 @@ class SimBulk:
 
     def call(
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
-        deadline_s: float, done: Callable[[Any], None],
+        silence_s: float, done: Callable[[Any], None],
     ) -> Transfer:  # fmt: skip
         peer = self._store.peer
         transfer = Transfer(done)
-        self._move(transfer, member_id, deadline_s)
+        self._move(transfer, member_id, silence_s)
 
         def send() -> None:
             if not transfer.ended:
                 data = None if payload is None else bytes(payload)
                 link = peer.world.network.link(peer.id, peer.env)
-                link.call(member_id, (BULK, header, data), deadline_s, arrived)
+                link.call(member_id, (BULK, header, data), silence_s, arrived)
 
         def arrived(reply: Any) -> None:
             if transfer.ended or isinstance(reply, AtollError):
@@ -200,11 +201,12 @@ class SimBulk:
             peer.env.call_later(self.link_s or 0.0005, send)
         return transfer
 
-    def _move(self, transfer: Transfer, member_id: str, deadline_s: float) -> None:
-        """Tell of progress every quarter of a second, until the bytes have moved or are stuck; mind the deadline."""
+    def _move(self, transfer: Transfer, member_id: str, silence_s: float) -> None:
+        """Tell of progress every quarter of a second, until the bytes have moved or are stuck; mind the deadlines (B4)."""
         env = self._store.peer.env
-        env.call_later(deadline_s, transfer.cancel)
-        for quarter in range(1, int(4 * min(self.link_s, self.stuck_at_s)) + 1):
+        moves_s = min(self.link_s, self.stuck_at_s)
+        env.call_later(min(moves_s + silence_s, LONGEST_S), transfer.cancel)
+        for quarter in range(1, int(4 * moves_s) + 1):
             env.call_later(quarter / 4, lambda: transfer.ended or self.on_progress(member_id))
 
     def serve(self, message: Any, reply: Callable[[Any], None]) -> None:

@@ -106,12 +106,12 @@ class Peer:
         *header: Any,
         payload: bytes | memoryview | None = None,
         into: Buffer | None = None,
-        deadline_s: float = 10.0,
+        silence_s: float = 10.0,
     ) -> tuple[list[Any], int]:
         """`BulkClient.call` as a coroutine."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         view = memoryview(payload) if payload is not None else None
-        self.bulk.call(other, header, view, into, deadline_s, answer.set_result)
+        self.bulk.call(other, header, view, into, silence_s, answer.set_result)
         result = await answer
         if isinstance(result, AtollError):
             raise result

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peer.client import calls
 from peer.client.attempts import PATIENCE_S, AttemptError, Attempts, Fate
 from peer.client.bodies import source_of
 from peer.client.core import Core
@@ -20,7 +21,15 @@ from peer.client.model import ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, n
 from peer.client.peers import PeerBook, normal_url
 from peer.client.profile import load_profile, load_profiles
 from peer.client.transfer import Incoming
-from peer.client.wire import Repeat, Request, error_of, quote_key, range_header, retry_after_s
+from peer.client.wire import (
+    STREAM_SILENCE_S,
+    Repeat,
+    Request,
+    error_of,
+    quote_key,
+    range_header,
+    retry_after_s,
+)
 from peer.errors import (
     AtollError,
     Conflict,
@@ -416,3 +425,14 @@ def test_a_device_has_no_end_to_seek_to(tmp_path: Path) -> None:
         assert [b"".join(source.blocks()) for source in sources] == [b"bc", b"", b"abcd"]
     with open("/dev/zero", "rb", buffering=0) as endless:
         assert len(next(source_of(endless).blocks())) > 0
+
+
+def test_the_answer_to_an_upload_may_take_long() -> None:
+    """Goal: a peer that took 12 MiB at once and has 0.5 MB/s to both other owners is waited for, unless the put has a
+    condition, which nobody else could be asked instead."""
+
+    def silence_s(if_none_match: str | None) -> float:
+        return calls.put("bucket", "key", None, None, None, if_none_match).request.silence_s
+
+    assert silence_s(None) > 2 * 12 * 2**20 / 500_000
+    assert silence_s("*") == STREAM_SILENCE_S

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from peer.replication.copying.digests import LEAVES, SLICE_ROWS, Digests, entry_of, leaf_of
 from peer.replication.copying.registersync import REGISTERS, RegisterSide, ranges_of
+from peer.replication.copying.sync import ASK_S
 from peer.replication.keys import SYSTEM, Space, partition_in
 from peer.replication.messages import COPY_LEAVES, NO_GATE, OK, PREPARE
 from peer.replication.registers.register import Current, Put
@@ -284,5 +285,8 @@ def test_copies_of_long_keys_and_large_values_fit_into_messages() -> None:
         pulled = await b.replica.copies.pull(REGISTERS, a.id, [partition_in(rows[0])])
         assert pulled.rows == len(rows)
         assert all(b.holds(key) is not None for key in rows)
+        answer = a.replica.copies.side(REGISTERS).fetch(rows[:256])
+        size = sum(len(value) + len(side or b"") for _, _, value, side in answer)
+        assert 4 * size / 500_000 < ASK_S, "four at once come in time over half a megabyte a second"
 
     simulate(scenario)

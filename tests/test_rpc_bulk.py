@@ -98,7 +98,7 @@ def test_the_deadline_ends_a_transfer(run: Run) -> None:
     async def main() -> None:
         a, b, c = Peer(1), Peer(2), Peer(3)
         async with peers(a, b, c):
-            hung = [asyncio.create_task(a.transfer(b.id, "hang", deadline_s=0.3)) for _ in range(6)]
+            hung = [asyncio.create_task(a.transfer(b.id, "hang", silence_s=0.3)) for _ in range(6)]
             assert await a.transfer(c.id, "put", payload=b"x") == ([a.id, 1], 0)
             results = await asyncio.gather(*hung, return_exceptions=True)
             assert all(type(r) is Unavailable for r in results)
@@ -117,7 +117,7 @@ def test_a_peer_that_accepts_and_says_nothing(run: Run) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             a.book[member(2)] = ("127.0.0.1", silent.getsockname()[1])
             with pytest.raises(Unavailable, match="in time"):
-                await a.transfer(member(2), "put", payload=b"x", deadline_s=0.1)
+                await a.transfer(member(2), "put", payload=b"x", silence_s=0.1)
             await until(lambda: not a.bulk._running)
         with pytest.raises(Unavailable):
             await a.transfer(member(2), "put", payload=b"x")  # backing off, or refused
@@ -131,16 +131,7 @@ def test_a_peer_that_accepts_and_says_nothing(run: Run) -> None:
 def test_b3_progress_is_told_while_bytes_move(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal (B3): a receiver that reads piece by piece is told of with each piece, one that stands still is not."""
     pieces = threading.Semaphore(0)
-
-    def slowly(self: BulkSocket, into: Buffer, size: int) -> None:
-        with into.payload(size + TAG_BYTES) as view:
-            got = 0
-            while got < len(view):
-                assert pieces.acquire(timeout=300)
-                got += self._sock.recv_into(view[got : got + (256 << 10)])
-            self._session.receive.open_in_place(view)
-
-    monkeypatch.setattr(BulkSocket, "receive_payload", slowly)
+    monkeypatch.setattr(BulkSocket, "receive_payload", piece_by_piece(pieces))
 
     async def main() -> None:
         a, b = Peer(1), Peer(2)
@@ -148,7 +139,7 @@ def test_b3_progress_is_told_while_bytes_move(run: Run, monkeypatch: pytest.Monk
             told: list[str] = []
             a.bulk.on_progress = told.append
             payload = os.urandom(4 << 20)
-            sending = asyncio.create_task(a.transfer(b.id, "put", payload=payload, deadline_s=300))
+            sending = asyncio.create_task(a.transfer(b.id, "put", payload=payload, silence_s=300))
             for _ in range(3):
                 before = len(told)
                 while len(told) == before:
@@ -166,11 +157,65 @@ def test_b3_progress_is_told_while_bytes_move(run: Run, monkeypatch: pytest.Monk
     run(main())
 
 
-async def looked(peer: Peer, times: int) -> None:
-    """Until the client has looked at its transfers so often."""
+def test_b4_a_transfer_that_moves_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal (B4): a receiver takes a little whenever the sender has looked, which in all takes longer than nothing may move;
+    that transfer ends well, and so does one that waits behind it. When it stops taking, both fail. The time of a whole
+    transfer used to count, and that of waiting."""
+    pieces = threading.Semaphore(0)
+    monkeypatch.setattr(BulkSocket, "receive_payload", piece_by_piece(pieces, 128 << 10))
+    monkeypatch.setattr(bulk_module, "PROGRESS_S", 0.1)
+
+    async def main() -> None:
+        a, b = Peer(1), Peer(2)
+        a.bulk._per_member = 1
+        async with peers(a, b):
+            payload = os.urandom(4 << 20)
+
+            def send() -> asyncio.Future[list[Any]]:
+                both = (a.transfer(b.id, "put", payload=payload, silence_s=2.0) for _ in range(2))
+                return asyncio.gather(*both, return_exceptions=True)
+
+            sending, began_s = send(), a.bulk._loop.time()
+            while not sending.done():
+                pieces.release()
+                await looked(a, 1, sending)
+            assert await sending == [([a.id, 4 << 20], 0)] * 2
+            assert a.bulk._loop.time() > began_s + 2 * 2.0, "else this shows nothing"
+            try:
+                assert [type(error) for error in await send()] == [Unavailable] * 2
+            finally:
+                pieces.release(1000)
+
+    asyncio.run(main())
+
+
+def piece_by_piece(
+    pieces: threading.Semaphore, most: int = 256 << 10
+) -> Callable[[BulkSocket, Buffer, int], None]:
+    """A `receive_payload` that takes so many bytes at most for each piece it is allowed."""
+
+    def slowly(self: BulkSocket, into: Buffer, size: int) -> None:
+        self._sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 256 << 10
+        )  # so the kernel takes little by itself
+        with into.payload(size + TAG_BYTES) as view:
+            got = 0
+            while got < len(view):
+                assert pieces.acquire(timeout=300)
+                more = self._sock.recv_into(view[got : got + most])
+                if not more:
+                    raise EOFError
+                got += more
+            self._session.receive.open_in_place(view)
+
+    return slowly
+
+
+async def looked(peer: Peer, times: int, unless: asyncio.Future[Any] | None = None) -> None:
+    """Until the client has looked at its transfers so often, or has nothing to look at any more."""
     for _ in range(times):
         last_s = peer.bulk._looked
-        await until(lambda last_s=last_s: peer.bulk._looked > last_s, 90.0)  # type: ignore[misc]
+        await until(lambda last_s=last_s: peer.bulk._looked > last_s or (unless and unless.done()), 90.0)  # type: ignore[misc]
 
 
 def test_a_peer_that_goes_away(run: Run) -> None:
@@ -180,7 +225,7 @@ def test_a_peer_that_goes_away(run: Run) -> None:
         a, b = Peer(1), Peer(2)
         async with peers(a, b):
             await a.transfer(b.id, "put", payload=b"x")
-            hung = asyncio.create_task(a.transfer(b.id, "hang", deadline_s=60))
+            hung = asyncio.create_task(a.transfer(b.id, "hang", silence_s=60))
             await until(lambda: b.hanging == 1)
             for connection in list(b.bulk_server._open):
                 connection.shut()
@@ -209,7 +254,7 @@ def test_refusals_and_bounds(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
                 await thief.transfer(b.id, "put", payload=b"x")
             assert refused.value.code == "WrongKey"
             results = await asyncio.gather(
-                *(a.transfer(b.id, "hang", deadline_s=0.5) for _ in range(8)), return_exceptions=True
+                *(a.transfer(b.id, "hang", silence_s=0.5) for _ in range(8)), return_exceptions=True
             )
             codes = [r.code for r in results if isinstance(r, AtollError)]
             assert len(codes) == 8

@@ -316,7 +316,9 @@ class AsyncClient:
                     allow_redirects=False,
                     skip_auto_headers=("Content-Type",),
                     timeout=aiohttp.ClientTimeout(
-                        total=None, sock_connect=self._core.connect_s(), sock_read=STREAM_SILENCE_S
+                        total=None,
+                        sock_connect=self._core.connect_s(),
+                        sock_read=max(STREAM_SILENCE_S, request.silence_s),
                     ),
                 )
                 waiting.give_up = response.close

@@ -115,7 +115,8 @@ def put(
         return Stored(name, key, int(answer.get("size", -1)), etag)
 
     path = wire.object_path(name, key)
-    request = Request("PUT", path, what, repeat, headers, silence_s=wire.STREAM_SILENCE_S)
+    silence_s = wire.STREAM_SILENCE_S if conditions else wire.UPLOAD_SILENCE_S
+    request = Request("PUT", path, what, repeat, headers, silence_s=silence_s)
     return Call(request, parse, ok=(200, 201))
 
 

@@ -47,6 +47,9 @@ OPERATION = "X-Atoll-Operation"
 STREAM_SILENCE_S = 30.0
 """How long a peer may move no byte of an object: one that is busy lets uploads wait so long for their turn. And for the
 work on a bucket, which is a round for each of its shards."""
+UPLOAD_SILENCE_S = 120.0
+"""The same for the answer to an upload that may be sent twice: the peer may have taken all of it at once, and needs this for
+its links to the owners: three chunks to two of them over 0.2 MB/s. That it lives is seen by its pulse meanwhile."""
 SILENCE_S = 7.0
 """How long any other answer may take to begin: a peer promises one within 5 s."""
 SIDE_SILENCE_S = 2.0

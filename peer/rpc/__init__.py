@@ -9,7 +9,8 @@ Start reading at `hello.py` (how every connection opens), then `link.py` (one ca
     sockets.py    runs that state machine on a socket; dialling
     listener.py   the peer port
     link.py       one call connection      peers.py   all call links of this process
-    bulk.py       chunk bytes: the calling end, threads over blocking sockets (bulksocket.py)
+    bulk.py       chunk bytes: the calling end, threads over blocking sockets (bulksocket.py);
+                  until when each may go on (bulkjobs.py)
     bulkserver.py the receiving end, a thread per connection
     exchange.py   one gossip exchange
     stats.py      what is counted

@@ -1,7 +1,7 @@
 """Chunk bytes between peers, on blocking sockets in threads, called from the loop.
 
 `BulkClient.call` is made on the loop thread and its `done` runs there; in between a worker thread owns
-the caller's memory. So `done` comes when the thread has let go of it: at the deadline the loop shuts the
+the caller's memory. So `done` comes when the thread has let go of it: at the deadline (B4) the loop shuts the
 socket, the thread wakes, and the failure is reported. Connections are kept per member and reused.
 
     B1  `done` is called exactly once, on the loop thread, never before `call` returned, and after it no
@@ -26,13 +26,11 @@ from typing import Any, Final
 from peer.buffers import DEFAULT_CHUNK_BYTES, Buffer, BufferPool
 from peer.errors import AtollError, ProtocolError, Unavailable
 from peer.rpc import frames
+from peer.rpc.bulkjobs import Done, Job, Result, Route
 from peer.rpc.bulksocket import BulkSocket, limit_io
 from peer.rpc.hello import Hello, dial
 from peer.rpc.sockets import hung_up, run_steps_blocking, shown, tune, unreachable
 from peer.rpc.stats import Stats
-
-Result = tuple[list[Any], int]
-Done = Callable[["Result | AtollError"], None]
 
 THREADS: Final = 12
 PER_MEMBER: Final = 4
@@ -49,56 +47,17 @@ CLOSE_TIMEOUT_S: Final = 5.0
 log = logging.getLogger(__name__)
 
 
-class _Job:
-    """One call on its way. `B1` rests on who may touch it: the worker once `started`, until it reports."""
-
-    __slots__ = (
-        "connection", "deadline", "dialling", "done", "expired", "header",
-        "into", "member", "moved", "payload", "started",
-    )  # fmt: skip
-
-    def __init__(
-        self, member: _Member, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
-        deadline: float, done: Done | None,
-    ) -> None:  # fmt: skip
-        self.member = member
-        self.header = header
-        self.payload = payload
-        self.into = into
-        self.deadline = deadline
-        self.done = done
-        self.connection: BulkSocket | None = None
-        self.moved = 0  # bytes on its connection when looked at last
-        self.dialling: socket.socket | None = None
-        self.started = False  # under the client's lock: from now on the worker uses payload and into
-        self.expired = False  # under the lock: the loop has given up on it
-
-
 class Transfer:
     """A call under way. `cancel` on the loop ends it early; its `done` still runs, once nobody uses the memory."""
 
     __slots__ = ("_client", "_job")
 
-    def __init__(self, client: BulkClient, job: _Job) -> None:
+    def __init__(self, client: BulkClient, job: Job) -> None:
         self._client = client
         self._job = job
 
     def cancel(self) -> None:
         self._client._cancel(self._job)
-
-
-class _Member:
-    """What the loop knows about transfers to one peer."""
-
-    __slots__ = ("active", "error", "id", "idle", "retry_at", "waiting")
-
-    def __init__(self, member_id: str) -> None:
-        self.id = member_id
-        self.idle: list[BulkSocket] = []  # last used last
-        self.active = 0
-        self.waiting = 0
-        self.retry_at = 0.0
-        self.error: AtollError | None = None
 
 
 class BulkClient:
@@ -117,11 +76,11 @@ class BulkClient:
         self._most_threads = threads
         self._per_member = per_member
         self._loop = asyncio.get_running_loop()
-        self._members: dict[str, _Member] = {}
-        self._waiting: deque[_Job] = deque()
-        self._running: set[_Job] = set()
+        self._members: dict[str, Route] = {}
+        self._waiting: deque[Job] = deque()
+        self._running: set[Job] = set()
         self._lock = threading.Lock()
-        self._work: queue.SimpleQueue[tuple[_Job, tuple[str, int]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Job, tuple[str, int]] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._trimmed = 0.0
@@ -137,18 +96,19 @@ class BulkClient:
         header: tuple[Any, ...],
         payload: memoryview | None,
         into: Buffer | None,
-        deadline_s: float,
+        silence_s: float,
         done: Done,
     ) -> Transfer:
-        """Send header and payload; `done` gets (reply header, bytes received into `into`) or an AtollError.
-        The transfer that is returned can be cancelled, which is its deadline coming now.
+        """Send header and payload; `done` gets (reply header, bytes received into `into`) or an AtollError. `silence_s`: how
+        long nothing may move until it is given up (B4). The transfer that is returned can be cancelled, which is its
+        deadline coming now.
 
         Unavailable says nothing about whether the peer acted on the transfer. Neither `payload` nor `into`
         may be changed before `done` (B1).
         """
-        member = self._members.get(member_id) or self._members.setdefault(member_id, _Member(member_id))
+        member = self._members.get(member_id) or self._members.setdefault(member_id, Route(member_id))
         now = self._loop.time()
-        job = _Job(member, header, payload, into, now + deadline_s, done)
+        job = Job(member, header, payload, into, now, silence_s, done)
         self.stats.bulk_calls += 1
         if self._closing:
             self._fail(job, Unavailable("this peer is shutting down"))
@@ -163,13 +123,13 @@ class BulkClient:
             self._watch(TICK_S)
         return Transfer(self, job)
 
-    def _cancel(self, job: _Job) -> None:
+    def _cancel(self, job: Job) -> None:
         if job in self._waiting:
             self._fail_waiting([job], Unavailable("the transfer was given up"))
         elif job in self._running and not job.expired:
             self._expire(job)
 
-    def _fail(self, job: _Job, error: AtollError) -> None:
+    def _fail(self, job: Job, error: AtollError) -> None:
         """Report a failure once the current callback is over; what comes later finds nobody waiting (B1)."""
         done, job.done = job.done, None
         if done is not None:
@@ -178,7 +138,7 @@ class BulkClient:
 
     def _advance(self) -> None:
         """Give waiting calls to threads, oldest first, as far as B2 allows."""
-        skipped: list[_Job] = []
+        skipped: list[Job] = []
         while self._waiting and len(self._running) < self._most_threads:
             job = self._waiting.popleft()
             if job.member.active >= self._per_member:
@@ -187,7 +147,7 @@ class BulkClient:
                 self._start(job)
         self._waiting.extendleft(reversed(skipped))
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, job: Job) -> None:
         member = job.member
         member.waiting -= 1
         while member.idle and job.connection is None:
@@ -213,7 +173,7 @@ class BulkClient:
             thread.start()
         self._work.put((job, address))
 
-    def _finished(self, job: _Job, result: Result | AtollError, dialled: bool) -> None:
+    def _finished(self, job: Job, result: Result | AtollError, dialled: bool) -> None:
         """A worker is through with a job: on the loop, after it touched memory for the last time."""
         member, connection = job.member, job.connection
         self._running.discard(job)
@@ -226,6 +186,7 @@ class BulkClient:
             connection.used = now
             member.idle.append(connection)
             member.error = None
+            self._further(member, now)
         elif not dialled and isinstance(result, AtollError):
             member.error = result
             member.retry_at = now + BACKOFF_S
@@ -237,7 +198,7 @@ class BulkClient:
             self._tell(done, result)
         self._advance()
 
-    def _fail_waiting(self, jobs: list[_Job], error: AtollError) -> None:
+    def _fail_waiting(self, jobs: list[Job], error: AtollError) -> None:
         for job in jobs:
             self._waiting.remove(job)
             job.member.waiting -= 1
@@ -260,6 +221,9 @@ class BulkClient:
         """Deadlines, and connections nobody has used for long."""
         self._ticker = None
         now = self._loop.time()
+        if now - self._looked >= PROGRESS_S:
+            self._looked = now
+            self._look(now)
         late = [job for job in self._waiting if job.deadline <= now]
         self.stats.bulk_timed_out += len(late)
         self._fail_waiting(
@@ -268,9 +232,6 @@ class BulkClient:
         for job in self._running:
             if job.deadline <= now and not job.expired:
                 self._expire(job)
-        if now - self._looked >= PROGRESS_S:
-            self._looked = now
-            self._look()
         for member in list(self._members.values()):
             while member.idle and member.idle[0].used < now - IDLE_S:
                 member.idle.pop(0).close()
@@ -284,15 +245,19 @@ class BulkClient:
             self._trimmed = now
             self.seals.trim()
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
         """Tell of the members whose transfers have come further (B3)."""
-        for job in self._running:
-            connection = job.connection
-            if job.started and connection is not None and (moved := connection.moved()) > job.moved:
-                job.moved = moved
-                self.on_progress(job.member.id)
+        for member in {job.member for job in self._running if job.look(now)}:
+            self._further(member, now)
+            self.on_progress(member.id)
 
-    def _expire(self, job: _Job) -> None:
+    def _further(self, member: Route, now: float) -> None:
+        """Something moved between this member and us: those that wait for their turn will have it (B4)."""
+        for job in self._waiting:
+            if job.member is member:
+                job.goes_on(now)
+
+    def _expire(self, job: Job) -> None:
         """Wake the worker. If it has not touched the caller's memory yet it never will: report at once."""
         self.stats.bulk_timed_out += 1
         with self._lock:
@@ -356,19 +321,19 @@ class BulkClient:
             del item, job, result
 
     @staticmethod
-    def _drop(job: _Job) -> None:
+    def _drop(job: Job) -> None:
         connection, job.connection = job.connection, None
         if connection is not None:
             connection.close()
 
     @staticmethod
-    def _explain(job: _Job, error: OSError | EOFError) -> Unavailable:
+    def _explain(job: Job, error: OSError | EOFError) -> Unavailable:
         if job.expired or isinstance(error, BlockingIOError):
             return Unavailable(f"the transfer with peer {job.member.id} did not end in time")
         reason = error.strerror if isinstance(error, OSError) else "it closed the connection"
         return Unavailable(f"the transfer with peer {job.member.id} broke: {reason or error}")
 
-    def _dial(self, job: _Job, address: tuple[str, int]) -> BulkSocket:
+    def _dial(self, job: Job, address: tuple[str, int]) -> BulkSocket:
         where = shown(*address)
         sock: socket.socket | None = None
         try:
@@ -396,14 +361,16 @@ class BulkClient:
                 raise unreachable(where, e) from None
             raise
 
-    def _transfer(self, job: _Job, connection: BulkSocket) -> Result | AtollError:
+    def _transfer(self, job: Job, connection: BulkSocket) -> Result | AtollError:
         """One request and its reply. An error the peer reported is returned: the connection is fine."""
         with self._lock:
             job.dialling = None
             if job.expired:
                 raise Unavailable("the deadline is over")  # reported already
             job.started = True
-        connection.limit(max(1.0, job.deadline - self._loop.time()))
+        # Silence is the loop's to end (B4): bytes leave the kernel's buffer also while this thread waits for the answer.
+        left_s = max(1.0, job.until - self._loop.time())
+        connection.limit(left_s, left_s)
         connection.send(job.header, job.payload, self.seals)
         told = connection.receive()
         if told is None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, ProtocolError, Refused, Unavailable
 from peer.rpc import frames
+from peer.rpc.bulkjobs import LONGEST_S
 from peer.rpc.bulksocket import BulkSocket
 from peer.rpc.hello import Session
 from peer.rpc.stats import Stats
@@ -26,7 +27,6 @@ Handler = Callable[[str, "list[Any]", "Buffer | None", int], Answer]
 MAX_CONNECTIONS: Final = 64
 IDLE_S: Final = 60.0  # longer than clients keep an idle connection
 STALL_S: Final = 15.0  # without a byte of a payload or an answer
-WHOLE_S: Final = 90.0  # for one payload or one answer, however slow the link
 BUFFER_WAIT_S: Final = 5.0
 SEALS: Final = 4  # sealed answers being sent at once
 TRIM_S: Final = 5.0
@@ -112,7 +112,7 @@ class BulkServer:
         header, size = told
         if type(header) is not list:
             raise ProtocolError("a bulk request is not a list")
-        connection.limit(STALL_S, WHOLE_S)
+        connection.limit(STALL_S, LONGEST_S)
         buffer: Buffer | None = None
         try:
             if size:

@@ -29,6 +29,7 @@ from peer.rpc.hello import Session
 from peer.rpc.noise import TAG_BYTES
 
 MAX_HEADER_BYTES: Final = 64 << 10
+SEAL_WAIT_S: Final = 60.0
 _TIMEVAL: Final = struct.Struct("ll")
 _MOVED: Final = struct.Struct("=120x2Q")
 """Of Linux' struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received (since Linux 4.1)."""
@@ -120,7 +121,7 @@ class BulkSocket:
         if payload is None or not size:
             self._sock.sendall(head)
             return
-        seal = seals.take_blocking(self._limit_s)
+        seal = seals.take_blocking(min(self._limit_s, SEAL_WAIT_S))
         try:
             n = self._session.send.seal_into(payload, seal.record)
             with seal.record[:n] as sealed:

@@ -179,7 +179,7 @@ class SimBulk:
 
     def call(
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
-        deadline_s: float, done: Callable[[Any], None],
+        silence_s: float, done: Callable[[Any], None],
     ) -> Transfer:  # fmt: skip
         transfer = Transfer(done)
 
@@ -192,7 +192,7 @@ class SimBulk:
             return transfer.end(((OK,), len(reply[1])))
 
         self._env.call_later(
-            0.0002, lambda: self._link.call(member_id, (BULK, header[1], header[2]), deadline_s, arrived)
+            0.0002, lambda: self._link.call(member_id, (BULK, header[1], header[2]), silence_s, arrived)
         )
         return transfer
 

@@ -29,7 +29,8 @@ from .put import Put, error_of, silent_ones
 from .rows import chunk_key
 
 READ_S = 60.0
-"""Of a whole chunk, over the slowest link that is served; without progress it is given up sooner (`patience`)."""
+"""So long nothing of a chunk may move from an owner, whose disk may be slow. Where nobody else has it it is given up sooner
+(`patience`)."""
 REPAIR_S = 10.0
 OVERTAKEN_S = 5.0
 """A transfer that was overtaken may end within; its connection is as good as new then."""
@@ -40,14 +41,15 @@ REPAIRS_MOST = 256
 
 class Bulk(Protocol):
     """Transfers of chunk bytes. `done` gets (reply, bytes received into `into`) or an AtollError, and from then on
-    nobody touches payload or buffer. The cancellable ends a call early; `done` still runs. While a member's bytes move,
-    `on_progress(member)` is called some times a second."""
+    nobody touches payload or buffer; at the latest after some minutes, and when nothing has moved for `silence_s`. The
+    cancellable ends a call early; `done` still runs. While a member's bytes move, `on_progress(member)` is called some
+    times a second."""
 
     on_progress: Callable[[str], None]
 
     def call(
         self, member_id: str, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
-        deadline_s: float, done: Done,
+        silence_s: float, done: Done,
     ) -> Cancellable: ...  # fmt: skip
 
 

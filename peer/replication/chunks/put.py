@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .chunks import Chunks
 
 SEND_S = 60.0
-"""Of a whole chunk, over the slowest link that is served; without progress it is given up sooner (`patience`)."""
+"""So long nothing of a chunk may move to an owner, whose disk may be slow. Without a majority it is given up sooner
+(`patience`)."""
 CALL_S = 5.0
 STRAGGLE_S, SILENT_STRAGGLE_S = 1.0, 0.05
 """How long a transfer may go on when a majority has the chunk: to an owner that may be slow, and to one of which nothing has
