@@ -276,13 +276,14 @@ class Healing:
 
     def info(self) -> dict[str, Any]:
         """For the cluster's view: partitions it is still `merging`, and `fetching` the chunks of; whether this peer is
-        `behind`, how old its last comparison with everybody alive is, for whom it keeps how many `hints`, when it last
-        dropped one (`dropped_s` ago), chunks `missing` everywhere, how many lie here only `damaged`, how many rows are
-        (`damaged_rows`), how many `objects` it holds in how many `counted` partitions, the `outlook` of each dead member,
-        and the workers."""
+        `behind`, or votes on nothing yet as it is `recovering` from a lost majority; how old its last comparison with
+        everybody alive is, for whom it keeps how many `hints`, when it last dropped one (`dropped_s` ago), chunks `missing`
+        everywhere, how many lie here only `damaged`, how many rows are (`damaged_rows`), how many `objects` it holds in how
+        many `counted` partitions, the `outlook` of each dead member, and the workers."""
         digests = self._copies.side(REGISTERS).digests
         return {
             "behind": self.anti_entropy.behind or self._replica.recovering,
+            "recovering": self._replica.recovering,
             "merging": self.transition.queue(),
             "fetching": self.anti_entropy.fetching,
             "compared_s": self.anti_entropy.compared_s,

@@ -84,6 +84,22 @@ def test_all_is_well() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_survivors_that_merge_do_not_vote(name: str) -> None:
+    """Goal: after `recover epoch` nothing is answered while a survivor is missing, and the verdict says so and what to do;
+    it said "degraded", and 200 to load balancers. One of three that still merges leaves a majority."""
+    peers = Peers()
+    peers.infos[name]["healing"] = {"recovering": True, "behind": True}
+    assert peers.told()["verdict"] == "degraded"
+    for one in NAMES:
+        peers.infos[one]["healing"] = {"recovering": True, "behind": True}
+    peers.states["three"] = "dead"
+    told = peers.told()
+    assert told["verdict"] == "unavailable" and told["partitions"]["unavailable"] == 4
+    assert codes(told).count("recovering") == 2 and "start those that are down" in str(told["reasons"])
+    assert peers.view.ready() == (False, ["merging what the other survivors hold"])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk_is_told_by_whoever_is_asked(name: str) -> None:
     """Goal: not healthy while a peer's disk is full; the sentence says whose, why, and what to do."""
     peers = Peers()

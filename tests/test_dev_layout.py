@@ -140,6 +140,16 @@ def test_our_options_are_not_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ATOLL_PORT" not in environment and environment["ATOLL_ROOT_ACCESS_KEY"] == "root"
 
 
+def test_peers_are_ours_wherever_we_are_called(tmp_path: Path) -> None:
+    """Goal: a directory with a tools.py, or a ring.py, is as good as any other to start a cluster in."""
+    (tmp_path / "tools.py").write_text("raise SystemExit('not ours')")
+    command = [sys.executable, "-m", "tools.cli", "version"]
+    ran = subprocess.run(
+        command, env=peer_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_logs_are_bounded(tmp_path: Path) -> None:
     """Goal: a large log is set aside at the next start, once."""
     place = Layout(tmp_path, 1, 7400, 3).places[0]

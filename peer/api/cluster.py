@@ -66,7 +66,8 @@ class ClusterView:
         """Partitions by how many of their owners live, and failures tolerated now."""
         epoch = self._replica.epoch
         dead = {m.id for m in epoch.everybody if not self.lives(m.id)} | gone
-        lacking = dead | self._behind() | self._damaged() | self._owed() | self._read_only()
+        mute = dead | self._recovering()
+        lacking = mute | self._behind() | self._damaged() | self._owed() | self._read_only()
         full = degraded = unavailable = 0
         tolerates = len(epoch.members)
         cache: dict[Owners, tuple[bool, int, int]] = {}
@@ -76,7 +77,7 @@ class ClusterView:
             if counted is None:
                 whole = all(owner not in lacking for owner in owners.everyone)
                 spare = min(sum(o not in lacking for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
-                votes = min(sum(o not in dead for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
+                votes = min(sum(o not in mute for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
                 counted = cache[owners] = whole and not owners.joint, spare, votes
             whole, spare, votes = counted
             tolerates = min(tolerates, spare)
@@ -98,6 +99,8 @@ class ClusterView:
             reasons.append("the disk is below its free-space floor")
         if conditions.read_only(info):
             reasons.append("the disk is read-only")
+        if info.get("healing", {}).get("recovering"):
+            reasons.append("merging what the other survivors hold")
         return not reasons, reasons
 
     def _not_ready(self) -> list[str]:
@@ -173,6 +176,10 @@ class ClusterView:
                 member.id in self._infos.silent or self._infos.of(member.id).get("healing", {}).get("behind")
             )
         )
+
+    def _recovering(self) -> frozenset[str]:
+        """Members that live and vote on nothing: they merge what all survivors of `recover epoch` hold."""
+        return frozenset(m.id for m in self._replica.epoch.members if self._number(m.id, "recovering"))
 
     def _owed(self) -> frozenset[str]:
         """Members for whom some living one keeps what they missed."""

@@ -1,5 +1,5 @@
-"""What ails a peer that answers: its database is damaged, its disk full, read-only or slow, or its event loop stood still. A
-sentence for each.
+"""What ails a peer that answers: it may not vote yet, its database is damaged, its disk is full, read-only or slow, or its
+event loop stood still. A sentence for each.
 
 A damaged database, or a disk that takes no (more) writes, is a **reason** why the cluster is degraded: copies are missing
 there. A slow one, or a loop that stood still, is a **warning**: it costs time, which the others keep from clients, and no
@@ -19,9 +19,15 @@ LEAST_TOLD_S = 1.0
 
 
 def reasons(told: Iterable[Told]) -> list[Sentence]:
-    """Of peers that take no writes, or lack some of what they hold."""
+    """Of peers that take no writes, lack some of what they hold, or do not vote yet."""
     found = []
     for name, info, flags in told:
+        if info.get("healing", {}).get("recovering"):
+            message = (
+                f"{name} answers for nothing until it has merged what every other survivor holds; start those that are down,"
+                " or call them lost, too (`atoll recover epoch`)"
+            )
+            found.append(_sentence("recovering", name, message))
         if why := info.get("damage"):
             message = (
                 f"{name}: its database is damaged ({why}); it serves what that still gives, and comes back under a new id as"
