@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster_tools import wait_until
 from tests.cluster_world import ClusterWorld
-from tests.test_cluster_eviction import SOON
+from tests.test_cluster_eviction import LATER, SOON
 from tests.test_cluster_ring import (
     CHANGE_S,
     audit,
@@ -112,7 +112,7 @@ def test_a_peer_that_dies_while_it_joins_is_given_up(tmp_path: Path, instead: bo
 def test_more_replicas_are_made_only_by_as_many_living_peers(tmp_path: Path) -> None:
     """Goal: refused early while one of the four is dead, and told whom to start. When it dies over the change that is given
     up by itself, and the dead one removed; three peers keep three replicas."""
-    with filled(tmp_path, 4, OBJECTS, environment={"ATOLL_EVICT_AFTER": "12s"}) as world:
+    with filled(tmp_path, 4, OBJECTS, environment=LATER) as world:
         four(world)
         world.kill(3)
         wait_until(lambda: state(world, "peer-4") == "dead", "peer-4 is known to be dead", CHANGE_S)
