@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 from peer.replication.chunks.rows import chunk_key
@@ -16,7 +17,7 @@ from peer.replication.registers.register import Put
 from peer.replication.throttle import Throttle
 from peer.replication.workers import Workers
 from tests.replication_chunks import LARGE, SMALL, Store, name_of, owners_first, simulate_stores
-from tests.replication_world import KEY, POWER, SPACE, World, error_of, rot, until
+from tests.replication_world import KEY, POWER, SPACE, World, error_of, ring_of, rot, until
 
 GRACE_S, PASS_S = 1.0, 5.0
 OTHER = SPACE.row_key(b"other")
@@ -115,14 +116,39 @@ def test_what_a_silent_coordinator_left_stays_until_it_tells() -> None:
             a.peer.crash()
         await asyncio.sleep(60)
         assert peers[1].holds(LARGE) and peers[2].holds(LARGE)
+        for one in peers[1:]:
+            assert one.garbage.queue() == 1, "it shows in the queue, and for whom it waits"
+            assert f"uploads through {a.peer.member.name} left" in one.garbage.last_error
         a.peer.open()
         await a.peer.start()
         again = Store(a.peer)
         again.files.records = a.files.records
         Collected(again)
         await until(lambda: not peers[1].holds(LARGE) and not peers[2].holds(LARGE), 120)
+        await until(lambda: not any(one.garbage.last_error for one in peers[1:]), 60)
 
     simulate_stores(scenario)
+
+
+def test_what_a_silent_coordinator_left_goes_when_it_is_out_of_the_ring() -> None:
+    """Goal (T2): it never comes back, and is removed, by others or by hand: nothing waits for its word any more."""
+
+    async def scenario(world: World, *stores: Store) -> None:
+        gone, *rest = owners_first(stores, name_of(LARGE))
+        peers = {store: Collected(store) for store in stores}
+        with gone.peer.replica.attempts.one() as attempt:
+            await peers[gone].put(LARGE, attempt)
+            await until(lambda: gone.lent == 0)
+            gone.peer.crash()
+        await asyncio.sleep(60)
+        assert sum(peers[store].holds(LARGE) for store in rest) == 2
+        epoch = replace(ring_of(*(store.peer.member for store in rest)), number=2)
+        for store in rest:
+            await store.peer.replica.epochs.installed(epoch)
+        await until(lambda: not any(peers[store].holds(LARGE) for store in rest), 120)
+        assert not any(peers[store].garbage.queue() for store in rest)
+
+    simulate_stores(scenario, peers=5)
 
 
 def test_replaced_heads_are_dropped_at_once_and_shared_chunks_stay() -> None:

@@ -50,7 +50,7 @@ from peer.replication.workers import Worker
 
 from .attempts import ATTEMPT_BYTES
 from .loose import Loose, live_sets
-from .verdicts import Verdicts
+from .verdicts import Pair, Verdicts
 
 GRACE_S = 300.0
 PASS_EVERY_S = 3600.0
@@ -67,6 +67,7 @@ DOUBTS_MOST = 10_000
 RETRY_S = 30.0
 ASK_S = 5.0
 NAME_BYTES = 32
+LEFT_BY = "what uploads through"
 _WALK = b"garbage/walk"
 _TABLES = ("refs", "chunks")
 _END = b"\xff" * (NAME_END + ATTEMPT_BYTES + 1)
@@ -215,6 +216,8 @@ class Garbage(Worker):
         worked = await self._judge_failed()
         worked = await self._drop_replaced() or worked
         worked = await self._judge_doubts() or worked
+        if not (self._doubts or self._failed) and self.last_error.startswith(LEFT_BY):
+            self.last_error = ""  # it waits for nobody any more
         looked_at, size = await self.loose.step()
         self.did(looked_at, size)
         self.detail.update(self.loose.counts, forgotten=self._forgotten + self.loose.counts["forgotten"])
@@ -259,7 +262,7 @@ class Garbage(Worker):
         some = [one for one in self._failed if one.not_before_s <= now][:JUDGED_A_STEP]
         if not some:
             return False
-        verdicts = await self._verdicts.judge([(one.back, one.attempt) for one in some])
+        verdicts = await self._judged([(one.back, one.attempt) for one in some])
         for one, verdict in zip(some, verdicts, strict=True):
             if verdict is None:
                 one.not_before_s = self.env.now() + RETRY_S
@@ -268,6 +271,14 @@ class Garbage(Worker):
             if verdict:
                 self._drop_all(one.attempt, one.names, one.manifest)
         return True
+
+    async def _judged(self, pairs: Sequence[Pair]) -> list[bool | None]:
+        """Verdicts; if some have to wait for a coordinator that says nothing, people are told for whom."""
+        verdicts = await self._verdicts.judge(pairs)
+        if silent := self._verdicts.silent:
+            names = ", ".join(silent)
+            self.last_error = f"{LEFT_BY} {names} left behind stays until it answers, or is out of the ring"
+        return verdicts
 
     async def _judge_doubts(self) -> bool:
         """Judge some references that no head seemed to name, and drop those of dead attempts everywhere."""
@@ -280,7 +291,7 @@ class Garbage(Worker):
                     break
         if not some:
             return False
-        verdicts = await self._verdicts.judge([(back, key[NAME_END:]) for key, back in some])
+        verdicts = await self._judged([(back, key[NAME_END:]) for key, back in some])
         dead = []
         for (key, back), verdict in zip(some, verdicts, strict=True):
             self._doubts.pop(key, None)

@@ -58,6 +58,8 @@ class Verdicts:
         self._stored = stored
         self._attempt_in = attempt_in
         self._dead: dict[bytes, None] = {}
+        self.silent: tuple[str, ...] = ()
+        """Names of the coordinators that could not be asked in the last judgement: what they left has to wait."""
         self._never_ask = "attempt_not_asked" in unsafe
         self._plain_read = "attempt_only_read" in unsafe
         self.counts = {"named": 0, "open": 0, "dead": 0, "undecided": 0}
@@ -160,13 +162,18 @@ class Verdicts:
                 over[attempt] = True
             elif coordinator:
                 asked.setdefault(coordinator, []).append(attempt)
+        silent = set()
         for coordinator, batch in asked.items():
             for at in range(0, len(batch), ASKED_MOST):
                 some = batch[at : at + ASKED_MOST]
                 states = await self._ask(coordinator, (ATTEMPTS, self._ring.tag, some))
+                if states is None:
+                    silent.add(coordinator)
                 for attempt, state in zip(some, states or (), strict=states is not None):
                     if state:
                         over[attempt] = state == OVER
+        known = {member.id: member.name for member in self._ring.epoch.members}
+        self.silent = tuple(sorted(known.get(one, "") or one for one in silent))
         return over
 
     async def _sentence(self, pair: Pair) -> bool | None:
