@@ -102,6 +102,7 @@ def test_rot_is_found_told_and_made_good(
             for number, size in enumerate(SIZES):
                 assert client.get("rot", f"steady/{number}").read() == content(number, size)
         bad = counts(world, 1)["quarantined"]
+        assert "is damaged on this disk; another owner's copy is fetched" in world.place(1).log.read_text()
         world.restart(1)
         assert live(world) == held
         wait_until(lambda: told(world) == ("healthy", []), "it has compared with the others")
@@ -171,6 +172,11 @@ def test_rows_that_rot_are_made_good(tmp_path: Path, record_property: Callable[[
                 reader.wait_for(20)
             assert reader.failure is None
             found = scrubbed(world, 1)
+            said = world.place(1).log.read_text()
+            assert all(
+                f"{what} on this disk" in said for what in ("of refs is damaged", "of chunks is damaged")
+            )
+            assert "is damaged on this disk; it is made good by the other owners" in said
             world.stop(1)
             with closing(sqlite3.connect(database)) as rows, rows:
                 rows.execute("delete from chunks where k in (select k from chunks limit 5)")

@@ -7,6 +7,7 @@ caught; `atoll sim controls` does that for each.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -143,6 +144,7 @@ def with_options(command: Any) -> Any:
 @click.pass_context
 def sim(ctx: click.Context, /, **options: Any) -> None:
     """Run the replication code on virtual time under drawn faults, and judge every answer."""
+    logging.getLogger("peer").addHandler(logging.NullHandler())  # what peers warn of is what is done to them
     if ctx.invoked_subcommand is None:
         ctx.invoke(registers, **options)
 

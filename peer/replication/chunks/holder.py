@@ -14,6 +14,7 @@ C7  A chunk's row is removed in a turn in which no reference to it exists or wai
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ from .rows import (
     encode_chunk_row,
     encode_reference,
 )
+
+log = logging.getLogger(__name__)
 
 TAKE_S = 5.0
 SMALL_BYTES = 256 * 1024
@@ -342,6 +345,7 @@ class Holder(Held):
         if name in self._naming or self.find(name) != extent:
             return done()
         self.counts["quarantined"] += 1
+        log.warning("chunk %s is damaged on this disk; another owner's copy is fetched", name.hex())
         self._naming[name] = []  # until it is durable nobody may take the damaged bytes for a copy (C2)
         key = self.key_of(name)
 

@@ -16,6 +16,7 @@ Nothing is let go because it is damaged: a bad copy goes when a good one has tak
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ from peer.replication.workers import Worker
 from peer.storage.records import Extent
 
 from .chunksync import ChunkSide
+
+log = logging.getLogger(__name__)
 
 BYTES_PER_S = 20_000_000
 EVERY_S = 86_400.0
@@ -284,8 +287,9 @@ class Scrub(Worker):
     # --- what is known to be damaged
 
     def _found_other(self, table: str, key: bytes) -> None:
-        if len(self._bad_others) < BAD_MOST:
+        if (table, key) not in self._bad_others and len(self._bad_others) < BAD_MOST:
             self._bad_others[table, key] = None
+            log.warning("row %s of %s is damaged on this disk; it is made anew", key.hex(), table)
 
     @property
     def damaged_rows(self) -> int:

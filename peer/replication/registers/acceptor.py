@@ -18,6 +18,7 @@ A6  Who has too many writes queued promises nothing new, so that they become few
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ from peer.replication.value import Accepted, decode_row, decode_side, encode_row
 from .floors import Floors
 from .gates import Gates
 from .promises import Entry, Promises
+
+log = logging.getLogger(__name__)
 
 SIDE_READ_TRIES = 8
 DAMAGED = b"damaged"
@@ -406,8 +409,9 @@ class Acceptor:
 
     def found_bad(self, key: bytes) -> None:
         """A row, or its inline bytes, do not match their checksums: it is to be accepted anew (`scrub`)."""
-        if len(self.bad) < BAD_MOST:
+        if key not in self.bad and len(self.bad) < BAD_MOST:
             self.bad[key] = None
+            log.warning("row %s is damaged on this disk; it is made good by the other owners", key.hex())
 
     def _abstain(self, key: bytes, error: Corrupt, reply: Reply) -> None:
         self.damaged += 1
