@@ -297,6 +297,9 @@ def test_cluster_views(atoll: Atoll, cluster: FakeCluster) -> None:
     assert len(atoll("ring", "show", "--partitions", "-o", "jsonl").lines) == 8
     assert len(atoll("ring", "lookup", "box/k", "-o", "name").lines) == 3
     assert atoll("ring", "lookup", "box/k", "-o", "json").json["partition"] == 5
+    history = atoll("ring", "history")
+    assert history.lines[-1].split() == ["0.3", "3", "peer-1", "peer-2", "peer-3"]
+    assert atoll("ring", "history", "-o", "name").lines == ["0.3"]
     assert "cluster_id" in atoll("cluster", "show").out
     assert len(atoll("cluster", "show", "-o", "json").json["nodes"]) == 3
 

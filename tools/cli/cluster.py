@@ -140,6 +140,31 @@ def ring_lookup(target: str) -> None:
     emit(told.get("owners", []), columns, lambda row: str(row.get("name")))
 
 
+@ring.command("history")
+@lists
+@connects
+def ring_history() -> None:
+    """Show the rings there have been, the newest last, as the peer that answers has seen them; the last thousand."""
+    with connect() as client:
+        told = client.epochs()["epochs"]
+    before = dict(zip(map(epoch_text, told[1:]), told, strict=False))
+
+    def changed(row: Mapping[str, Any]) -> str:
+        last = before.get(epoch_text(row))
+        if last is None:
+            return ""
+        came, went = set(row["members"]) - set(last["members"]), set(last["members"]) - set(row["members"])
+        return " ".join([*(f"+{name}" for name in sorted(came)), *(f"-{name}" for name in sorted(went))])
+
+    columns = [
+        Column("EPOCH", epoch_text),
+        Column("REPLICAS", lambda row: str(row["replicas"]), right=True),
+        Column("CHANGED", changed),
+        Column("MEMBERS", lambda row: " ".join(row["members"])),
+    ]
+    emit(told, columns, epoch_text)
+
+
 ring.add_command(ringchange.set_replicas)
 ring.add_command(ringchange.abort)
 
