@@ -37,8 +37,10 @@ class Peers:
         epoch.generation, epoch.number, epoch.kind, epoch.everybody = 0, 3, "final", members
         replica: Any = SimpleNamespace(
             me="one", epoch=epoch, owners_of=lambda partition: OWNERS, epochs=SimpleNamespace(current=epoch, fenced=False),
-            identity=SimpleNamespace(confirmed=True, boot=1), serve=lambda *_, **__: None, send=self._send, env=self,
+            identity=SimpleNamespace(confirmed=True, boot=1), is_member=True, serve=lambda *_, **__: None,
+            send=self._send, env=self,
         )  # fmt: skip
+        self.replica = replica
         self.view = ClusterView(
             replica, SimpleNamespace(), lambda: self, lambda: self.infos["one"], "1"  # type: ignore[arg-type]
         )  # fmt: skip
@@ -81,6 +83,16 @@ def test_all_is_well() -> None:
     """Goal: three sound peers are healthy, and one may fail."""
     told = Peers().told()
     assert (told["verdict"], codes(told), told["tolerates"]) == ("healthy", [], 1)
+
+
+def test_a_removed_peer_sends_whoever_asks_to_another_one() -> None:
+    """Goal: for the seconds until it ends it answers 503, which clients repeat elsewhere: `atoll status` said that there was
+    no such peer."""
+    peers = Peers()
+    peers.replica.is_member = False
+    with pytest.raises(Unavailable, match="ask another one"):
+        asyncio.run(peers.view.overview())
+    assert peers.view.ready() == (False, ["out of the ring"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from peer.errors import Invalid, NotFound
+from peer.errors import Invalid, NotFound, Unavailable
 from peer.membership import MemberView
 from peer.objects.buckets import Buckets
 from peer.replication.keys import partition_in
@@ -108,6 +108,8 @@ class ClusterView:
         reasons = []
         if self._replica.epochs.current is None:
             reasons.append("not joined yet")
+        elif not self._replica.is_member:
+            reasons.append("out of the ring")
         elif not self._replica.identity.confirmed:
             reasons.append("waiting for the other peers to confirm this peer's identity")
         elif self._replica.epochs.fenced:
@@ -357,9 +359,11 @@ class ClusterView:
         return self._infos.of(member).get("used_bytes")
 
     def find(self, name: str) -> Member:
-        """A member by id or name, or this peer for "self". Raises NotFound."""
+        """A member by id or name, or this peer for "self". Raises NotFound; Unavailable if this peer itself is no member."""
         if name == "self":
             name = self._replica.me
+        if name == self._replica.me and not self._replica.is_member:
+            raise Unavailable("this peer has left the ring and is about to end; ask another one")
         found = [m for m in self._replica.epoch.members if name in (m.id, m.name)]
         if not found:
             raise NotFound(
