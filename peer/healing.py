@@ -259,14 +259,20 @@ class Healing:
             self.anti_entropy.soon(source, CHUNKS, partition_of(name, epoch.partition_power))
 
     def _to_fetch(self, gone: Collection[str]) -> int:
-        """Partitions whose chunks are to be fetched still, but for what only members that are `gone` could give: as long as
-        any chunk is missing they may have it, and count. A peer that gives its own away has, besides, to hand on what it
-        keeps for others: its hints may be all that says where bytes lie, and it is let go once nothing is left."""
+        """Partitions whose chunks are to be fetched still. Those that are `gone` are not waited for, unless something is
+        known to be missing or damaged here, which they may have. A peer that gives its own away has, besides, to hand on
+        what it keeps for others: its hints may be all that says where bytes lie, and it is let go once nothing is left."""
         epoch = self._replica.epochs.current
         leaving = epoch is not None and epoch.table.partitions_of(self._replica.me) == 0
         hints = self._chunks.hints.total if leaving else 0
-        missing = self.side.missing(self.anti_entropy.compared_s) if gone else 0
-        return self.anti_entropy.to_fetch(gone) + hints + missing
+        lacking = self._lacking if gone else 0
+        return self.anti_entropy.to_fetch(gone) + hints + lacking
+
+    @property
+    def _lacking(self) -> int:
+        """Chunks that nobody could give, or that are damaged here, and damaged rows."""
+        missing = self.side.missing(self.anti_entropy.compared_s)
+        return missing + self._chunks.holder.damaged + self.scrub.damaged_rows
 
     @property
     def dropped_s(self) -> float | None:

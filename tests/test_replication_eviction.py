@@ -28,12 +28,15 @@ class Healed:
         self.after_s = after_s
         self.workers: dict[str, Eviction] = {}
         self.all: dict[str, Workers] = {}
+        self.transitions: dict[str, Transition] = {}
         for peer in world.peers:
             self.heal(peer)
 
     def heal(self, peer: Peer) -> Eviction:
         workers = self.all[peer.id] = Workers(peer.env, peer.rows)
-        transition = Transition(peer.env, peer.rows, peer.replica, self.seen, workers.throttle)
+        transition = self.transitions[peer.id] = Transition(
+            peer.env, peer.rows, peer.replica, self.seen, workers.throttle
+        )
         peer.replica.on_epoch = lambda epoch: transition.wake()
         workers.add(transition)
         eviction = self.workers[peer.id] = Eviction(peer.env, peer.replica, self.seen, self.after_s)
@@ -201,6 +204,28 @@ def test_a_drain_that_another_one_dies_over_is_given_up(leave: bool) -> None:
         await until(lambda: healed.members(*living) == [{p.id for p in living}] * 3, AFTER_S + 40)
         assert [m.state for m in living[0].replica.epoch.members] == [ACTIVE] * 3
         assert [peer.holds() for peer in living] == [b"value"] * 3
+
+    simulate(scenario, 4)
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_who_dies_while_it_leaves_is_waited_for_if_nobody_else_may_have_what_it_has(replicas: int) -> None:
+    """Goal: of three owners two have what was acknowledged without it; of two it may be the only one, so that it has until
+    automatic removal to come back."""
+
+    async def scenario(world: World, a: Peer, b: Peer, c: Peer, d: Peer) -> None:
+        healed = Healed(world)
+        if replicas != 3:
+            await a.replica.change_ring(lambda base: with_replicas(base, replicas))
+            await until(lambda: all(healed.members(a, b, c, d)))
+        for transition in healed.transitions.values():
+            transition.fetching = lambda gone: 0 if gone or d.id in healed.dead else 1
+        await a.replica.change_ring(lambda base: drained(base, d.id, leave=True))
+        await until(lambda: all(healed.members(a, b, c, d)))
+        healed.dies(d)
+        began_s = world.loop.time()
+        await until(lambda: a.replica.epoch.member(d.id) is None, AFTER_S + 40)
+        assert (world.loop.time() - began_s < AFTER_S) == (replicas == 3)
 
     simulate(scenario, 4)
 

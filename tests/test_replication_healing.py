@@ -406,6 +406,9 @@ def test_what_is_still_to_be_fetched_falls_all_the_time_and_counts_to_the_last_b
         while worker.fetching:
             await worker.step()
         assert worker.to_fetch([]) == 0 and len(seen) > 2
+        again = AntiEntropy(d.env, d.id, d.replica.copies, lambda: whole, lambda _: True)
+        again._changed(whole)
+        assert again.to_fetch([]) == 0 and again.to_fetch(former), "a restart forgets what was gained"
         assert all(earlier > later > 0 for earlier, later in pairwise(seen))
 
     simulate_stores(scenario, 4)

@@ -83,6 +83,11 @@ def test_a_peer_that_dies_while_it_leaves_is_let_go(merged: bool) -> None:
             await until(world, lambda: replica.epoch.kind == "final")
         assert (replica.epoch.kind == "final") == merged and replica.epoch.member(leaver.id) is not None
         leaver.crash()
+        healing = world.stores[asked.name].healing
+        left = healing._to_fetch([leaver.id])
+        healing._chunks.holder.damaged += 1
+        assert healing._to_fetch([leaver.id]) == left + 1, "it may have what is damaged here"
+        healing._chunks.holder.damaged -= 1
         network.rule = None
         await until(world, lambda: replica.epoch.member(leaver.id) is None)
         leaver.start()

@@ -255,9 +255,10 @@ class AntiEntropy(Worker):
 
     def to_fetch(self, gone: Collection[str]) -> int:
         """Partitions whose chunks were not yet compared with all who owned them before; members that left do not count. Nor
-        do those that are `gone`, but then what has just been gained must have been compared with its other owners."""
+        do those that are `gone`, but then what has just been gained must have been compared with its other owners, or after
+        a restart, which forgets what was gained, everything with everybody."""
         epoch = self._epoch()
-        if epoch is not self._seen:
+        if epoch is not self._seen or (gone and self.compared_s is None):
             return 1
         tasks = (task for task in self._left() if task.former or (gone and task.gained))
         return sum(len(task.partitions) for task in tasks if task.member not in gone)

@@ -297,6 +297,8 @@ class Transition(Worker):
         if not self._my_turn() or not (leaving or self._unbalanced):
             return
         gone = [member for member in leaving if not self._alive(member)]
+        if 2 * len(gone) >= epoch.table.width:
+            gone = []  # what was acknowledged may lie with nobody else
         others = [member.id for member in epoch.members if member.id != self._replica.me]
         if self.fetching(gone) or await self._left(others, gone):
             return
