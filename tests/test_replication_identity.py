@@ -10,7 +10,8 @@ import pytest
 
 from peer.replication.agreement.identity import REPORT_EVERY_S, Amnesia
 from peer.replication.messages import ABSTAIN, BOOTS, NO_GATE, OK, PREPARE
-from ring.changes import removed
+from ring.changes import removed, revised
+from ring.epoch import Epoch
 from tests.replication_world import KEY, Peer, World, error_of, simulate, until
 from tools.sim.disk import SimDisk
 
@@ -423,7 +424,19 @@ def test_i7_who_left_the_ring_is_forgotten() -> None:
         await stay[0].replica.change_ring(lambda base: removed(base, gone.id))
         await until(lambda: all(peer.replica.epoch.member(gone.id) is None for peer in stay))
         await reports(world)
+        assert all(gone.id in known(peer) for peer in stay), (
+            "a ring given up and made anew has the same newcomer"
+        )
+        gone.crash()
+        await stay[1].restart()
+        for capacity in (2, 3, 4):
+            epoch = await change(stay[0], stay[2], capacity)
+            await until(lambda number=epoch.number: all(p.replica.epoch.number == number for p in stay))  # type: ignore[misc]
+        await reports(world)
         assert not any(gone.id in known(peer) for peer in stay)
+
+    async def change(asked: Peer, whose: Peer, capacity: int) -> Epoch:
+        return await asked.replica.change_ring(lambda base: revised(base, whose.id, capacity=capacity))
 
     def known(peer: Peer) -> set[str]:
         return {member for member, *_ in peer.replica.identity._known()}

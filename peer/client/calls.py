@@ -171,9 +171,7 @@ def change_ring(path: str, what: str, body: Mapping[str, Any] | None, plan: bool
     content = b"" if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} if content else {}
     path = f"/v1/cluster/{path}" + ("?plan=true" if plan else "")
-    request = Request(
-        "POST", path, what, Repeat.SAME_RESULT, headers, content, silence_s=wire.STREAM_SILENCE_S
-    )
+    request = Request("POST", path, what, Repeat.SAME_RESULT, headers, content, silence_s=wire.RING_SILENCE_S)
     return Call(request, lambda status, headers, body: parse_json(body, what))
 
 

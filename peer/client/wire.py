@@ -54,6 +54,8 @@ SILENCE_S = 7.0
 """How long any other answer may take to begin: a peer promises one within 5 s."""
 SIDE_SILENCE_S = 2.0
 """The same for requests that only make others faster."""
+RING_SILENCE_S = 90.0
+"""The same for a change of the ring: a removal waits half a minute until gossip knows whether a suspect lives."""
 
 
 class Repeat(enum.Enum):

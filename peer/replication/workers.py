@@ -119,6 +119,8 @@ class Worker(ABC):
 
     def did(self, items: int = 1, size: int = 0) -> None:
         """Count finished items and bytes moved."""
+        if not (items or size):
+            return
         self.done += items
         self.bytes += size
         self._decay()

@@ -15,7 +15,8 @@ I4  A peer keeps the list of its own starts, its **lineage** of (boot, nonce), a
 I5  A peer whose start is not confirmed speaks of itself only when it asks, never in an answer.
 I6  Who becomes a voter is told of every running peer's start, with all that peer has seen of others: only voters' answers
     count, so only voters need be told, whatever the size of the ring.
-I7  Ids never return to a ring, so what is known of one that left it is forgotten; the table is as long as the ring is large.
+I7  Who was in neither of the last two rings is forgotten: it votes on nothing. The table does not grow with all that ever
+    joined. (One that joins may be known before its ring is; one ring given up and made anew has the same newcomer.)
 
 The gap that remains: a peer counts itself, so in a ring of three an old copy passes if the only peer that knows a later
 start is down while the copy starts. Asking for two others instead would keep two restarted peers of three from serving.
@@ -83,8 +84,7 @@ class Identity:
         self.on_amnesia: Callable[[Amnesia], None] = lambda _: None
         self._unchecked = "no_amnesia_check" in unsafe
         self._told: dict[str, int] = {}  # who has answered in this start -> our commit sequence that it knows
-        self._ring: frozenset[str] = frozenset()
-        self._left: dict[str, None] = {}  # who was in the ring and is no more, the latest last
+        self._strangers: set[str] = set()  # seen, and no members when the ring last changed
         self._persisted_s = env.now()
         self._starts_noted = self._starts_durable = 0
         for member, *seen in msgpack.unpackb(meta.load(rows, _SEEN) or b"\x90"):
@@ -187,8 +187,6 @@ class Identity:
         """Add a start, or raise its sequence (I4)."""
         starts = self._seen.get(member)
         if starts is None:
-            if member in self._left:
-                return
             if len(self._seen) >= MEMBERS_KEPT:
                 return
             starts = self._seen[member] = {}
@@ -209,16 +207,12 @@ class Identity:
                 del starts[start]
 
     def ring_changed(self, everybody: frozenset[str]) -> None:
-        """Forget who has left, and listen to nobody who still knows it (I7)."""
-        for member in self._ring - everybody:
-            self._seen.pop(member, None)
+        """Forget who is no member and was none at the last change either (I7)."""
+        strangers = self._seen.keys() - everybody
+        for member in strangers & self._strangers:
+            del self._seen[member]
             self._told.pop(member, None)
-            self._left[member] = None
-        for member in everybody.intersection(self._left):
-            del self._left[member]
-        while len(self._left) > MEMBERS_KEPT:
-            del self._left[next(iter(self._left))]
-        self._ring = everybody
+        self._strangers = strangers - self._strangers
 
     def _known(self) -> list[tuple[str, int, int, int]]:
         """What this peer has seen of others, one row a start: member, boot, sequence, nonce."""
