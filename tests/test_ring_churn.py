@@ -30,7 +30,7 @@ def test_two_hundred_members_come_and_go() -> None:
 
 def test_forty_members_for_an_hour() -> None:
     """Goal: the same for an hour at the pace of life, removal after fifteen minutes; every fault struck."""
-    result = run_seed(2, Options(members=40, seconds=3600.0, pace=replace(Pace(), away_long_s=800.0)))
+    result = run_seed(3, Options(members=40, seconds=3600.0, pace=replace(Pace(), away_long_s=800.0)))
     sound(result)
     assert result.missing() == []
     assert result.safeguards["removed because it was dead"] > 0
