@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from peer.replication.ballot import NONE, after
 from peer.replication.messages import ABSTAIN, BUSY, CONFLICT, IS_FULL, OK
-from peer.replication.registers.acceptor import FULL_FOR_S
+from peer.replication.registers.room import FULL_FOR_S
 from peer.replication.value import encode_side, payload_of
 from tests.replication_owner import Owner
 from tests.replication_world import KEY, SPACE, ballot_at

@@ -11,9 +11,9 @@ from peer.errors import Conflict, Full, NotFound, Unavailable, UnknownOutcome
 from peer.replication.ballot import NONE, after
 from peer.replication.keys import OBJECT, Space, gate_key_of
 from peer.replication.messages import ACCEPT, IS_FULL, PREPARE
-from peer.replication.registers.acceptor import FULL_FOR_S
 from peer.replication.registers.gates import OPEN, gate_payload
 from peer.replication.registers.register import Current, Put
+from peer.replication.registers.room import FULL_FOR_S
 from tests.replication_world import KEY, POWER, Peer, World, appended, create, error_of, simulate, until
 
 HEAD = Space(OBJECT, b"bucket-1", 1, POWER).row_key(b"key")

@@ -174,8 +174,8 @@ async def agreed_by_most(
     env: Env, send: Send, owners: Owners, message: tuple[Any, ...], deadline_s: float
 ) -> Any | None:
     """Every owner's answer to a READ is waited for: one of those that a majority (of each set) gave under one ballot."""
-    everyone = Round(env, send, message, len(owners.everyone), deadline_s)
-    await everyone.start(owners.everyone)
+    everyone = Poll(env, send, message, owners.everyone, deadline_s)
+    await everyone.run()
     return _one_ballot(everyone, owners)
 
 

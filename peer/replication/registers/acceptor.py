@@ -26,13 +26,14 @@ from typing import Any
 from peer.errors import AtollError, Corrupt, Full
 from peer.replication.ballot import NONE, after
 from peer.replication.env import Reply, RowStore, Write
-from peer.replication.keys import GATE, OBJECT
+from peer.replication.keys import GATE
 from peer.replication.messages import ABSTAIN, BUSY, CONFLICT, IS_FULL, OK, READ_ONLY, status_of
 from peer.replication.value import Accepted, decode_row, decode_side, encode_row, encode_side, payload_of
 
 from .floors import Floors
 from .gates import Gates
 from .promises import Entry, Promises
+from .room import FULL_FOR_S, needs_room
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,6 @@ SIDE_READ_TRIES = 8
 DAMAGED = b"damaged"
 BAD_MOST = 10_000
 """Stands for the ballot of a row that cannot be read: like no other, so that nobody takes it for absent."""
-FULL_FOR_S = 2.0
-"""So long after a commit that did not fit an owner tells coordinators that its disk is full: long enough that a client
-who tries again hears a definite "full", short enough that space given back is soon used."""
 
 
 @dataclass(slots=True)
@@ -193,11 +191,10 @@ class Acceptor:
         return len(gone)
 
     def _room_for(self, key: bytes, value: bytes) -> int:
-        """OK, or why there is no room for this value. On a disk that is all but full only heads of objects are refused:
-        tombstones, gates and records of buckets are how space is given back, and have what the ballast keeps free."""
+        """OK, or why there is no room for this value."""
         if self._rows.saturated:
             return BUSY
-        if self._rows.roomy or key[0] != OBJECT or payload_of(value) is None:
+        if self._rows.roomy or not needs_room(key, payload_of(value)):
             return OK
         return IS_FULL
 

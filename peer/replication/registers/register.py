@@ -21,7 +21,6 @@ from typing import Any, Protocol
 from peer.errors import AtollError, Full, ReadOnly, Unavailable, UnknownOutcome
 from peer.replication.ballot import NONE, BallotClock
 from peer.replication.env import Done, Env
-from peer.replication.keys import OBJECT
 from peer.replication.messages import (
     ACCEPT,
     BALLOT,
@@ -48,7 +47,7 @@ from peer.replication.value import NEVER_WRITTEN, names_operation, newest_operat
 
 from .gates import GateRefused
 from .judged import Current, Judge, Keep, Put
-from .room import Room, too_full
+from .room import Room, needs_room, too_full
 from .turns import Turns
 
 BUDGET_S = 4.5
@@ -227,7 +226,7 @@ class _Change:
         self.highest = NONE
         self.anew = False  # accept the judged value once more, also where it is chosen
         self.tries = 0
-        self.heard: set[str] = set()  # owners that promised the present ballot
+        self.prepared: Round  # in which owners promised the present ballot
         self.until_s = until_s
         self.tag = -1  # of the epoch whose owners this attempt asks: both of its rounds carry it
         self.owners = Owners(())
@@ -258,7 +257,7 @@ class _Change:
             return None
         for owner, reply in prepare.oks:
             r._room.note(owner, reply[4])
-        self.heard = {owner for owner, _ in prepare.oks}
+        self.prepared = prepare
         member, best = max(prepare.oks, key=lambda ok: ok[1][1])
         chosen = all(reply[1] == best[1] for _, reply in prepare.oks)
         if chosen:
@@ -301,43 +300,32 @@ class _Change:
         return stands
 
     async def _refuse_for_want_of_room(self, wanted: Put, ballot: bytes) -> None:
-        """Full, if too many owners could not store an object just now to expect that a majority can.
+        """Full or Unavailable, if too many owners could not store this just now to expect that a majority can.
 
-        R3: it is said before an accept is sent and while none of ours is in doubt, so it is certain. Only heads of objects
-        are refused so: tombstones, gates and records of buckets are how space is given back, and go by the ballast. What
-        owners said is a guess at what a commit would find; a wrong one costs a few seconds of refusals.
+        R3: it is said before an accept is sent and while none of ours is in doubt, so it is certain. What owners said is a
+        guess at what a commit would find; a wrong one costs a few seconds of refusals.
         """
-        if self.sent or wanted.payload is None or self.key[0] != OBJECT:
+        if self.sent:
             return
-        if full := await self._too_few_with_room(ballot):
-            raise Full(too_full(full))
+        if refusal := await self._want_of_room(wanted.payload, ballot):
+            raise refusal
 
-    async def _too_few_with_room(self, ballot: bytes) -> str:
-        """Who has a full disk, if that leaves no majority; else "". When one of those who promised says so, the others are
-        asked: what one owner takes and two cannot hides what stands, or leaves it in doubt, until there is room."""
-        r, owners = self.r, self.owners
-        if not r._room.lacking(owners.everyone):
-            return ""
-        rest = [owner for owner in owners.everyone if owner not in self.heard]
-        if rest:
-            message = (PREPARE, self.tag, self.key, ballot, self.gate, False)
-            more = Round(r._env, r._send, message, len(rest), HEDGE_S)
-            await more.start(rest)
-            for owner, reply in more.oks:
-                r._room.note(owner, reply[4])
-        full = r._room.lacking(owners.everyone)
-        enough = owners.majority(set(owners.everyone).difference(full))
-        return "" if enough else "; ".join(f"{owner}: its disk is full" for owner in full)
+    async def _want_of_room(self, payload: bytes | None, ballot: bytes) -> AtollError | None:
+        """Why a majority is not expected to accept this payload for want of room (`Room.refusal`), if so."""
+        if not needs_room(self.key, payload):
+            return None
+        message = (PREPARE, self.tag, self.key, ballot, self.gate, False)
+        return await self.r._room.refusal(self.r._send, message, self.owners, self.prepared)
 
     async def _identity(self, ballot: bytes, member: str, best: Any, chosen: bool) -> Current | None:
         """See that the judged value is chosen: by identical ballots, or by accepting it anew (R2)."""
         if chosen:
             return Current(best[1], payload_of(best[2]), best[3])
-        if full := await self._too_few_with_room(ballot):
+        if refusal := await self._want_of_room(payload_of(best[2]), ballot):
             agreed = await self.r._agreed(self.key, self.gate, self.want_side)
             if agreed is not None and agreed.ballot == best[1]:
                 if self.anew:
-                    raise Full(too_full(full))
+                    raise refusal
                 return agreed
         side = best[3]
         if best[1] == NONE:
