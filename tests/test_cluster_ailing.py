@@ -199,7 +199,7 @@ def test_chunks_on_a_read_only_disk_of_their_own(tmp_path: Path) -> None:
         finally:
             make_writable(disk / "data")
         wait_until(lambda: healthy(world), "everything is everywhere", HEALTHY_S)
-        assert not node(world, ILL)["flags"]
+        wait_until(lambda: not node(world, ILL)["flags"], "everybody has heard that its disk takes writes")
         load.read_all()
 
 
