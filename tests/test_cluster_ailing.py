@@ -193,8 +193,10 @@ def test_chunks_on_a_read_only_disk_of_their_own(tmp_path: Path) -> None:
             for number in range(20):
                 load.put(f"small-{number}", b"in the rows", ILL)
                 assert "read-only" in node(world, ILL)["flags"]
-            assert sentences(world, "reasons")["disk_read_only"].startswith(
-                "peer-3: disk read-only (segments/: "
+            said = "peer-3: disk read-only (segments/: "
+            wait_until(
+                lambda: sentences(world, "reasons").get("disk_read_only", "").startswith(said),
+                "status names the disk",
             )
         finally:
             make_writable(disk / "data")
