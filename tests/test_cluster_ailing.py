@@ -193,6 +193,7 @@ def test_chunks_on_a_read_only_disk_of_their_own(tmp_path: Path) -> None:
             for number in range(20):
                 load.put(f"small-{number}", b"in the rows", ILL)
                 assert "read-only" in node(world, ILL)["flags"]
+                assert "disk_read_only" in sentences(world, "reasons")
             said = "peer-3: disk read-only (segments/: "
             wait_until(
                 lambda: sentences(world, "reasons").get("disk_read_only", "").startswith(said),

@@ -34,9 +34,8 @@ def reasons(told: Iterable[Told]) -> list[Sentence]:
                 " soon as the others can do without it"
             )
             found.append(_sentence("database_damaged", name, message))
-        why = info.get("full")
-        if why or (why is None and "full" in flags):
-            message = f"{name} is short of space: {why or 'it said so in gossip'}; free some there"
+        if why := info.get("full") or _gossip("full", flags):
+            message = f"{name} is short of space: {why}; free some there"
             found.append(_sentence("disk_full", name, message))
         if why := read_only(info, flags):
             message = (
@@ -50,15 +49,13 @@ def warnings(told: Iterable[Told]) -> list[Sentence]:
     """Of peers that are slow."""
     found = []
     for name, info, flags in told:
-        condition = info.get("condition")
-        if condition is None:
-            if "slow" in flags:
-                found.append(_sentence("disk_slow", name, f"{name}: disk slow (it said so in gossip)"))
-            continue
+        condition = info.get("condition", {})
         if slow := condition.get("slow"):
             took = f"{slow['operation']} {slow['took_s']:g} s"
             which = f"disk of {slow['disk']}" if slow.get("disk") else "disk"
             found.append(_sentence("disk_slow", name, f"{name}: {which} slow ({took})"))
+        elif why := _gossip("slow", flags):
+            found.append(_sentence("disk_slow", name, f"{name}: disk slow ({why})"))
         if blocked := condition.get("blocked"):
             what = "stopped" if blocked["stopped"] else "event loop blocked"
             when = f", {blocked['ago_s']:.0f} s ago" if blocked["ago_s"] >= LEAST_TOLD_S else ""
@@ -69,10 +66,12 @@ def warnings(told: Iterable[Told]) -> list[Sentence]:
 
 def read_only(info: Mapping[str, Any], flags: Iterable[str] = ()) -> str:
     """Why a peer's disk takes no writes; "" if it does."""
-    condition = info.get("condition")
-    if condition is not None:
-        return str(condition.get("read_only", ""))
-    return "it said so in gossip" if "read-only" in flags else ""
+    return info.get("condition", {}).get("read_only") or _gossip("read-only", flags)
+
+
+def _gossip(flag: str, flags: Iterable[str]) -> str:
+    """What is known of a flag that is up while the peer's own words, which may be a second older, say nothing of it."""
+    return "it said so in gossip" if flag in flags else ""
 
 
 def _sentence(code: str, node: str, message: str) -> Sentence:
