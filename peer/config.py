@@ -2,7 +2,7 @@
 
 `atoll peer` (tools/cli/peer_command.py) fills a PeerConfig and hands it to `peer.run.run_peer`.
 What a restart needs is kept by the running peer in DIR/peer.json (`PeerConfig.to_json`) and read back
-by `remembered`, so that a peer "restarted on its directory needs no other option" (docs/operations.md).
+by `remembered`, so that a peer "restarted on its directory needs no other option" (docs/operate.md).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ MEMBER_KEY = b"member"
 _MERGED = b"merged"
 NO_MAJORITY = (
     "it goes on asking. If so many peers lost their memory or their disks that the rest has no majority, only an operator"
-    " can decide to go on without them: `atoll recover epoch` (docs/operations.md, When most of it is lost)"
+    " can decide to go on without them: `atoll recover epoch` (docs/operate.md, When most of it is lost)"
 )
 
 

@@ -1,4 +1,4 @@
-"""Goal: options, profiles, cluster views, exit codes and start-up of the command line hold to docs/operations.md."""
+"""Goal: options, profiles, cluster views, exit codes and start-up of the command line hold to docs/operate.md."""
 
 from __future__ import annotations
 

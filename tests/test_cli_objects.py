@@ -1,4 +1,4 @@
-"""Goal: the commands for buckets and objects do what docs/operations.md says, exit codes and streams included."""
+"""Goal: the commands for buckets and objects do what docs/operate.md says, exit codes and streams included."""
 
 from __future__ import annotations
 

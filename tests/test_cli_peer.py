@@ -1,4 +1,4 @@
-"""Goal: `atoll peer` decides its options as docs/operations.md says, and refuses what makes no sense before it starts."""
+"""Goal: `atoll peer` decides its options as docs/operate.md says, and refuses what makes no sense before it starts."""
 
 from __future__ import annotations
 

@@ -202,8 +202,8 @@ def test_message_numbers_are_the_codes() -> None:
 
 
 def test_exit_codes_are_the_codes() -> None:
-    """Goal: operations.md lists every exit code of the command line."""
-    section = (ROOT / "docs" / "operations.md").read_text().partition("## Exit codes")[2]
+    """Goal: operate.md lists every exit code of the command line."""
+    section = (ROOT / "docs" / "operate.md").read_text().partition("## Exit codes")[2]
     told = {
         int(code) for row in re.findall(r"^\| ([\d, ]+) \|", section, re.MULTILINE) for code in row.split(",")
     }

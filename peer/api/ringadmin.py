@@ -120,7 +120,7 @@ class RingAdmin:
             raise ChangeRefused(
                 "MajorityLost",
                 f"{lost}, from which what {node.name} held would have to be copied; start the peers that are missing, or see"
-                " docs/operations.md, When most of it is lost",
+                " docs/operate.md, When most of it is lost",
             )
         return without_dead(base, node.id)
 

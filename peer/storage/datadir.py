@@ -1,6 +1,6 @@
 """A peer's data directory: its lock, its layout, and what is checked before anything is written.
 
-The layout is in the docstring of `peer.storage` and docs/operations.md.
+The layout is in the docstring of `peer.storage` and docs/operate.md.
 """
 
 from __future__ import annotations

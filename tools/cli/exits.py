@@ -1,4 +1,4 @@
-"""Exit codes, and the one place where an exception becomes one (docs/operations.md, "Exit codes")."""
+"""Exit codes, and the one place where an exception becomes one (docs/operate.md, "Exit codes")."""
 
 from __future__ import annotations
 

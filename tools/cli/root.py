@@ -194,7 +194,7 @@ adopt(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The console script. Ends the process with the exit code of docs/operations.md."""
+    """The console script. Ends the process with the exit code of docs/operate.md."""
     code = run(arguments)
     try:
         sys.stdout.flush()
