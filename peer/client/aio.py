@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,11 +13,17 @@ from yarl import URL
 
 from peer.client import calls
 from peer.client.aio_download import BROKEN, AsyncDownload, AsyncMetered, lower, read_whole
+from peer.client.aio_events import stream
 from peer.client.aio_watching import AsyncWatcher
 from peer.client.attempts import PATIENCE_S, AttemptError, Fate
 from peer.client.bodies import AsyncData, AsyncSource, MemorySource, Progress, source_of
 from peer.client.calls import Call
 from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core
+from peer.client.following import (
+    Event,
+    Following,
+    events_request,
+)
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
 from peer.client.profile import load_profile
 from peer.client.pulse import Waiting
@@ -227,9 +233,12 @@ class AsyncClient:
         """The ring's table as the API gives it: epoch, members, owners of every partition."""
         return await self._run(calls.ring())
 
-    async def lookup(self, bucket: str, key: str | None = None) -> dict[str, Any]:
-        """Where a key lives: its partition and owners, as the API gives them."""
-        return await self._run(calls.lookup(bucket, key))
+    async def lookup(
+        self, bucket: str, key: str | None = None, *, chunks: bool = False, after: int = 0
+    ) -> dict[str, Any]:
+        """Where a key lives: its partition and owners, as the API gives them; with `chunks` those of its bytes, too, from
+        number `after` on."""
+        return await self._run(calls.lookup(bucket, key, chunks_from=after if chunks else None))
 
     async def epochs(self) -> dict[str, Any]:
         """The decided epochs, as the API gives them."""
@@ -238,6 +247,14 @@ class AsyncClient:
     async def workers(self) -> dict[str, Any]:
         """The background workers of all peers, as the API gives them."""
         return await self._run(calls.workers())
+
+    async def views(self) -> dict[str, Any]:
+        """Who believes whom to be alive, as the API gives it."""
+        return await self._run(calls.views())
+
+    async def log(self, limit: int = 1000) -> dict[str, Any]:
+        """The newest events of all peers' journals, oldest first, as the API gives them."""
+        return await self._run(calls.log(limit))
 
     async def command_workers(
         self, verb: str, worker: str = "all", *, node: str | None = None, per_second: float | None = None
@@ -260,6 +277,16 @@ class AsyncClient:
     async def abort_change(self) -> dict[str, Any]:
         """Give up the change of the ring that is under way. Conflict if there is none."""
         return await self._run(calls.change_ring("ring/abort", "abort the change of the ring", None, False))
+
+    def events(self, types: Collection[str] = ()) -> AsyncIterator[Event]:
+        """What happens in the cluster, as it happens, for ever; goes on at another peer within two seconds when one dies
+        (following.py). `types`: only these; all by default. Denied when the credentials are refused."""
+        book, request = self._core.book, events_request(types)
+        return Following(
+            book.urls(),
+            lambda url: stream(self._opened(), url, request, self._core.headers(request)),
+            pinned=book.pinned,
+        ).events()
 
     # inside
 

@@ -161,9 +161,22 @@ def epochs() -> Call[dict[str, Any]]:
     return _read("/v1/cluster/epochs", "epochs", dict)
 
 
-def lookup(name: str, key: str | None, patience_s: float | None = None) -> Call[dict[str, Any]]:
+def views() -> Call[dict[str, Any]]:
+    return _read("/v1/cluster/views", "views", dict)
+
+
+def log(limit: int) -> Call[dict[str, Any]]:
+    return _read(f"/v1/cluster/log?limit={limit}", "log", dict)
+
+
+def lookup(
+    name: str, key: str | None, patience_s: float | None = None, chunks_from: int | None = None
+) -> Call[dict[str, Any]]:
     what = f"owners of {name}" if key is None else f"owners of {name}/{key}"
-    return _read(wire.lookup_path(name, key), what, dict[str, Any], patience_s)
+    path = wire.lookup_path(name, key)
+    if chunks_from is not None:
+        path += f"&chunks=true&from={chunks_from}"
+    return _read(path, what, dict[str, Any], patience_s)
 
 
 def change_ring(path: str, what: str, body: Mapping[str, Any] | None, plan: bool) -> Call[dict[str, Any]]:

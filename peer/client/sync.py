@@ -242,9 +242,12 @@ class Client:
         """The ring's table as the API gives it: epoch, members, owners of every partition."""
         return self._run(calls.ring())
 
-    def lookup(self, bucket: str, key: str | None = None) -> dict[str, Any]:
-        """Where a key lives: its partition and owners, as the API gives them."""
-        return self._run(calls.lookup(bucket, key))
+    def lookup(
+        self, bucket: str, key: str | None = None, *, chunks: bool = False, after: int = 0
+    ) -> dict[str, Any]:
+        """Where a key lives: its partition and owners, as the API gives them; with `chunks` those of its bytes, too, from
+        number `after` on."""
+        return self._run(calls.lookup(bucket, key, chunks_from=after if chunks else None))
 
     def epochs(self) -> dict[str, Any]:
         """The decided epochs, as the API gives them."""
@@ -253,6 +256,14 @@ class Client:
     def workers(self) -> dict[str, Any]:
         """The background workers of all peers, as the API gives them."""
         return self._run(calls.workers())
+
+    def views(self) -> dict[str, Any]:
+        """Who believes whom to be alive, as the API gives it."""
+        return self._run(calls.views())
+
+    def log(self, limit: int = 1000) -> dict[str, Any]:
+        """The newest events of all peers' journals, oldest first, as the API gives them."""
+        return self._run(calls.log(limit))
 
     def command_workers(
         self, verb: str, worker: str = "all", *, node: str | None = None, per_second: float | None = None
