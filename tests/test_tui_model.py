@@ -22,7 +22,8 @@ from tui.model import (
     size_words,
     tolerance,
 )
-from tui.peertable import COLUMNS, columns_for
+from tui.peers import PEER_COLUMNS
+from tui.rows import fitting
 
 JSON = st.recursive(
     st.none()
@@ -49,9 +50,9 @@ def test_healthy_cluster() -> None:
 
 
 def test_degraded_cluster_gives_reasons() -> None:
-    """Goal: a dead peer is dead in the table, and the reason is the API's own sentence."""
+    """Goal: a dead peer is dead in the table, and the reason is the API's own sentence, with its code."""
     seen = cluster_of(degraded())
-    assert seen.reasons == ("peer-2 is dead: 4,096 partitions lack a copy",)
+    assert seen.reasons == ("peer-2 is dead: 4,096 partitions lack a copy (PeerDead)",)
     assert [peer.look.word for peer in seen.peers] == ["alive", "dead", "alive"]
     assert seen.peers[1].used_bytes is None
 
@@ -201,13 +202,13 @@ def test_ring_drawing_of_any_size(
 @pytest.mark.parametrize("width", [20, 40, 60, 78, 100, 160])
 def test_columns_fit_and_keep_the_state(width: int) -> None:
     """Goal: at every width the table fits, or is down to what always stays: number, name, state."""
-    chosen = columns_for(width)
-    always = [column for column in COLUMNS if column.keep == 0]
-    assert all(column in chosen for column in always)
-    assert sum(column.width + 1 for column in chosen) - 1 <= width or chosen == always
+    chosen = fitting(PEER_COLUMNS, width)
+    always = [column for column in PEER_COLUMNS if column.keep == 0]
+    assert all(column in [one for one, _ in chosen] for column in always)
+    assert sum(room + 1 for _, room in chosen) - 1 <= width or [one for one, _ in chosen] == always
 
 
 def test_table_at_80_columns_has_everything_asked_for() -> None:
     """Goal: the usual terminal shows zone, use, share, age, incarnation and version."""
-    titles = {column.title for column in columns_for(78)}
+    titles = {column.title for column, _ in fitting(PEER_COLUMNS, 78)}
     assert {"#", "peer", "state", "zone", "used/total", "share", "heard", "inc", "version"} <= titles

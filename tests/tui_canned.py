@@ -1,11 +1,17 @@
-"""Canned answers of the API and a feed that gives them, for tests of the terminal UI: no network, no clock."""
+"""Canned answers of the API and a stage for the terminal UI: no network, and a clock that stands still."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tui.feed import Feed, FeedError
+from textual.pilot import Pilot
+
+from peer.client import Event
+from tui.app import TopApp
+from tui.state import State
 
 PEERS = ("http://127.0.0.1:7401", "http://127.0.0.1:7411", "http://127.0.0.1:7421")
 
@@ -77,20 +83,84 @@ def ring(members: int = 3) -> dict[str, Any]:
     }
 
 
-class Scene:
-    """What each peer would answer, and a clock that stands still until it is moved."""
+class Quiet:
+    """A source that tells nothing by itself: tests call `app.hear`."""
 
-    def __init__(self, answer: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, client: Any = None) -> None:
+        self._client = client
+
+    async def events(self) -> AsyncIterator[Event]:
+        await asyncio.Event().wait()
+        yield Event("", {})
+
+    def client(self) -> Any:
+        return self._client
+
+    async def close(self) -> None:
+        return None
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
         self.now = 100.0
-        self.answers: dict[str, Mapping[str, Any]] = {PEERS[0]: answer or cluster()}
-        self.failures: dict[str, str] = {}
-        self.asked: list[tuple[str, str]] = []
 
-    async def fetch(self, endpoint: str, what: str) -> Mapping[str, Any]:
-        self.asked.append((endpoint, what))
-        if endpoint in self.failures or endpoint not in self.answers:
-            raise FeedError(self.failures.get(endpoint, "connection refused"))
-        return ring() if what == "ring" else self.answers[endpoint]
+    def __call__(self) -> float:
+        return self.now
 
-    def feed(self, *endpoints: str, pinned: bool = False) -> Feed:
-        return Feed(list(endpoints or PEERS[:1]), self.fetch, lambda: self.now, pinned=pinned)
+    def wall(self) -> datetime:
+        return datetime(2026, 11, 21, 12, 0, tzinfo=UTC) + timedelta(seconds=self.now - 100.0)
+
+
+def healthy_events(answer: Mapping[str, Any] | None = None) -> list[Event]:
+    """What a peer tells first."""
+    return [
+        Event("connected", {"url": PEERS[0], "before": None, "why": None}),
+        Event("cluster", answer or cluster()),
+        Event("ring", ring()),
+    ]
+
+
+Story = Callable[[TopApp, Pilot[None]], Awaitable[None]]
+
+
+def play(
+    events: Iterable[Event],
+    story: Story,
+    *,
+    size: tuple[int, int] = (80, 24),
+    client: Any = None,
+    **options: Any,
+) -> TopApp:
+    """Run the app headless through a story, after these events. Time stands still; nothing is drawn but when told."""
+    clock = options.setdefault("clock", Clock())
+    app = TopApp(Quiet(client), redraw_s=0, state=State(wall=clock.wall), **options)
+
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await tell(app, pilot, *events)
+            await story(app, pilot)
+
+    asyncio.run(run())
+    return app
+
+
+async def tell(app: TopApp, pilot: Pilot[None], *events: Event) -> None:
+    """Let the app hear these, and draw."""
+    for event in events:
+        app.hear(event)
+    app.redraw()
+    await pilot.pause()
+    app.redraw()  # a line that has grown has its rows only now
+    await pilot.pause()
+
+
+def screen(app: TopApp) -> str:
+    """The characters on the screen."""
+    width, height = app.size
+    if not (width and height):
+        return ""
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in line) for line in strips)

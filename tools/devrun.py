@@ -80,8 +80,7 @@ async def _plain(layout: Layout) -> None:
 
 async def _live(layout: Layout) -> None:
     from tui.app import TopApp
-    from tui.feed import Feed
-    from tui.fetch import Requests
+    from tui.source import Live
     from tui.terminal import can_unicode
 
     ended = asyncio.Event()
@@ -89,7 +88,7 @@ async def _live(layout: Layout) -> None:
     def changed(peer: Peer) -> None:
         if not app.is_running:
             return  # the screen is gone: the peers are being stopped
-        app.notice(*_notice(peer))
+        app.say(*_notice(peer))
         app.show_panel(panel_lines(cluster.layout, cluster.peers))
 
     cluster = DevCluster(layout, changed)
@@ -97,22 +96,22 @@ async def _live(layout: Layout) -> None:
     def credentials() -> tuple[str, str] | None:
         return layout.credentials() if layout.credentials_file.exists() else None
 
-    async with Requests(credentials) as requests:
-        feed = Feed([place.api_url for place in layout.places], requests.get, time.monotonic)
-        app = TopApp(feed, title="atoll dev", unicode=can_unicode(), panel=panel_lines(layout, []))
+    source = Live([place.api_url for place in layout.places], credentials)
+    app = TopApp(source, title="atoll dev", unicode=can_unicode(), panel=panel_lines(layout, []))
 
-        async def serve() -> None:
-            await cluster.start(START_DEADLINE_S)
-            with _profile(layout, app.notice):
-                await cluster.watch()
+    async def serve() -> None:
+        await cluster.start(START_DEADLINE_S)
+        with _profile(layout, app.say):
+            await cluster.watch()
 
-        with _signals(ended.set):
-            screen = asyncio.create_task(_show(app, ended), name="screen")
-            await app.shown.wait()
-            try:
-                await _until(ended, serve(), cluster, lambda: _leave(app, screen))
-            finally:
-                await _leave(app, screen)
+    with _signals(ended.set):
+        screen = asyncio.create_task(_show(app, ended), name="screen")
+        await app.shown.wait()
+        try:
+            await _until(ended, serve(), cluster, lambda: _leave(app, screen))
+        finally:
+            await _leave(app, screen)
+            await source.close()
 
 
 async def _show(app: TopApp, ended: asyncio.Event) -> None:
@@ -133,8 +132,8 @@ async def _leave(app: TopApp, screen: asyncio.Task[None]) -> None:
 
 def _notice(peer: Peer) -> tuple[str, str]:
     words = f"{peer.place.name} {peer.state}" + (f": {peer.detail}" if peer.detail else "")
-    colours = {"dead": "red", "ready": "green"}
-    return words, colours.get(peer.state, "yellow")
+    levels = {"dead": "error", "ready": "good"}
+    return words, levels.get(peer.state, "info")
 
 
 async def _until(

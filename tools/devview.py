@@ -55,21 +55,18 @@ def heading_lines(layout: Layout) -> list[tuple[str, str]]:
 
 
 def panel_lines(layout: Layout, peers: list[Peer]) -> list[tuple[str, str]]:
-    """The same for the live view, where lines are scarce, and how to bring dead peers back."""
+    """The same for the live view, where lines are scarce: first how to bring dead peers back."""
     places = layout.places
     first, *others = try_commands(atoll_command())
     api = " ".join([places[0].api_url, *(f":{place.api_port}" for place in places[1:])])
-    lines = [
+    dead = [peer for peer in peers if peer.state == "dead"]
+    return [
+        *((peer.place.name, f"{peer.detail}: {start_command('atoll', layout, peer.place)}") for peer in dead),
         ("API", f"{api}   S3 {' '.join(f':{place.port}' for place in places)}"),
         ("credentials", f"{layout.credentials_file} (profile dev)"),
         ("paste this", first),
         *(("", line) for line in others),
     ]
-    dead = [peer for peer in peers if peer.state == "dead"]
-    lines += [
-        (peer.place.name, f"{peer.detail}: {start_command('atoll', layout, peer.place)}") for peer in dead
-    ]
-    return lines
 
 
 class PlainView:

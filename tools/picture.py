@@ -13,7 +13,6 @@ import re
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -23,8 +22,7 @@ from peer.client import AsyncClient
 from tools.devcluster import DevCluster
 from tools.devlayout import DevError, Layout, Place, check_ports, peer_command
 from tui.app import TopApp
-from tui.feed import Feed
-from tui.fetch import Requests
+from tui.source import Live
 
 PEERS, VICTIM = 5, 1
 SIZE = (96, 22)
@@ -74,19 +72,22 @@ async def store_and_kill(layout: Layout, cluster: DevCluster) -> None:
 
 async def screenshot(layout: Layout) -> str:
     """What `atoll top` shows of the cluster, as SVG."""
-    async with Requests(layout.credentials) as requests:
-        feed = Feed([place.api_url for place in layout.places], requests.get, time.monotonic)
-        app = TopApp(feed, interval_s=3600)
+    source = Live([place.api_url for place in layout.places], layout.credentials)
+    app = TopApp(source)
+    try:
         async with app.run_test(size=SIZE) as pilot:
-            await app.poll_once()
 
             async def settled() -> bool:
                 await pilot.pause()
-                return app.cluster is not None and app.cluster.count("dead") == 1
+                cluster = app.state.cluster
+                return cluster is not None and cluster.count("dead") == 1 and app.state.ring is not None
 
             await until(settled, "the view of the dead peer")
+            app.redraw()
             await pilot.pause()
             return app.export_screenshot(title="atoll top")
+    finally:
+        await source.close()
 
 
 def standalone(svg: str) -> str:

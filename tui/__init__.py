@@ -1,6 +1,7 @@
 """The terminal UI: what `atoll top` shows, and the live view of `atoll dev`.
 
-Start reading at `app.py` (what is on the screen) and `model.py` (pure functions from the API's JSON to
-what is drawn). `circle.py` draws the ring, `feed.py` fetches and moves to another peer when one dies;
-every widget has a file of its own. Imports nothing of `peer/` but the public client (`peer.client`).
+Events in, pictures out: `source.py` brings the events of GET /v1/events, `state.py` folds them into all that is known,
+`app.py` draws the page that is up. Start reading there. A page is a file with a `Page` (`page.py`) of the same name; long
+tables are `Rows` (`rows.py`); `model.py` and `circle.py` are pure: JSON to what is drawn, and the ring as dots. What the user
+does goes through the public client. Imports nothing of `peer/` but that (`peer.client`).
 """

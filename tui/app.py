@@ -1,207 +1,270 @@
-"""What `atoll top` and `atoll dev` show: verdict, ring, peers, live.
+"""What `atoll top` and `atoll dev` show: a header that tells the truth, and the pages behind the keys 1 to 7.
 
-The app asks its `Feed` once an interval and hands the answer to the widgets; between answers it only
-lets the age of the data grow. Everything it shows comes from `model.py`.
+The app hears events from its source, folds them into a `State` and draws the page that is up once a second, at once
+when the verdict, the members or the connection changed. It asks for nothing itself; what the user does goes
+through `source.client()`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
-from textual.app import App, ComposeResult
+from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.containers import Container
-from textual.widgets import Footer, Static
+from textual.screen import Screen
+from textual.widgets import ContentSwitcher, Footer, Input
 
-from tui.facts import Facts
-from tui.feed import Feed, Outage, Snapshot
+from tui.header import Header
 from tui.help import HelpScreen
-from tui.model import Cluster, Peer, cluster_of
-from tui.notices import Notices
-from tui.peertable import PeerTable
-from tui.ringview import RingView
-from tui.statusline import StatusLine
-from tui.verdict import VerdictLine
+from tui.model import Peer
+from tui.newest import Newest
+from tui.overview import Lines, Overview
+from tui.page import Page
+from tui.peers import PeerRow, Peers
+from tui.source import Source
+from tui.state import State
 
-INTERVAL_S = 1.0
-REDRAW_S = 0.5
+if TYPE_CHECKING:
+    from peer.client import Event
 
-
-def time_of_day() -> str:
-    return time.strftime("%H:%M:%S")
+REDRAW_S = 1.0
+SOON_S = 0.1
+"""What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
+URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
+PAGES: Mapping[int, type[Page]] = {1: Overview, 2: Peers}
+"""By their keys."""
 
 
 class TopApp(App[None]):
     """The live view of a cluster.
 
     Args:
-        feed: where snapshots come from.
+        source: where events come from.
         title: first words of the top line.
-        interval_s: seconds between two polls.
         unicode: False draws everything in ASCII.
-        panel: lines shown below, as `(heading, text)` (what `dev` adds).
-        clock: the time of day for notices.
+        readonly: hide whatever changes the cluster.
+        panel: lines shown on the overview, as `(heading, text)` (what `dev` adds).
+        clock: monotonic seconds.
+        redraw_s: seconds between two drawings; 0: only when `redraw` is called (tests).
     """
 
     CSS_PATH = "top.tcss"
-    ENABLE_COMMAND_PALETTE = False
+    COMMAND_PALETTE_BINDING = "ctrl+p"
     # Textual declares these two as instance variables, so ClassVar is not to be had.
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (50, "-narrow"), (112, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(number), f"page({number})", show=False) for number in PAGES),
         Binding("q,ctrl+c", "quit", "quit", key_display="q", priority=True),
         Binding("p", "pause", "pause"),
-        Binding("r", "ask", "refresh"),
+        Binding("slash", "filter", "filter", key_display="/"),
+        Binding("c", "copy", "copy"),
+        Binding("colon", "command_palette", "commands", key_display=":"),
         Binding("question_mark", "help", "help", key_display="?"),
+        Binding("escape", "escape", show=False),
     ]
 
     def __init__(
         self,
-        feed: Feed,
+        source: Source,
         *,
         title: str = "atoll top",
-        interval_s: float = INTERVAL_S,
         unicode: bool = True,
-        panel: Sequence[tuple[str, str]] = (),
-        clock: Callable[[], str] = time_of_day,
+        readonly: bool = False,
+        panel: Lines = (),
+        clock: Callable[[], float] = time.monotonic,
+        redraw_s: float = REDRAW_S,
+        state: State | None = None,
     ) -> None:
         super().__init__()
-        self.feed = feed
+        self.source = source
         self.top_title = title
-        self.interval_s = interval_s
         self.unicode = unicode
+        self.readonly = readonly
         self.panel = panel
         if panel:  # takes rows that the drawing would need
             self.VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-high")]
-        self.paused = False
+        self.clock = clock
+        self.redraw_s = redraw_s
+        self.state = state if state is not None else State()
         self.shown = asyncio.Event()
-        self.snapshot: Snapshot | None = None
-        self.outage: Outage | None = None
-        self.cluster: Cluster | None = None
-        # Kept by name: a query would look in the help screen while that is on top.
-        self.status = StatusLine(id="status")
-        self.verdict = VerdictLine(id="verdict")
-        self.ring = RingView(id="ring")
-        self.facts = Facts(id="facts")
-        self.peers = PeerTable(id="peers")
-        self.panel_lines = Static(id="panel")
-        self.notices = Notices(clock, id="notices")
-        self.verdict.unicode = self.ring.unicode = self.peers.unicode = unicode
+        self.paused = False
+        self.ended: Exception | None = None
+        self._pages: dict[int, Page] = {}
+        self._at = 1
+        self._soon: asyncio.TimerHandle | None = None
 
     def compose(self) -> ComposeResult:
-        yield self.status
-        yield self.verdict
-        with Container(id="body"):
-            with Container(id="picture"):
-                yield self.ring
-                yield self.facts
-            yield self.peers
-        yield self.panel_lines
-        yield self.notices
+        yield Header(id="header")
+        with ContentSwitcher(id="pages", initial="page-1"):
+            yield self._made(1)
+        yield Input(id="filter")
+        yield Newest(id="newest")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         self.screen.set_class(not self.unicode, "-ascii")
-        self.show_panel(self.panel)
-        self.set_interval(self.interval_s, self._tick)
-        self.set_interval(REDRAW_S, self._redraw)
+        self.query_one("#filter", Input).display = False
+        if self.redraw_s:
+            self.set_interval(self.redraw_s, self.redraw)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        """The first picture is on the screen; what takes longer to load comes now."""
         self.shown.set()
-        self._ask()
+        self.redraw()
+        self.page.take_focus()
+        self.run_worker(self._listen(), name="events", exit_on_error=False)
 
-    # --- data in
+    # --- events in
 
-    def _tick(self) -> None:
+    async def _listen(self) -> None:
+        try:
+            async with aclosing(self.source.events()) as events:  # type: ignore[type-var]
+                async for event in events:
+                    self.hear(event)
+        except Exception as error:  # noqa: BLE001 (the screen must say why it stands still, and not vanish)
+            self.ended = error
+            self.state.say(f"{error}; nothing new will be shown: q quits", "error")
+            self._redraw_soon()
+
+    def hear(self, event: Event) -> None:
+        """Take over one event; drawn soon if it matters, else with the next second."""
+        self.state.apply(event, self.clock())
+        if event.kind in URGENT:
+            self._redraw_soon()
+
+    def say(self, message: str, level: str = "info") -> None:
+        """A line in the journal, from this program itself."""
+        self.state.say(message, level)
+        self._redraw_soon()
+
+    # --- pictures out
+
+    @property
+    def page(self) -> Page:
+        """The one that is up."""
+        return self._pages[self._at]
+
+    def _redraw_soon(self) -> None:
+        if self.redraw_s and self._soon is None and self.is_running:
+            self._soon = asyncio.get_running_loop().call_later(SOON_S, self._redraw_now)
+
+    def _redraw_now(self) -> None:
+        self._soon = None
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw what is known; while paused only the header, so that the age grows."""
+        if not self.is_running or not self.screen_stack:
+            return
+        base = self.screen_stack[0]
+        base.query_one(Header).show(
+            self.top_title,
+            self.state,
+            self.clock(),
+            paused=self.paused,
+            unicode=self.unicode,
+            titles={number: page.TITLE for number, page in PAGES.items()},
+            at=self._at,
+        )
         if not self.paused:
-            self._ask()
+            self.page.show(self.state)
+            base.query_one("#newest", Newest).show(self.state.journal)
 
-    def _ask(self) -> None:
-        # Exclusive by hand: a poll under way is not cancelled by the next tick, or a cluster that answers
-        # slower than the interval would never be shown.
-        if not any(worker.name == "poll" and not worker.is_finished for worker in self.workers):
-            self.run_worker(self.poll_once(), name="poll")
+    def redraw_page(self) -> None:
+        """Draw the page that is up, at once: the user did something to it."""
+        self.page.show(self.state)
 
-    async def poll_once(self) -> None:
-        """Ask the feed and show what it says."""
-        answer = await self.feed.poll()
-        if isinstance(answer, Outage):
-            if self.outage is None:
-                self.notice("no peer answers; still trying", "red")
-            self.outage = answer
-        else:
-            before, self.snapshot = self.cluster, answer
-            self.cluster = cluster_of(answer.cluster)
-            if self.feed.moved is not None:
-                gone, now, why = self.feed.moved
-                self.notice(
-                    f"{gone} no longer answers ({why}): moved to {self.cluster.answering}, {now}", "yellow"
-                )
-            elif self.outage is not None:
-                self.notice(f"{self.cluster.answering} answers again, {answer.endpoint}", "green")
-            self.outage = None
-            for words, style in changes(before, self.cluster):
-                self.notice(words, style)
-        self._show()
+    def rows_of(self, peers: Iterable[Peer]) -> list[PeerRow]:
+        """Peers as rows of a table, at this moment."""
+        since_s = self.state.age_s(self.clock()) or 0.0
+        return [PeerRow(peer, self.unicode, since_s) for peer in peers]
 
-    def notice(self, words: str, style: str = "") -> None:
-        """A line at the bottom, with the time."""
-        self.notices.add(words, style)
+    def show_panel(self, lines: Lines) -> None:
+        """Replace what `atoll dev` says on the overview; nothing hides it."""
+        self.panel = lines
+        overview = self._pages.get(1)
+        if isinstance(overview, Overview) and overview.is_mounted:
+            overview.panel(lines)
 
-    def show_panel(self, lines: Sequence[tuple[str, str]]) -> None:
-        """Replace the lines below the peers; none hides them."""
-        self.panel_lines.set_class(bool(lines), "shown")
-        text = Text(overflow="fold")
-        for number, (heading, words) in enumerate(lines):
-            text.append("\n" if number else "")
-            text.append(f"{heading:<12} ", style="bold")
-            text.append(words)
-        self.panel_lines.update(text)
+    # --- pages
 
-    # --- data out
+    def _made(self, number: int) -> Page:
+        page = self._pages[number] = PAGES[number](id=f"page-{number}")
+        return page
 
-    def _show(self) -> None:
-        stale = self.outage is not None
-        self.ring.show(self.cluster, self.snapshot.ring if self.snapshot else None, stale=stale)
-        self.facts.show(self.cluster, stale=stale)
-        self.peers.show(self.cluster, stale=stale)
-        self._redraw()
+    async def action_page(self, number: int) -> None:
+        switcher = self.query_one("#pages", ContentSwitcher)
+        if number not in self._pages:
+            await switcher.add_content(self._made(number))
+        self._close_filter()
+        self._at = number
+        switcher.current = f"page-{number}"
+        self.page.show(self.state)
+        self.redraw()
+        self.page.take_focus()
 
-    def _redraw(self) -> None:
-        now = self.feed.clock()
-        self.status.show(self.top_title, self.cluster, self.snapshot, now, self.paused)
-        self.verdict.show(self.cluster, self.outage, now)
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        for number, page in PAGES.items():
+            yield SystemCommand(f"Page {page.TITLE}", f"show it (key {number})", self._opener(number))
+        yield SystemCommand("Pause", "stop drawing, and go on (p)", self.action_pause)
+        yield SystemCommand("Copy", "what the page shows, as text (c)", self.action_copy)
+        yield SystemCommand("Theme", "light, dark and others", self.action_change_theme)
+        yield SystemCommand("Help", "keys and what the drawings mean (?)", self.action_help)
+        yield SystemCommand("Quit", "leave (q)", self.action_quit)
+
+    def _opener(self, number: int) -> Callable[[], None]:
+        def open_page() -> None:
+            self.call_later(self.action_page, number)
+
+        return open_page
 
     # --- keys
 
     def action_pause(self) -> None:
         self.paused = not self.paused
-        self._redraw()
+        self.redraw()
 
-    def action_ask(self) -> None:
-        self._ask()
+    def action_copy(self) -> None:
+        words = self.page.copied()
+        self.copy_to_clipboard(words)
+        self.say(f"copied {len(words.splitlines())} lines of {self.page.TITLE}")
 
     def action_help(self) -> None:
         screen = HelpScreen()
         screen.set_class(not self.unicode, "-ascii")
         self.push_screen(screen)
 
+    def action_filter(self) -> None:
+        if not self.page.PROMPT:
+            return
+        line = self.query_one("#filter", Input)
+        line.placeholder = self.page.PROMPT
+        line.value = self.page.filter
+        line.display = True
+        line.focus()
 
-def changes(before: Cluster | None, after: Cluster) -> list[tuple[str, str]]:
-    """What is worth a notice between two snapshots: states, arrivals, departures, the verdict."""
-    if before is None:
-        return []
-    old: dict[str, Peer] = {peer.id: peer for peer in before.peers}
-    found = []
-    for peer in after.peers:
-        was = old.pop(peer.id, None)
-        if was is None:
-            found.append((f"{peer.name} joined", "green"))
-        elif was.state != peer.state:
-            found.append((f"{peer.name} is {peer.look.word}, was {was.look.word}", peer.look.colour))
-    found.extend((f"{peer.name} is no longer a member", "yellow") for peer in old.values())
-    if before.verdict != after.verdict:
-        found.append((f"the cluster is {after.look.word}, was {before.look.word}", after.look.colour))
-    return found
+    def action_escape(self) -> None:
+        """Close the line of the filter, and forget what it said."""
+        if self.query_one("#filter", Input).display or self.page.filter:
+            self.page.set_filter("")
+            self._close_filter()
+            self.page.take_focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input.id == "filter" and event.input.display:
+            self.page.set_filter(event.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        if event.input.id == "filter":
+            self.page.submit_filter(event.value)
+            self._close_filter()
+            self.page.take_focus()
+
+    def _close_filter(self) -> None:
+        self.query_one("#filter", Input).display = False

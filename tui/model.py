@@ -81,6 +81,7 @@ class Cluster:
 
     verdict: str
     reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
     tolerates: int | None
     answering: str
     epoch: tuple[int, int] | None
@@ -107,6 +108,7 @@ def cluster_of(document: Json) -> Cluster:
     return Cluster(
         verdict=verdict if verdict in VERDICTS else "unknown",
         reasons=tuple(_reason(item) for item in _items(document.get("reasons"))),
+        warnings=tuple(_reason(item) for item in _items(document.get("warnings"))),
         tolerates=_whole(document.get("tolerates")),
         answering=str(_mapping(document.get("peer")).get("name") or DASH),
         epoch=number,
@@ -296,6 +298,8 @@ def _epoch_number(value: object) -> tuple[int, int] | None:
 
 
 def _reason(value: object) -> str:
-    if isinstance(value, Mapping):
-        return str(value.get("message") or value.get("code") or "no reason given")
-    return str(value)
+    """The sentence and, behind it, its code, which the manual explains."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    message, code = value.get("message"), value.get("code")
+    return f"{message} ({code})" if message and code else str(message or code or "no reason given")

@@ -3,9 +3,9 @@
     from peer.client import Client          # blocking, thread-safe
     from peer.client import AsyncClient     # for asyncio
 
-Both have the same methods, spread requests over the peers they learn of, go on at another peer when
-one dies, and verify what they move. Start reading at `Client` (sync.py); what both decide alike is in
-core.py, when to try again in attempts.py, whom to ask in peers.py. None of those does I/O.
+Both have the same methods (AsyncClient follows events as well), spread requests over the peers they learn
+of, go on at another peer when one dies, and verify what they move. Start reading at `Client` (sync.py); what both
+decide alike is in core.py, when to try again in attempts.py, whom to ask in peers.py. None of those does I/O.
 
 Imports nothing of `peer/` but errors.py and etag.py. The names below are loaded when first used: the
 command line must not wait for aiohttp.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peer.client.aio import AsyncClient
     from peer.client.aio_download import AsyncDownload
     from peer.client.download import Download
+    from peer.client.following import Event
     from peer.client.model import (
         BucketInfo,
         ClusterInfo,
@@ -47,6 +48,7 @@ _HOMES = {
     "peer.client.aio": ("AsyncClient",),
     "peer.client.aio_download": ("AsyncDownload",),
     "peer.client.download": ("Download",),
+    "peer.client.following": ("Event",),
     "peer.client.model": (
         *("BucketInfo", "ClusterInfo", "NodeInfo", "ObjectInfo", "Page", "Prefix", "Stored", "name_of"),
     ),
@@ -70,6 +72,7 @@ __all__ = [
     "Corrupt",
     "Denied",
     "Download",
+    "Event",
     "Full",
     "Invalid",
     "NodeInfo",
