@@ -20,7 +20,7 @@ def about(peer: Peer) -> dict[str, Any]:
     return {
         "process": process_info(peer.started_s),
         "storage": {**files, **peer.rows.stats, "sequence": peer.rows.sequence},
-        "requests": dict(peer.context.counts),
+        "requests": peer.context.counts | peer.context.requests.summary(),
         "buffers": {pool.name: asdict(pool.stats) for pool in pools},
         "replication": {
             **replica.registers.counts,

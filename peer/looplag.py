@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from peer.durations import LAG_S, Durations
+
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.25
@@ -36,13 +38,14 @@ class Standstill:
 
 
 class LoopLag:
-    """Watches one loop from `start` to `stop`. `on_standstill` is called on it, after each."""
+    """Watches one loop from `start` to `stop`. `on_standstill` is called on it, after each. `late`: how late beats came."""
 
     def __init__(
         self, on_standstill: Callable[[Standstill], None] = lambda one: None, now: Callable[[], float] = time.monotonic
     ) -> None:  # fmt: skip
         self.on_standstill = on_standstill
-        self.count = 0
+        self.count = self.stops = 0  # standstills; those in which the whole process stood still
+        self.late = Durations(LAG_S)
         self.longest_s = 0.0
         self._now = now
         self._last: Standstill | None = None
@@ -93,10 +96,12 @@ class LoopLag:
         late_s = now - self._beat_s - BEAT_S
         slept_s = max(self._slept_s, now - self._looked_s - BEAT_S)
         self._beat_s, self._slept_s, self._told = now, 0.0, False
+        self.late.observe(max(0.0, late_s))
         if late_s < LATE_S:
             return
         one = self._last = Standstill(late_s, now, slept_s > late_s / 2)
         self.count += 1
+        self.stops += one.stopped
         self.longest_s = max(self.longest_s, late_s)
         what = "this process was stopped" if one.stopped else "the event loop was blocked"
         log.warning("%s for %.1f s", what, late_s)

@@ -31,6 +31,7 @@ from peer.errors import AtollError, StartupError, Unavailable
 from peer.healing import Healing, Removed
 from peer.housekeeping import keep_house
 from peer.membership import Membership, MemberView
+from peer.metrics.page import Metrics
 from peer.objects.heads import attempt_in
 from peer.objects.store import Objects
 from peer.realenv import DiskThreads, LoopEnv
@@ -139,6 +140,8 @@ class Peer:
         self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**self.config.limits))
         self.context.ring = RingAdmin(self.replica, view)
         self.events = self.context.events = Events(view, workers)
+        self.context.metrics = Metrics(self, self.context.cluster, self._directory)
+        self.context.metrics_public = self.config.metrics_public
         self.api = ApiServer(self.context)
         self.s3 = UnbuiltS3()
 

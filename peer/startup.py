@@ -85,7 +85,6 @@ def refuse_unbuilt(config: PeerConfig) -> None:
         (config.encryption_key_file, "--encryption-key-file"),
         (config.domain, "--domain"),
         (config.public_url, "--public-url"),
-        (config.metrics_public, "--metrics-public"),
     ):
         if value:
             raise StartupError(f"{option}: not implemented in this version; leave it out")

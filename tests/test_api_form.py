@@ -14,6 +14,7 @@ import pytest
 from aiohttp import StreamReader
 from multidict import CIMultiDict
 
+from peer.api.accounting import Requests
 from peer.api.context import Call, Limits
 from peer.api.objects_api import upload_form
 from peer.errors import AtollError, Full, Unavailable, UnknownOutcome
@@ -192,7 +193,9 @@ def test_every_error_names_what_is_stored_already(kind: type[AtollError]) -> Non
         )
         content.feed_eof()
         request: Any = Mock(headers=CIMultiDict(TYPE), content=content, content_length=None)
-        context: Any = SimpleNamespace(objects=Objects(room), limits=Limits(), transfers={})
+        context: Any = SimpleNamespace(
+            objects=Objects(room), limits=Limits(), transfers={}, requests=Requests("api")
+        )
         with pytest.raises(kind) as caught:
             await upload_form(Call(request, context, "id", "POST", {}), "bucket")
         return caught.value

@@ -98,3 +98,15 @@ def test_a_real_loop_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
         asyncio.run(main())
     assert lag.longest_s >= LATE_S
     assert all(thread.name != "loop-lag" or thread.daemon for thread in threading.enumerate())
+
+
+def test_beats_are_counted_by_how_late_they_came() -> None:
+    """Goal: every beat is in the histogram of /metrics, and standstills are told apart by their cause."""
+    bench = Bench()
+    bench.run(10)
+    bench.now_s += 3.0
+    bench.lag.look()
+    bench.lag.beat()
+    assert (bench.lag.count, bench.lag.stops) == (1, 1), "the thread was as late: the process was stopped"
+    assert bench.lag.late.count == 10 / BEAT_S + 1
+    assert dict(bench.lag.late.cumulative())["1.0"] == 10 / BEAT_S

@@ -148,3 +148,13 @@ def test_trying_out_a_directory_of_segments(tmp_path: Path) -> None:
     (tmp_path / "00000001.open").write_bytes(b"chunks")
     gauge.try_out(tmp_path)
     assert not gauge.read_only and [file.name for file in tmp_path.iterdir()] == ["00000001.open"]
+
+
+def test_operations_are_counted_by_how_long_they_took() -> None:
+    """Goal: each operation is in the histogram of its kind, the quick ones, too."""
+    clock, gauge = measured()
+    for seconds in (0.002, 0.002, 3.0):
+        take(clock, gauge, seconds, "fsync")
+    took = gauge.took["fsync"]
+    assert took.count == 3 and dict(took.cumulative())["0.0025"] == 2
+    assert gauge.took["commit"].count == 0

@@ -17,6 +17,8 @@ from peer.errors import Denied, Invalid
 from peer.objects.store import Objects
 from peer.replication.node import Replica
 
+from .accounting import OTHER, Requests
+
 BODY_ERRORS = (
     ConnectionError,
     ClientError,
@@ -74,6 +76,12 @@ class Ring(Protocol):
     async def abort(self) -> dict[str, Any]: ...
 
 
+class Metrics(Protocol):
+    """What this peer has counted (peer.metrics.Metrics)."""
+
+    async def render(self, accept: str) -> tuple[bytes, str]: ...
+
+
 @dataclass(slots=True)
 class Limits:
     """Every limit of the HTTP surface, an option each (peer.config.LIMITS has their bounds).
@@ -102,6 +110,10 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     ring: Ring = field(init=False)
     events: Events = field(init=False)
+    metrics: Metrics = field(init=False)
+    metrics_public: bool = False
+    """Whether /metrics needs no credentials."""
+    requests: Requests = field(default_factory=lambda: Requests("api"))
     counts: dict[str, int] = field(default_factory=dict)
     transfers: dict[Transfer, None] = field(default_factory=dict)
     _secret: tuple[Any, bytes] = (None, b"")
@@ -223,6 +235,7 @@ class Body(Transfer):
         if self.lent:
             self._held_s += max(0.0, self.waited_s())
             self._held_bytes += count
+        self._context.requests.body_bytes_in += count
         super().moved()
 
     def stalls(self, limit_s: float) -> bool:
@@ -273,13 +286,14 @@ class Body(Transfer):
 
 @dataclass(slots=True)
 class Call:
-    """One request: what was asked, decoded."""
+    """One request: what was asked, decoded. `operation` is what it counts as (`accounting`), once that is known."""
 
     request: web.BaseRequest
     context: Context
     id: str
     method: str
     query: dict[str, str]
+    operation: str = OTHER
 
     def argument(self, name: str, default: str = "") -> str:
         return self.query.get(name, default)

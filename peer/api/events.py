@@ -136,6 +136,11 @@ class Events:
             self._watching.cancel()
             self._watching = None
 
+    @property
+    def listening(self) -> int:
+        """How many clients follow."""
+        return len(self._clients)
+
     def close(self) -> None:
         """The peer stops: end every stream."""
         for one in self._clients:
@@ -270,6 +275,7 @@ async def stream(call: Call) -> web.StreamResponse:
         while piece is not None:
             transfer.waits()
             await response.write(piece)
+            call.context.requests.body_bytes_out += len(piece)
             transfer.moved()
             piece = await subscription.next()
         await response.write_eof()

@@ -100,7 +100,7 @@ class _Sender:
                 part = view[at : at + SLICE_BYTES]
                 transfer.waits()
                 await self._response.write(part if len(part) > 65536 else bytes(part))
-                self._at += len(part)
+                self._moved(len(part))
                 if transfer.waited_s() > SLOW_S:
                     self._slow = True
                     return
@@ -137,10 +137,15 @@ class _Sender:
                 await self._response.write(part)
                 transfer.moved()
                 at += len(part)
-                self._at += len(part)
+                self._moved(len(part))
         finally:
             transfer.moved()
             transfer.give_back()
+
+    def _moved(self, count: int) -> None:
+        """The socket, or the copy behind it, has taken so many more bytes."""
+        self._at += count
+        self._call.context.requests.body_bytes_out += count
 
     async def end(self) -> web.StreamResponse:
         await self._response.write_eof()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -14,7 +15,8 @@ from aiohttp import web
 
 from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
 
-from . import buckets_api, cluster_api, events, objects_api
+from . import buckets_api, cluster_api, events, exposition, objects_api
+from .accounting import GONE, OTHER, STREAMS
 from .context import Call, Context
 from .http import RangeNotSatisfiable, decode_name, decode_segment, error_body, parse_query
 from .protocol import HttpServer
@@ -35,6 +37,7 @@ OBJECT_METHODS: dict[str, Callable[[Call, str, bytes], Awaitable[web.StreamRespo
     "HEAD": objects_api.get_object,
     "DELETE": objects_api.delete_object,
 }
+OBJECT_OPERATIONS = {method: f"{method.lower()}_object" for method in OBJECT_METHODS}
 BUCKET_METHODS: dict[str, Callable[[Call, str], Awaitable[web.StreamResponse]]] = {
     "PUT": buckets_api.create_bucket,
     "GET": buckets_api.get_bucket,
@@ -66,6 +69,15 @@ ADMIN_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/v1/cluster/ring/replicas": cluster_api.set_replicas,
     "/v1/cluster/ring/abort": cluster_api.abort,
 }
+METRICS = "/metrics"
+OPERATIONS: dict[str, str] = {
+    **dict.fromkeys(OPEN_PATHS, "health"),
+    "/openapi.json": "openapi",
+    BUCKETS: "list_buckets",
+    EVENTS: STREAMS,
+    METRICS: "metrics",
+}
+"""What requests of these paths count as (`accounting`); the other fixed ones are views of the cluster."""
 NODE = "/v1/cluster/nodes/"
 WORKER = "/v1/cluster/workers/"
 NODE_ACTIONS = ("drain", "undrain", "remove", "set")
@@ -76,6 +88,7 @@ COMMAND_METHODS = ("POST",)
 ROUTES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(OPEN_PATHS, OPEN_METHODS),
     **dict.fromkeys(FIXED_PATHS, VIEW_METHODS),
+    METRICS: VIEW_METHODS,
     NODE + "{node}": VIEW_METHODS,
     WORKER + "{worker}/{verb}": COMMAND_METHODS,
     **{NODE + "{node}/" + action: ADMIN_METHODS for action in NODE_ACTIONS},
@@ -145,25 +158,38 @@ class ApiServer:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request: never raises but for cancellation and a client that is gone."""
-        request_id = self._next_id()
+        requests = self._context.requests
+        began_s = time.perf_counter()
+        requests.begun += 1
+        call = Call(request, self._context, self._next_id(), request.method, {})
+        code = GONE
         try:
-            response = await self._route(request, request_id)
-        except AtollError as error:
-            response = self._error(request.method, error, request_id)
-        except ConnectionError:
-            self._context.count("clients_gone")
-            raise
-        except Exception:
-            log.exception("request %s %s %s failed", request_id, request.method, request.path)
-            failure = AtollError(f"an unexpected error; the peer's log has it under {request_id}")
-            failure.state_changed = None
-            response = self._error(request.method, failure, request_id)
+            response = await self._answer(call)
+            code = response.status
+        finally:
+            requests.end(call.operation, code, time.perf_counter() - began_s)
         if not response.prepared:
-            response.headers["x-request-id"] = request_id
+            response.headers["x-request-id"] = call.id
+            if call.method != "HEAD" and isinstance(response, web.Response):
+                requests.body_bytes_out += len(response.body or b"")  # type: ignore[arg-type]
             if not request.content.is_eof() or request.content.exception() is not None:
                 # An answer before the body's end: what follows on this connection would be the body.
                 response.force_close()
         return response
+
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        try:
+            return await self._route(call)
+        except AtollError as error:
+            return self._error(call.method, error, call.id)
+        except ConnectionError:
+            self._context.count("clients_gone")
+            raise
+        except Exception:
+            log.exception("request %s %s %s failed", call.id, call.method, call.request.path)
+            failure = AtollError(f"an unexpected error; the peer's log has it under {call.id}")
+            failure.state_changed = None
+            return self._error(call.method, failure, call.id)
 
     def _next_id(self) -> str:
         self._requests += 1
@@ -172,14 +198,17 @@ class ApiServer:
     def _refuse(self, status: int, code: str, message: str) -> web.Response:
         """The answer to what is no HTTP request."""
         request_id = self._next_id()
+        requests = self._context.requests
+        requests.begun += 1
         response = self._error("", Invalid(message, code=code, status=status), request_id)
+        requests.end(OTHER, response.status, 0.0)
         response.headers["x-request-id"] = request_id
         return response
 
-    async def _route(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
-        context = self._context
+    async def _route(self, call: Call) -> web.StreamResponse:
+        context, request = self._context, call.request
         raw, _, query = request.raw_path.partition("?")
-        method = request.method
+        method = call.method
         codings = ", ".join(request.headers.getall("Transfer-Encoding", ()))
         if codings.strip().lower() not in ("", "chunked"):
             raise Invalid(
@@ -188,25 +217,33 @@ class ApiServer:
                 status=501,
             )
         if raw in OPEN_PATHS:
+            call.operation = OPERATIONS[raw]
             self._allow(method, OPEN_METHODS)
-            return await OPEN_PATHS[raw](Call(request, context, request_id, method, parse_query(query)))
-        context.authorise(request.headers.get("Authorization"))
+            call.query = parse_query(query)
+            return await OPEN_PATHS[raw](call)
+        if raw != METRICS or not context.metrics_public:
+            context.authorise(request.headers.get("Authorization"))
         if request.headers.get("Expect", "100-continue").lower() != "100-continue":
             raise Invalid("Expect: only 100-continue is known here", code="ExpectationFailed", status=417)
-        call = Call(request, context, request_id, method, parse_query(query))
+        call.query = parse_query(query)
         if raw.startswith(BUCKETS + "/"):
             return await self._bucket_route(call, raw[len(BUCKETS) + 1 :])
         if raw in FIXED_PATHS:
+            call.operation = OPERATIONS.get(raw, "view_cluster")
             self._allow(method, VIEW_METHODS)
-            context.count("events" if raw == EVENTS else "views")
             return await FIXED_PATHS[raw](call)
+        if raw == METRICS:
+            call.operation = OPERATIONS[raw]
+            self._allow(method, VIEW_METHODS)
+            return await exposition.metrics(call)
         if raw in ADMIN_PATHS:
+            call.operation = "change_cluster"
             self._allow(method, ADMIN_METHODS)
-            context.count("admin")
             return await ADMIN_PATHS[raw](call)
         if raw.startswith(NODE):
             return await self._node_route(call, raw[len(NODE) :])
         if raw.startswith(WORKER):
+            call.operation = "change_cluster"
             self._allow(method, COMMAND_METHODS)
             return await cluster_api.command_workers(call, raw[len(WORKER) :])
         raise NotFound(f"there is nothing at {raw[:200]!r}; see /openapi.json", code="NoSuchPath")
@@ -214,31 +251,32 @@ class ApiServer:
     async def _node_route(self, call: Call, rest: str) -> web.StreamResponse:
         raw_name, slash, action = rest.partition("/")
         if slash and action in NODE_ACTIONS:
+            call.operation = "change_cluster"
             self._allow(call.method, ADMIN_METHODS)
-            call.context.count("admin")
             return await cluster_api.change_node(call, decode_name(raw_name), action)
+        call.operation = "view_cluster"
         self._allow(call.method, VIEW_METHODS)
         return await cluster_api.node(call, decode_name(rest))
 
     async def _bucket_route(self, call: Call, rest: str) -> web.StreamResponse:
         raw_name, slash, tail = rest.partition("/")
         name = decode_name(raw_name)
-        method, count = call.method, call.context.count
+        method = call.method
         if not slash or not tail:
             self._allow(method, BUCKET_METHODS)
-            count("bucket")
+            call.operation = f"{method.lower()}_bucket"
             return await BUCKET_METHODS[method](call, name)
         if tail.startswith("objects/"):
             self._allow(method, OBJECT_METHODS)
-            count(method)
+            call.operation = OBJECT_OPERATIONS[method]
             return await OBJECT_METHODS[method](call, name, decode_segment(tail[8:]))
         if tail == "objects":
+            call.operation = "list_objects"
             self._allow(method, LIST_METHODS)
-            count("list")
             return await LIST_METHODS[method](call, name)
         if tail == "upload":
+            call.operation = "upload_form"
             self._allow(method, UPLOAD_METHODS)
-            count("upload")
             return await UPLOAD_METHODS[method](call, name)
         part = tail.partition("/")[0]
         if part in UNBUILT:
@@ -269,6 +307,5 @@ class ApiServer:
             headers["Allow"] = error.allowed
         elif error.status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="atoll"'
-        self._context.count(f"status {error.status}")
         body = b"" if method == "HEAD" else error_body(error, request_id, self._names())
         return web.Response(status=error.status, body=body, headers=headers)

@@ -340,6 +340,7 @@ class BulkClient:
             family, _, _, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
             sock = socket.socket(family, socket.SOCK_STREAM)
             with self._lock:
+                self.stats.bulk_dials += 1
                 if job.expired:  # reported already; looking the name up took so long
                     raise Unavailable("the deadline is over")
                 job.dialling = sock
@@ -350,6 +351,7 @@ class BulkClient:
             return BulkSocket(sock, run_steps_blocking(sock, steps))
         except BaseException as e:
             with self._lock:
+                self.stats.bulk_dial_failures += 1
                 job.dialling = None
                 if sock is not None:
                     sock.close()

@@ -1,6 +1,6 @@
 """What the peer port counts, for /metrics and `status`. One object per process, plain integers.
 
-Counted on the loop thread, but for what the threads of the bulk server count under its lock.
+Counted on the loop thread, but for what the threads of bulk transfers count under a lock.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Stats:
     bytes_out: int = 0
     writes: int = 0  # one per link and loop turn
     bulk_calls: int = 0
+    bulk_dials: int = 0
+    bulk_dial_failures: int = 0
     bulk_in_flight: int = 0
     bulk_timed_out: int = 0
     bulk_failed: int = 0

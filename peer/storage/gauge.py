@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from peer.durations import DISK_S, Durations
 from peer.storage.durable import end_process
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ RISE_S = 2.0
 KEPT = 256
 """Slow operations remembered: in any window there are fewer, unless so many threads are slow at once."""
 TRY_BYTES = 4096
+OPERATIONS = ("commit", "fsync", "write")
+"""What is timed: a commit of the database, its sync included; a sync of a segment; a write of a chunk to one."""
 REFUSES_WRITES = (errno.EROFS, errno.EPERM, errno.EACCES)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,7 +42,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 class Gauge:
     """One disk. Every method may be called from any thread; `now` gives monotonic seconds.
 
-    `place`: what of the data directory lies on it, where that is not all; for people.
+    `place`: what of the data directory lies on it, where that is not all; for people. `took`: how long each kind of
+    operation took since the start, for /metrics.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic, place: str = "") -> None:
@@ -50,6 +54,7 @@ class Gauge:
         self._slow: deque[tuple[str, float, float]] = deque(maxlen=KEPT)  # operation, begun, ended
         self._counts_as_slow = False
         self._read_only = ""
+        self.took = {what: Durations(DISK_S) for what in OPERATIONS}
 
     def __str__(self) -> str:
         return f"the disk of {self.place}" if self.place else "the disk"
@@ -66,8 +71,9 @@ class Gauge:
         finally:
             del self._running[token]
             ended_s = self._now()
-            if ended_s - begun_s >= SLOW_S:
-                with self._lock:
+            with self._lock:
+                self.took[what].observe(ended_s - begun_s)
+                if ended_s - begun_s >= SLOW_S:
                     self._slow.append((what, begun_s, ended_s))
 
     def slow(self) -> tuple[str, float] | None:

@@ -1,0 +1,81 @@
+"""What clients asked of this peer and how that went, for /metrics, `status` and the events. Plain integers, on the loop.
+
+A request has an operation out of OPERATIONS, whatever its path and method say, and a status code that this server gives: so
+the number of counters has a bound that no client can raise.
+"""
+
+from __future__ import annotations
+
+from peer.durations import REQUEST_S, Durations
+
+OPERATIONS: dict[str, str] = {
+    "put_object": "PUT",
+    "get_object": "GET",
+    "head_object": "HEAD",
+    "delete_object": "DELETE",
+    "list_objects": "list",
+    "upload_form": "upload",
+    "list_buckets": "views",
+    "put_bucket": "bucket",
+    "get_bucket": "bucket",
+    "delete_bucket": "bucket",
+    "view_cluster": "views",
+    "change_cluster": "admin",
+    "openapi": "views",
+    "events": "",
+    "metrics": "",
+    "health": "",
+    "other": "",
+}
+"""Operation -> what `status` and the events count it as; "" for what is no work for a client. `other`: nothing that there
+is, such as an unknown path, and what is no HTTP request at all. Streams of events are counted when they end, without a
+duration."""
+OTHER = "other"
+STREAMS = "events"
+GONE = 499
+"""The code of a request whose client went away before its answer, as nginx has it; nobody is sent it."""
+ERRORS = 400
+
+
+class Operation:
+    """One operation's requests: how many ended with which status, and how long they took."""
+
+    __slots__ = ("codes", "took")
+
+    def __init__(self) -> None:
+        self.codes: dict[int, int] = {}
+        self.took = Durations(REQUEST_S)
+
+
+class Requests:
+    """The requests that came in on one port. `body_bytes_in` and `body_bytes_out` are of bodies, as they move."""
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+        self.operations = {name: Operation() for name in OPERATIONS}
+        self.begun = 0
+        self.ended = 0
+        self.body_bytes_in = 0
+        self.body_bytes_out = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self.begun - self.ended
+
+    def end(self, operation: str, code: int, took_s: float) -> None:
+        """A request that was counted in `begun` is over: it was answered, or its client is gone."""
+        self.ended += 1
+        one = self.operations[operation]
+        one.codes[code] = one.codes.get(code, 0) + 1
+        one.took.observe(took_s)
+
+    def summary(self) -> dict[str, int]:
+        """How many requests of each kind have ended, and how many answers had which status of an error ("status 404")."""
+        found: dict[str, int] = {}
+        for name, one in self.operations.items():
+            if kind := OPERATIONS[name]:
+                found[kind] = found.get(kind, 0) + sum(one.codes.values())
+            for code, count in one.codes.items():
+                if code >= ERRORS and code != GONE:
+                    found[f"status {code}"] = found.get(f"status {code}", 0) + count
+        return {kind: count for kind, count in found.items() if count}
