@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import ClassVar
+from unittest import mock
+
 import pytest
+from textual.app import SystemCommand
+from textual.binding import Binding, BindingType
 from textual.pilot import Pilot
 
 from peer.client import Event
 from peer.errors import Denied
-from tests.tui_canned import PEERS, Clock, Quiet, cluster, degraded, healthy_events, node, play, screen, tell
-from tui.app import TopApp
+from tests.tui_canned import (
+    PEERS,
+    Clock,
+    Quiet,
+    cluster,
+    degraded,
+    healthy_events,
+    node,
+    play,
+    screen,
+    tell,
+    until,
+)
+from tui.app import PAGES, TopApp
 from tui.help import HelpScreen
+from tui.overview import Overview
+from tui.peers import Peers
 from tui.rows import Rows
 
 
@@ -64,6 +84,9 @@ def test_ascii_only() -> None:
         await pilot.press("question_mark")
         await pilot.pause()
         assert screen(app).isascii() and "Keys" in screen(app)
+        await pilot.press("x", "colon")
+        await until(pilot, lambda: "leave (q)" in screen(app))
+        assert screen(app).isascii()
 
     play(healthy_events(degraded()), story, unicode=False, panel=[("API", PEERS[0])])
 
@@ -166,6 +189,52 @@ def test_pause_help_and_quit() -> None:
 
     app = play(healthy_events(), story, clock=clock)
     assert app._exit
+
+
+@pytest.mark.parametrize("key", ["colon", "ctrl+p"])
+def test_palette(key: str) -> None:
+    """Goal: the palette opens with either key, finds by name, and does what was chosen; a page adds its own commands."""
+    done: list[str] = []
+
+    class Saying(Overview):
+        def commands(self) -> Iterable[SystemCommand]:
+            yield SystemCommand("Say hello", "a page's own", lambda: done.append("hello"))
+
+    async def story(app: TopApp, pilot: Pilot[None]) -> None:
+        await pilot.press(key, *"hello")
+        await until(pilot, lambda: "a page's own" in screen(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: done == ["hello"])
+        await pilot.press(key, *"peers")
+        await until(pilot, lambda: "show it (key 2)" in screen(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: app.page.TITLE == "Peers")
+
+    with mock.patch.dict(PAGES, {1: Saying}):
+        play(healthy_events(), story)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (45, 14)])
+def test_help_is_of_the_page_that_is_up(size: tuple[int, int]) -> None:
+    """Goal: ? tells the keys that work now, the page's own first, and what it draws; arrows scroll it, others close it."""
+
+    class Knowing(Peers):
+        BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "yes", "agree")]
+
+    async def story(app: TopApp, pilot: Pilot[None]) -> None:
+        await pilot.press("question_mark")
+        assert "Keys of" not in screen(app) and "1 to" in screen(app)
+        await pilot.press("x", "2", "question_mark")
+        await pilot.pause()
+        assert "Keys of Peers" in screen(app) and "y  agree" in screen(app) and "q  quit" in screen(app)
+        await pilot.press("end")
+        await pilot.pause()
+        assert "Any key closes this." in screen(app)
+        await pilot.press("y")
+        assert not isinstance(app.screen, HelpScreen)
+
+    with mock.patch.dict(PAGES, {2: Knowing}):
+        play(healthy_events(), story, size=size)
 
 
 def test_pages_and_filter() -> None:

@@ -157,6 +157,13 @@ async def tell(app: TopApp, pilot: Pilot[None], *events: Event) -> None:
     await pilot.pause()
 
 
+async def until(pilot: Pilot[None], holds: Callable[[], bool], deadline_s: float = 20.0) -> None:
+    """Wait for what a worker of the app does."""
+    async with asyncio.timeout(deadline_s):
+        while not holds():
+            await pilot.pause(0.01)
+
+
 def screen(app: TopApp) -> str:
     """The characters on the screen."""
     width, height = app.size

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Input
 
+from tui import palette
 from tui.header import Header
 from tui.help import HelpScreen
 from tui.model import Peer
@@ -35,7 +37,7 @@ REDRAW_S = 1.0
 SOON_S = 0.1
 """What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
-PAGES: Mapping[int, type[Page]] = {1: Overview, 2: Peers}
+PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers}
 """By their keys."""
 
 
@@ -53,7 +55,6 @@ class TopApp(App[None]):
     """
 
     CSS_PATH = "top.tcss"
-    COMMAND_PALETTE_BINDING = "ctrl+p"
     # Textual declares these two as instance variables, so ClassVar is not to be had.
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (50, "-narrow"), (112, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
@@ -63,7 +64,7 @@ class TopApp(App[None]):
         Binding("p", "pause", "pause"),
         Binding("slash", "filter", "filter", key_display="/"),
         Binding("c", "copy", "copy"),
-        Binding("colon", "command_palette", "commands", key_display=":"),
+        Binding("colon,ctrl+p", "command_palette", "commands", key_display=":"),
         Binding("question_mark", "help", "help", key_display="?"),
         Binding("escape", "escape", show=False),
     ]
@@ -107,7 +108,7 @@ class TopApp(App[None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.screen.set_class(not self.unicode, "-ascii")
+        self.set_class(not self.unicode, "-ascii")
         self.query_one("#filter", Input).display = False
         if self.redraw_s:
             self.set_interval(self.redraw_s, self.redraw)
@@ -210,6 +211,7 @@ class TopApp(App[None]):
         self.page.take_focus()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        yield from self.page.commands()
         for number, page in PAGES.items():
             yield SystemCommand(f"Page {page.TITLE}", f"show it (key {number})", self._opener(number))
         yield SystemCommand("Pause", "stop drawing, and go on (p)", self.action_pause)
@@ -217,6 +219,13 @@ class TopApp(App[None]):
         yield SystemCommand("Theme", "light, dark and others", self.action_change_theme)
         yield SystemCommand("Help", "keys and what the drawings mean (?)", self.action_help)
         yield SystemCommand("Quit", "leave (q)", self.action_quit)
+
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(palette.commands())
+
+    def search_themes(self) -> None:
+        self.push_screen(palette.themes())
 
     def _opener(self, number: int) -> Callable[[], None]:
         def open_page() -> None:
@@ -236,9 +245,23 @@ class TopApp(App[None]):
         self.say(f"copied {len(words.splitlines())} lines of {self.page.TITLE}")
 
     def action_help(self) -> None:
-        screen = HelpScreen()
-        screen.set_class(not self.unicode, "-ascii")
-        self.push_screen(screen)
+        own: dict[str, str] = {}
+        everywhere = {"pages": f"1 to {max(PAGES)}"}
+        for active in self.screen.active_bindings.values():
+            binding, node = active.binding, active.node
+            if active.enabled and binding.show and not isinstance(node, Screen):
+                keys = everywhere if node is self else own
+                keys.setdefault(binding.description, self.get_key_display(binding))
+        self.push_screen(
+            HelpScreen(
+                self.page.TITLE, own, everywhere, self.page.MEANING, columns=1 if self.size.width < 72 else 2
+            )
+        )
+
+    def get_key_display(self, binding: Binding) -> str:
+        """In letters: arrows and the like are not in every font."""
+        shown = super().get_key_display(binding)
+        return shown if shown.isascii() else binding.key
 
     def action_filter(self) -> None:
         if not self.page.PROMPT:

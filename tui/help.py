@@ -1,33 +1,53 @@
-"""What the keys and the drawing mean; any key closes it."""
+"""The keys of the page that is up, and what it draws means; any key closes it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
+from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-HELP = """\
-[b]Keys[/b]   q quit   p pause, go on   r ask now   ? this help
-       arrows, page up and page down scroll the peers
+Keys = Mapping[str, str]
+"""By what they do: how they are written on the keyboard."""
 
-[b]Ring[/b]   The band is what each peer owns, by its number in
-       the table: solid answers, chequered is suspected,
-       hollow is dead. The thin circle is the ring of
-       partitions: solid with every copy there, dotted
-       with one missing, open where no majority answers.
-
-[b]Peers[/b]  "<" marks the peer whose view this is; "heard" is
-       how long ago it last heard of the other; "inc" is
-       the incarnation, raised to refute a suspicion.
-
-A dash is a number nobody knows now. Press any key."""
+FOOT = "A dash is a number that nobody knows now. Any key closes this."
+SCROLLS = frozenset({"up", "down", "pageup", "pagedown", "home", "end"})
+COLUMN = 32
 
 
 class HelpScreen(ModalScreen[None]):
+    def __init__(self, title: str, page: Keys, everywhere: Keys, meaning: str, *, columns: int) -> None:
+        super().__init__()
+        self._text = help_text(title, page, everywhere, meaning, columns)
+
     def compose(self) -> ComposeResult:
-        yield Static(HELP, id="help")
+        with VerticalScroll(id="help"):
+            yield Static(self._text)
 
     def on_key(self, event: events.Key) -> None:
-        event.stop()
-        self.dismiss()
+        if event.key not in SCROLLS:
+            event.stop()
+            self.dismiss()
+
+
+def help_text(title: str, page: Keys, everywhere: Keys, meaning: str, columns: int) -> Text:
+    """The page's own keys first, then those of every page, then what the drawing means."""
+    text = Text()
+    for heading, keys in ((f"Keys of {title}", page), ("Keys everywhere", everywhere)):
+        if not keys:
+            continue
+        text.append(f"{heading}\n", style="bold")
+        cells = [f"{key:>9}  {does}" for does, key in keys.items()]
+        for start in range(0, len(cells), columns):
+            text.append(
+                "".join(cell.ljust(COLUMN) for cell in cells[start : start + columns]).rstrip() + "\n"
+            )
+    if meaning:
+        text.append(f"\n{title}\n", style="bold")
+        text.append(f"{meaning}\n")
+    text.append(f"\n{FOOT}")
+    return text

@@ -21,12 +21,19 @@ from tui.state import State
 
 Lines = Sequence[tuple[str, str]]
 
+MEANING = (
+    "The band of the ring is what each peer owns, by its number in the table: solid answers, chequered is suspected, hollow"
+    " is dead. The thin circle is the ring of partitions: solid with every copy there, dotted with one missing, open where"
+    " no majority answers."
+)
+
 
 class Overview(Page):
     """The ring, what belongs beside it, the peers, what `atoll dev` adds, and the latest events."""
 
     TITLE: ClassVar[str] = "Overview"
     PROMPT: ClassVar[str] = ""
+    MEANING: ClassVar[str] = MEANING
 
     def compose(self) -> ComposeResult:
         yield Reasons(id="reasons")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from textual.app import SystemCommand
 from textual.containers import Container
 
 from tui.state import State
@@ -18,6 +20,9 @@ class Page(Container):
     TITLE: ClassVar[str] = "?"
     PROMPT: ClassVar[str] = "filter"
     """What the line asks for that "/" opens; "" where there is nothing to ask."""
+
+    MEANING: ClassVar[str] = ""
+    """What is drawn there, told by "?"."""
 
     filter = ""
 
@@ -47,6 +52,10 @@ class Page(Container):
             if widget.focusable:
                 widget.focus()
                 return
+
+    def commands(self) -> Iterable[SystemCommand]:
+        """What the command palette offers while this page is up."""
+        return ()
 
     def copied(self) -> str:
         """What `c` puts on the clipboard, as plain text."""

@@ -77,10 +77,17 @@ PEER_COLUMNS: Sequence[Column[PeerRow]] = (
 )  # fmt: skip
 
 
+MEANING = (
+    '"<" marks the peer whose view this is; "heard" is how long ago it last heard of the other; "inc" is the incarnation,'
+    " raised to refute a suspicion."
+)
+
+
 class Peers(Page):
     """All peers, filtered by any word of their row."""
 
     TITLE: ClassVar[str] = "Peers"
+    MEANING: ClassVar[str] = MEANING
 
     def compose(self) -> ComposeResult:
         yield Rows(PEER_COLUMNS, key=lambda row: row.id, empty="no peer is known yet", id="peers")
