@@ -89,8 +89,16 @@ class Writer(Background):
     """
 
     def __init__(
-        self, client: Client, bucket: str, prefix: str, *, size: int = 3000, most: int = 400
+        self,
+        client: Client,
+        bucket: str,
+        prefix: str,
+        *,
+        size: int = 3000,
+        most: int = 400,
+        pace_s: float = 0.0,
     ) -> None:
+        self._pace_s = pace_s  # between two objects
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -104,7 +112,7 @@ class Writer(Background):
     def _run(self) -> None:
         number = 0
         try:
-            while not self._stop.is_set() and number < self._most:
+            while not self._stop.wait(self._pace_s) and number < self._most:
                 self._step(number)
                 number += 1
         except Exception as failure:  # noqa: BLE001 - told by `check` in the test's own thread

@@ -72,9 +72,12 @@ class ClusterWorld:
         options: Iterable[str] = (),
         environment: Mapping[str, str] | None = None,
         under: Callable[[int], list[str]] = lambda index: [],
+        code: Path | None = None,
     ) -> None:
         self.layout = Layout(directory, peers, free_base(peers), replicas)
         self._options = list(options)
+        self.code = code
+        """The tree whose code the peers run that are started from now on, such as an earlier version's; None: this one."""
         self._environment = peer_environment() | dict(environment or {})
         self._under = under
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -124,9 +127,10 @@ class ClusterWorld:
         command += [*self._under(index), *peer_command(place, self.layout), *more]
         if fresh and index == 0:
             command += self._options
+        environment = self._environment | ({"PYTHONPATH": str(self.code)} if self.code else {})
         with place.log.open("ab") as log:
             self._processes[index] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                 start_new_session=True,
             )  # fmt: skip
 

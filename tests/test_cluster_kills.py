@@ -25,7 +25,10 @@ Figure = Callable[[str, object], None]
 class Reader(Background):
     """Reads objects whose content never changes, over and over, and compares every byte."""
 
-    def __init__(self, client: Client, bucket: str, sizes: list[int], seed: int) -> None:
+    def __init__(
+        self, client: Client, bucket: str, sizes: list[int], seed: int, *, pace_s: float = 0.0
+    ) -> None:
+        self._pace_s = pace_s  # between two reads
         self._client = client
         self._bucket = bucket
         self._sizes = sizes
@@ -36,7 +39,7 @@ class Reader(Background):
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stop.wait(self._pace_s):
                 number = self._rng.randrange(len(self._sizes))
                 body = self._client.get(self._bucket, f"steady/{number}").read()
                 assert body == content(number, self._sizes[number]), f"steady/{number} reads wrong"

@@ -1,12 +1,15 @@
 """HTTP as this server wants it, where aiohttp's defaults would mislead a client.
 
-Three differences: what is not HTTP is refused in the API's own form; a client that closes its sending side too early
-(a short body) is still told what was wrong; and bodies stay the bytes that were sent, whatever their Content-Encoding.
+Four differences: what is not HTTP is refused in the API's own form; a client that closes its sending side too early
+(a short body) is still told what was wrong; bodies stay the bytes that were sent, whatever their Content-Encoding; and a
+server that ends takes leave of its clients.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import StreamReader, web
@@ -25,6 +28,9 @@ class HttpServer(web.Server):
     def __init__(self, handler: Handler, refuse: Refuse, **options: Any) -> None:
         super().__init__(handler, request_factory=self._request, **options)
         self.refuse = refuse
+        self._leaving = False
+        self._open = 0
+        self._nobody = asyncio.Event()
         self._options = options | {
             "auto_decompress": False,
             "max_line_size": MAX_LINE_BYTES,
@@ -39,7 +45,32 @@ class HttpServer(web.Server):
     ) -> web.BaseRequest:
         assert isinstance(connection, Connection), "every connection was made by __call__"
         connection.owed = content
+        if self._leaving:
+            message = message._replace(should_close=True)
         return web.BaseRequest(message, content, connection, writer, task, self._loop)
+
+    def connection_made(self, handler: RequestHandler, transport: Any) -> None:
+        super().connection_made(handler, transport)
+        self._open += 1
+        self._nobody.clear()
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._open -= 1
+        if not self._open:
+            self._nobody.set()
+
+    async def farewell(self, within_s: float) -> None:
+        """Answer what comes on the connections that are open, with `Connection: close`, until none is left or so many
+        seconds have passed.
+
+        A request that meets the closing of its connection on the way is lost, and whoever sent it does not know whether it
+        was done. So those that are in use are ended by their clients; what is idle after that may be closed.
+        """
+        self._leaving = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s if self._open else 0):
+                await self._nobody.wait()
 
 
 class Connection(RequestHandler):

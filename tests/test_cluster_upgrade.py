@@ -1,0 +1,126 @@
+"""A live cluster of an earlier version is upgraded, one peer after the other, while clients work; and one peer goes back.
+
+The earlier version is the commit that completed healing, taken from this repository's history.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.cluster_tools import MIB, Writer, content, wait_until
+from tests.cluster_world import ClusterWorld
+from tests.ledgers import NUMBER, Ledger, check_ledgers
+from tests.test_cluster_kills import Reader
+
+ROOT = Path(__file__).resolve().parent.parent
+EARLIER = "ccb484d3d04211d1cbdab27499bd5e0459b2eca8"
+STEADY = [900, 30_000, 300_000, 2 * MIB + 7]
+HEALTHY_S = 60.0
+PACE_S = 0.02
+"""Between two requests of a client: a peer that comes back has to fetch all of what they write."""
+
+
+def earlier_code(target: Path) -> Path:
+    """The files of the earlier version, below `target`; skips where this is no clone that has them."""
+    command = [
+        "git",
+        "-C",
+        str(ROOT),
+        "archive",
+        "--format=tar",
+        EARLIER,
+        "peer",
+        "ring",
+        "gossip",
+        "tools",
+        "tui",
+    ]
+    try:
+        packed = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
+    except FileNotFoundError:
+        pytest.skip("git is missing, which has the earlier version")
+    except subprocess.CalledProcessError as problem:
+        why = problem.stderr.decode(errors="replace").strip()
+        pytest.skip(f"the earlier version is not in this clone ({why}); fetch it with: git fetch --unshallow")
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(target, filter="data")
+    return target
+
+
+def told(world: ClusterWorld, peer: int) -> dict[str, str]:
+    """Names and states of all peers, as one of them tells them."""
+    cluster = world.json_of("/v1/cluster", peer=peer)
+    return {node["name"]: node["state"] for node in cluster["nodes"]}
+
+
+def works_both_ways(world: ClusterWorld, bucket: str, turn: str) -> None:
+    """Every peer reads what every other one wrote, large and small, and tells the whole cluster."""
+    for writer in range(3):
+        for size in (500, MIB + 1):
+            body, path = content(size + writer, size), f"/v1/buckets/{bucket}/objects/{turn}-{writer}-{size}"
+            assert world.call("PUT", path, body, peer=writer).status == 200
+            for reader in range(3):
+                answer = world.call("GET", path, peer=reader)
+                assert (answer.status, answer.body) == (200, body), (turn, writer, reader)
+    for peer in range(3):
+        assert set(told(world, peer).values()) == {"alive"}, (turn, peer)
+
+
+def runs(world: ClusterWorld, peer: int, code: Path | None) -> bool:
+    """Whether it is that tree's code that the peer runs, as far as its description of itself says."""
+    described = json.loads(((code or ROOT) / "peer" / "api" / "openapi.json").read_bytes())
+    return bool(world.json_of("/openapi.json", peer=peer) == described)
+
+
+def replace_code(world: ClusterWorld, peer: int, code: Path | None) -> None:
+    """As docs/operate.md says it: stop it, start it on its directory, wait until all is healthy."""
+    assert world.stop(peer) == 0
+    world.code = code
+    world.start(peer)
+    world.wait_ready(peer)
+    assert runs(world, peer, code)
+    wait_until(lambda: world.json_of("/v1/cluster", peer=peer)["verdict"] == "healthy", "healthy", HEALTHY_S)
+    assert world.atoll("status", peer=peer).returncode == 0
+
+
+def test_upgraded_one_peer_at_a_time(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Goal: each peer in turn goes on with the new version, under load: no request fails for good, what was acknowledged
+    reads back, conditions are judged exactly, and old and new peers serve each other at every step. Then one goes back to
+    the earlier version."""
+    earlier = earlier_code(tmp_path / "earlier")
+    with ClusterWorld(tmp_path / "peers", options=["--chunk-size", "1MiB"], code=earlier) as world:
+        with world.client() as client, ExitStack() as stack:
+            client.create_bucket("upgraded", shards=4)
+            for number, size in enumerate(STEADY):
+                client.put("upgraded", f"steady/{number}", content(number, size))
+            client.put("upgraded", NUMBER, b"0")
+            reader = stack.enter_context(Reader(client, "upgraded", STEADY, 1, pace_s=PACE_S))
+            writer = stack.enter_context(
+                Writer(client, "upgraded", "w/", size=40_000, most=100_000, pace_s=PACE_S)
+            )
+            ledgers = [stack.enter_context(Ledger(client, "upgraded", who)) for who in range(2)]
+            busy = (reader, writer, *ledgers)
+            for step, (peer, code) in enumerate(((0, None), (1, None), (2, None), (0, earlier))):
+                for one in busy:
+                    one.wait_for(5)
+                replace_code(world, peer, code)
+                works_both_ways(world, "upgraded", f"step-{step}")
+            for one in busy:
+                one.wait_for(5)
+        assert reader.failure is None, f"a read failed: {reader.failure!r}"
+        for peer in (0, 1):  # one of the earlier version, and one of this
+            with world.client(peer, pin=True) as client:
+                check_ledgers(client, "upgraded", ledgers)
+                writer.check(client)
+        record_property("reads", reader.reads)
+        record_property("writes", len(writer.state))
+        record_property("conditional writes", sum(one.added + len(one.claimed) for one in ledgers))
+        record_property("refused", sum(one.refused for one in ledgers))
