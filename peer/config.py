@@ -21,6 +21,7 @@ from peer.etag import DEFAULT_CHUNK_BYTES
 DEFAULT_PORT = 7400
 PEER_FILE = "peer.json"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("auto", "text", "json")
 MIN_CHUNK_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = DEFAULT_CHUNK_BYTES
 """The buffers of the pool hold one chunk of this size (peer/buffers.py)."""
@@ -99,6 +100,8 @@ class PeerConfig:
     metrics_public: bool = False
     """Serve /metrics without credentials."""
     log_level: str = "info"
+    log_format: str = "auto"
+    """How the log looks (`peer.logs`): text on a terminal, JSON otherwise."""
 
     # Limits of the API (peer.api.context.Limits says what each does).
     idle_body_s: float = 60.0
@@ -262,7 +265,11 @@ def _problems(config: PeerConfig) -> list[str]:
         not (config.tls and config.tls_cert),
         "--tls auto makes a certificate; it excludes --tls-cert and --tls-key",
     )
-    check(config.log_level in LOG_LEVELS, f"--log-level {config.log_level}: one of {', '.join(LOG_LEVELS)}")
+    for option, value, known in (
+        ("level", config.log_level, LOG_LEVELS),
+        ("format", config.log_format, LOG_FORMATS),
+    ):
+        check(value in known, f"--log-{option} {value}: one of {', '.join(known)}")
     check(
         bool(config.root_access_key) == bool(config.root_secret_key),
         "the root access key and the file with its secret belong together "

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from gossip.record import Record
-from peer import __version__, returning, startup
+from peer import __version__, logs, returning, startup
 from peer.about import about
 from peer.api.cluster import ClusterView
 from peer.api.context import Context
@@ -92,6 +92,7 @@ class Peer:
         )  # fmt: skip
         try:
             self.me = self._member_id()
+            logs.HERE.name, logs.HERE.id = config.name or self.me[:8], self.me
             self._assemble(config, directory, unsafe)
         except BaseException:
             self.rows.close()

@@ -11,11 +11,10 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from peer import returning, startup
+from peer import logs, returning, startup
 from peer.config import PeerConfig
 from peer.entry import LeftOut
 from peer.errors import AtollError, Corrupt, Full, StartupError
@@ -36,11 +35,8 @@ another."""
 
 def run_peer(config: PeerConfig) -> int:
     """Run one peer in the foreground until SIGTERM or SIGINT; 0 then. Raises StartupError and other AtollErrors."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    logs.HERE.name = config.name
+    logs.set_up(config.log_level, config.log_format)
     os.umask(0o077)  # whatever a peer writes is its user's alone
     import uvloop
 

@@ -165,3 +165,8 @@ def test_exit_words() -> None:
     assert exit_words(2) == "exited with 2"
     assert exit_words(-9) == "killed by SIGKILL"
     assert exit_words(-77) == "killed by signal 77"
+
+
+def test_logs_of_dev_peers_are_text() -> None:
+    """Goal: what peers of a dev cluster write into their log files is for people, though these are no terminals."""
+    assert peer_environment()["ATOLL_LOG_FORMAT"] == "text"

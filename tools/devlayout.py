@@ -173,11 +173,12 @@ def peer_command(place: Place, layout: Layout) -> list[str]:
 
 def peer_environment() -> dict[str, str]:
     """Ours, without the variables that are options of our own command; peers run this very Atoll, whatever modules lie in
-    the directory we were called in."""
+    the directory we were called in. Their logs are files that people read."""
     kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name[:6] != "ATOLL_"}
     ours = str(Path(__file__).resolve().parent.parent)
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, (ours, kept.get("PYTHONPATH"))))
     kept["PYTHONSAFEPATH"] = "1"
+    kept["ATOLL_LOG_FORMAT"] = "text"
     return kept
 
 

@@ -121,6 +121,10 @@ class Sectioned(click.Command):
     ("--scrub-every", _text("TIME", "Read and check everything that is stored so often.  [24h]")),
     ("--scrub-rate", _text("SIZE", "Bytes a second, at most, to do that with.  [20MiB]")),
     ("--log-level", {"type": click.Choice(config.LOG_LEVELS), "help": "[info]"}),
+    (
+        "--log-format",
+        {"type": click.Choice(config.LOG_FORMATS), "help": "[auto: text on a terminal, else JSON]"},
+    ),
 )
 @click.option("--print-config", is_flag=True, help="Show every value and where it came from; run nothing.")
 @click.argument("more_seeds", nargs=-1, metavar="")
