@@ -57,9 +57,9 @@ def test_degraded_cluster_gives_reasons() -> None:
     assert seen.peers[1].used_bytes is None
 
 
-def test_draining_flag_shows() -> None:
+def test_draining_shows() -> None:
     """Goal: an alive peer that drains is not shown as merely alive."""
-    assert cluster_of(cluster(nodes=[node(1, flags=["draining"])])).peers[0].state == "draining"
+    assert cluster_of(cluster(nodes=[node(1, ring="draining")])).peers[0].state == "draining"
 
 
 def test_peers_in_counting_order() -> None:

@@ -175,7 +175,9 @@ class TopApp(App[None]):
         )
         if not self.paused:
             self.page.show(self.state)
-            base.query_one("#newest", Newest).show(self.state.journal)
+            newest = base.query_one("#newest", Newest)
+            newest.display = self._at != 1  # the overview has its own
+            newest.show(self.state.journal)
 
     def redraw_page(self) -> None:
         """Draw the page that is up, at once: the user did something to it."""

@@ -45,7 +45,7 @@ Drawing = list[list[Cell]]
 
 def texture_of(state: str) -> str:
     """How an arc of a peer in this state is filled."""
-    if state in ("alive", "draining"):
+    if state in ("alive", "draining", "drained", "leaving"):
         return "solid"
     return "hollow" if state in ("dead", "left") else "chequered"
 

@@ -34,11 +34,15 @@ class Look:
 LOOKS: Mapping[str, Look] = {
     "alive": Look("alive", "●", "*", "green"),
     "draining": Look("draining", "◒", "~", "yellow"),
+    "drained": Look("drained", "◌", "~", "yellow"),
+    "leaving": Look("leaving", "◒", "~", "yellow"),
     "suspect": Look("suspect", "◐", "?", "yellow"),
     "dead": Look("dead", "✗", "x", "red"),
     "left": Look("left", "○", "-", "bright_black"),
     "unknown": Look("unknown", "◌", ".", "yellow"),
 }
+LEAVING = ("draining", "drained", "leaving")
+"""What a peer that lives may be on the ring, besides active."""
 VERDICTS: Mapping[str, Look] = {
     "healthy": Look("HEALTHY", "●", "*", "green"),
     "degraded": Look("DEGRADED", "◐", "!", "yellow"),
@@ -122,8 +126,8 @@ def cluster_of(document: Json) -> Cluster:
 def _peer(node: Json, index: int, newest: tuple[int, int] | None) -> Peer:
     flags = tuple(str(flag) for flag in _items(node.get("flags")))
     state = str(node.get("state") or "unknown")
-    if state == "alive" and "draining" in flags:
-        state = "draining"
+    if state == "alive" and node.get("ring") in LEAVING:
+        state = str(node["ring"])
     epoch = _epoch_number(node.get("epoch"))
     return Peer(
         id=str(node.get("id") or ""),
@@ -205,7 +209,7 @@ def health_around(ring: Json | None, peers: Sequence[Peer], slots: int) -> list[
     members = [str(_mapping(member).get("id")) for member in _items((ring or {}).get("members"))]
     if not owners or not members or slots <= 0:
         return ["unknown"] * max(slots, 0)
-    serving = {peer.id for peer in peers if peer.state in ("alive", "draining", "suspect")}
+    serving = {peer.id for peer in peers if peer.state in ("alive", "suspect", *LEAVING)}
     up = [member in serving for member in members]
     marks = []
     for slot in range(slots):

@@ -6,7 +6,7 @@ from rich.text import Text
 from textual.widget import Widget
 
 from tui.circle import Arc, Drawing, draw, texture_of
-from tui.model import Cluster, Json, health_around, shares
+from tui.model import LEAVING, Cluster, Json, health_around, shares
 
 HEALTH_SLOTS = 240  # more than the circle has dots at any usual size
 
@@ -36,7 +36,7 @@ class RingView(Widget):
                 for peer, share in shares(cluster.peers)
             ]
             self._health = health_around(ring, cluster.peers, HEALTH_SLOTS) if ring else []
-            serving = cluster.count("alive") + cluster.count("draining")
+            serving = sum(cluster.count(state) for state in ("alive", *LEAVING))
             self._middle = [f"{serving} of {len(cluster.peers)}", "alive"]
         self.refresh()
 

@@ -104,11 +104,13 @@ class State:
     def _connected(self, data: Json) -> None:
         url, before, why = str(data.get("url") or ""), data.get("before"), data.get("why")
         if self.outage is not None and before is not None:
-            self.say(f"{url} answers again", "good")
+            self.say(f"{_address(url)} answers again", "good")
         elif before is not None and before != url:
-            self.say(f"{before} no longer answers ({why}): moved to {url}", "warning")
+            self.say(
+                f"moved to {_address(url)}: {_address(str(before))} no longer answers ({why})", "warning"
+            )
         elif before is not None:
-            self.say(f"{url}: {why}; connected again", "warning")
+            self.say(f"connected to {_address(url)} again ({why})", "warning")
         self.endpoint, self.outage = url, None
 
     def _unreachable(self, data: Json, now: float) -> None:
@@ -118,3 +120,7 @@ class State:
             self.say("no peer answers; still trying", "error")
         since = self.outage.since if self.outage is not None else now
         self.outage = Outage(failures[:FAILURES_MOST], since)
+
+
+def _address(url: str) -> str:
+    return url.rpartition("//")[2]
