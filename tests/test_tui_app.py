@@ -325,3 +325,15 @@ def test_many_peers_scroll() -> None:
         assert current.peer.name == "peer-300" and "peer-300" in screen(app)
 
     play(healthy_events(cluster(nodes=nodes)), story)
+
+
+def test_q_is_a_letter_where_one_types() -> None:
+    """Goal: a filter can hold a q; elsewhere q quits, and so does ctrl+c everywhere."""
+
+    async def story(app: TopApp, pilot: Pilot[None]) -> None:
+        await pilot.press("2", "slash", *"quiet")
+        assert app.page.filter == "quiet" and not app._exit
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+
+    assert play(healthy_events(), story)._exit

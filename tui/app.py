@@ -60,7 +60,8 @@ class TopApp(App[None]):
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(number), f"page({number})", show=False) for number in PAGES),
-        Binding("q,ctrl+c", "quit", "quit", key_display="q", priority=True),
+        Binding("q", "quit", "quit"),
+        Binding("ctrl+c", "quit", show=False, priority=True),  # q is a letter where one types; this is none
         Binding("p", "pause", "pause"),
         Binding("slash", "filter", "filter", key_display="/"),
         Binding("c", "copy", "copy"),
