@@ -159,6 +159,7 @@ def test_refused_credentials_are_said() -> None:
         app.source = Refusing()
         await app._listen()
         await tell(app, pilot)
+        assert "NOTHING MORE TO SHOW" in screen(app)
         assert "these credentials are not valid here" in screen(app)
 
     play([], story)

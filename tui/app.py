@@ -95,7 +95,6 @@ class TopApp(App[None]):
         self.state = state if state is not None else State()
         self.shown = asyncio.Event()
         self.paused = False
-        self.ended: Exception | None = None
         self._pages: dict[int, Page] = {}
         self._at = 1
         self._soon: asyncio.TimerHandle | None = None
@@ -130,8 +129,8 @@ class TopApp(App[None]):
                 async for event in events:
                     self.hear(event)
         except Exception as error:  # noqa: BLE001 (the screen must say why it stands still, and not vanish)
-            self.ended = error
-            self.state.say(f"{error}; nothing new will be shown: q quits", "error")
+            self.state.refused = str(error) or repr(error)
+            self.state.say(f"nothing new will be shown: {self.state.refused}", "error")
             self._redraw_soon()
 
     def hear(self, event: Event) -> None:

@@ -37,6 +37,9 @@ def view_line(title: str, state: State, now: float, *, paused: bool, width: int)
 
 def verdict_line(state: State, now: float, *, unicode: bool) -> Text:
     """The verdict and what may still fail, in one line; when nobody answers, that."""
+    if state.refused:
+        words = f"{'✗' if unicode else 'X'} NOTHING MORE TO SHOW, and why; q quits"
+        return Text(words, style="bold red")
     if state.outage is not None:
         return _outage_line(state.outage, now, unicode=unicode, had_data=state.cluster is not None)
     if state.cluster is None:

@@ -22,7 +22,9 @@ class Reasons(Static):
 def reason_lines(state: State) -> Text:
     """Reasons, then warnings; who was asked and why it failed when nobody answers."""
     lines: list[tuple[str, str]] = []
-    if state.outage is not None:
+    if state.refused:
+        lines = [(state.refused, "red")]
+    elif state.outage is not None:
         lines = [(f"{url}: {why}", "red") for url, why in state.outage.failures]
     elif state.cluster is not None:
         lines = [(f"{words}", state.cluster.look.colour) for words in state.cluster.reasons]

@@ -47,6 +47,7 @@ class State:
     requests: Json | None = None
     told_at: float | None = None
     outage: Outage | None = None
+    refused: str = ""  # why nothing more will ever be told: wrong credentials, a broken recording
     journal: Journal = field(default_factory=Journal)
     history: dict[str, deque[float | None]] = field(
         default_factory=lambda: {name: deque(maxlen=HISTORY) for name in RATES}
@@ -55,8 +56,8 @@ class State:
 
     @property
     def stale(self) -> bool:
-        """Whether what is shown may be over: nobody answers now."""
-        return self.outage is not None
+        """Whether what is shown may be over: nobody answers now, or ever."""
+        return self.outage is not None or bool(self.refused)
 
     @property
     def answering(self) -> str:
