@@ -275,6 +275,11 @@ class Healing:
         return missing + self._chunks.holder.damaged + self.scrub.damaged_rows
 
     @property
+    def pending(self) -> set[int]:
+        """Partitions this peer has still to merge, or whose chunks it has still to fetch."""
+        return self.anti_entropy.pending.union(self.transition.pending)
+
+    @property
     def dropped_s(self) -> float | None:
         """Seconds since a hint was dropped here: what it was about is found only by a comparison begun since."""
         at_s = self._chunks.hints.dropped_at_s

@@ -6,22 +6,29 @@ import asyncio
 import http.client
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from peer.api import events as events_module
-from peer.api.events import CLIENTS_MOST, QUEUED_MOST, STATES, TYPES, Events, requests_in
+from peer.api import subscription
+from peer.api.events import CLIENTS_MOST, Events
+from peer.api.rates import requests_in
+from peer.api.subscription import HEARTBEAT_S, QUEUED_MOST, STATES, TYPES
 from peer.errors import Unavailable
 from tests.cluster_tools import content
 from tests.cluster_world import ClusterWorld
 from tests.test_api_openapi import STRICT
+from tests.test_ringview import pending_in
 
 WAIT_S = 120.0
+ID = "a" * 16
 
 
 class Stream:
@@ -33,9 +40,10 @@ class Stream:
         self.response = self._connection.getresponse()
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """(type, data), until the stream ends; each is held against its schema."""
-        kind = ""
+        """(type, data), until the stream ends; each is held against its schema. Fails after WAIT_S."""
+        kind, until_s = "", time.monotonic() + WAIT_S
         for raw in self.response:
+            assert time.monotonic() < until_s, "what was waited for did not happen"
             line = raw.decode().rstrip("\n")
             if line.startswith("event: "):
                 kind = line.removeprefix("event: ")
@@ -90,7 +98,7 @@ def test_only_what_was_asked_for(cluster: ClusterWorld) -> None:
     """Goal: `types` chooses; what is none is refused, and so is whoever has no key."""
     with listening(cluster, query="?types=requests") as stream:
         told = iter(stream)
-        assert {next(told)[0] for _ in range(3)} == {"requests"}
+        assert [next(told)[0] for _ in range(3)] == ["hello", "requests", "requests"]
     assert cluster.call("GET", "/v1/events?types=gossip").code == "InvalidArgument"
     assert cluster.call("GET", "/v1/events?since=1").code == "InvalidArgument"
     assert cluster.call("GET", "/v1/events", authorised=False).status == 401
@@ -102,6 +110,7 @@ def test_requests_per_second(cluster: ClusterWorld, bucket: str) -> None:
     with listening(cluster, 0, "?types=requests") as stream:
         names = {cluster.place(peer).name for peer in range(3)}
         told = iter(stream)
+        assert next(told)[0] == "hello"
         assert {node["name"] for node in next(told)[1]["nodes"]} <= names
         for number in range(200):
             for _ in range(5):
@@ -126,7 +135,11 @@ def test_a_peer_dies_and_comes_back(tmp_path: Path) -> None:
         )
         told = stream.until(lambda kind, data: kind == "cluster" and data["verdict"] == "degraded")
         assert told["reasons"] and not told["redundancy"]["whole"]
-        stream.until(lambda kind, data: kind == "membership" and data["state"] == "dead")
+        assert [node["whole"] for node in told["nodes"]] == [True, True, False]
+        stream.until(lambda kind, data: kind == "views" and believed(data) == [{"dead"}, {"dead"}, None])
+        told = stream.until(lambda kind, data: kind == "requests")
+        assert [node["all"] is None for node in told["nodes"]] == [False, False, True]
+        assert told["nodes"][2]["last_heard_s"] > 0
         world.start(2)
         stream.until(
             lambda kind, data: kind == "membership" and (data["name"], data["state"]) == ("peer-3", "alive")
@@ -135,6 +148,32 @@ def test_a_peer_dies_and_comes_back(tmp_path: Path) -> None:
         for _ in stream:
             pass
         assert world.stop(0) == 0
+
+
+def believed(views: Any) -> list[set[str] | None]:
+    """What each peer believes of those it does not hold for alive; None if nobody knows."""
+    told = [one["believes"] for one in views["views"]]
+    return [None if states is None else set(states.values()) for states in told]
+
+
+def test_a_change_of_the_ring_is_followed(tmp_path: Path) -> None:
+    """Goal: partitions on their way are told while registers are merged and while chunks are fetched, and no longer."""
+    with ClusterWorld(tmp_path, 4) as world, listening(world, query="?types=ring") as stream:
+        stream.until(lambda kind, data: kind == "ring" and not {"pending", "before"} & data.keys())
+        assert world.call("PUT", "/v1/buckets/some").status == 201  # a ring without rows changes in one step
+        for worker in ("transition", "anti-entropy"):
+            assert world.call("POST", f"/v1/cluster/workers/{worker}/pause").status == 200
+        assert world.call("POST", "/v1/cluster/nodes/peer-4/drain", peer=1, timeout_s=WAIT_S).status == 200
+        told = stream.until(lambda kind, data: kind == "ring" and data["epoch"]["kind"] == "joint")
+        drained = [member["name"] for member in told["members"]].index("peer-4")
+        held = {p for p, owners in enumerate(told["before"]) if drained in owners}
+        assert held and not any(drained in owners for owners in told["owners"])
+        assert pending_in(told) == held
+        assert world.call("POST", "/v1/cluster/workers/transition/resume").status == 200
+        told = stream.until(lambda kind, data: kind == "ring" and data["epoch"]["kind"] == "final")
+        assert "before" not in told and pending_in(told) == held, "chunks have not begun to move"
+        assert world.call("POST", "/v1/cluster/workers/anti-entropy/resume").status == 200
+        stream.until(lambda kind, data: kind == "ring" and "pending" not in data)
 
 
 def test_the_ring_and_the_workers(tmp_path: Path) -> None:
@@ -162,30 +201,48 @@ class FakeCluster:
     def __init__(self) -> None:
         self.looks = 0
         self.uptime_s = 100.0
-        self.requests = {"GET": 1000, "status 404": 7}
+        self.requests = {"GET": 1000, "status 404": 7, "status 503": 1}
+        self.traffic: dict[str, int] | None = {"bytes_in": 5000, "bytes_out": 0}
+        self.answers = True
         self.verdict = "healthy"
+        self.pending: str | None = None
+        self.believes: dict[str, str] | None = {}
+        self.last_heard_s = 0.5
 
-    async def overview(self) -> dict[str, Any]:
+    async def looked(self) -> None:
         self.looks += 1
+
+    def standing(self) -> Any:
+        info: dict[str, Any] = {"process": {"uptime_s": self.uptime_s}, "requests": dict(self.requests)}
+        info |= {"traffic": self.traffic} if self.traffic is not None else {}
+        workers = [{"name": "hints", "queue": 3}, {"name": "garbage", "queue": 100}]
+        info["healing"] = {"workers": workers}
+        answering = [SimpleNamespace(id=ID)] if self.answers else []
+        return SimpleNamespace(answering=answering, info=lambda member: info)
+
+    def peer(self) -> dict[str, str]:
+        return {"id": ID, "name": "p1", "version": "1"}
+
+    def time(self) -> str:
+        return "2026-11-21T01:02:03.456789Z"
+
+    def overview_of(self, standing: Any) -> dict[str, Any]:
         node = {
-            "id": "a" * 16,
-            "name": "p1",
-            "state": "alive",
-            "ring": "active",
-            "flags": [],
-            "used_bytes": self.looks,
-        }
+            "id": ID, "name": "p1", "state": "alive", "whole": True, "ring": "active", "flags": [],
+            "used_bytes": self.looks, "last_heard_s": self.last_heard_s,
+        }  # fmt: skip
+        peer = {"uptime_s": self.looks}
+        return {"verdict": self.verdict, "time": self.time(), "peer": peer, "nodes": [node]}
+
+    def ring_of(self, standing: Any) -> dict[str, Any]:
+        return {"epoch": {"number": 1}} | ({"pending": self.pending} if self.pending else {})
+
+    def views_of(self, standing: Any) -> dict[str, Any]:
         return {
-            "verdict": self.verdict,
-            "time": self.looks,
-            "peer": {"uptime_s": self.looks},
-            "nodes": [node],
+            "views": [{"id": ID, "answers": True, "believes": self.believes, "heard_s": {"b": self.looks}}]
         }
 
-    async def infos(self) -> dict[str, dict[str, Any]]:
-        return {"a" * 16: {"process": {"uptime_s": self.uptime_s}, "requests": dict(self.requests)}}
-
-    async def listed(self) -> dict[str, Any]:
+    def listed_of(self, infos: Any) -> dict[str, Any]:
         return {"workers": [], "failed": []}
 
 
@@ -246,17 +303,26 @@ def test_clients_are_bounded_and_nobody_looks_for_nobody(monkeypatch: pytest.Mon
 
 
 def test_a_state_is_told_when_it_changes() -> None:
-    """Goal: the time, or the bytes used, are no news; a verdict is."""
+    """Goal: the time, or the bytes used, are no news; a verdict, another ring, what is pending and a changed belief are.
+    What was told stands as of the event `requests`, which comes after every look and last."""
 
     async def body(fake: FakeCluster, events: Events) -> None:
-        one = events.subscribe(["cluster"])
-        await events.look()
-        assert [kind for kind, _ in told_in(await one.next())] == ["cluster"]
-        await events.look()
+        one = events.subscribe(STATES)
+
+        async def told() -> list[str]:
+            await events.look()
+            return [kind for kind, _ in told_in(await one.next())]
+
+        assert await told() == ["cluster", "repair", "ring", "views", "requests"]
+        assert await told() == ["requests"]
         fake.verdict = "degraded"
-        assert not one._ready.is_set()
-        await events.look()
-        assert told_in(await one.next())[0][1]["verdict"] == "degraded"
+        assert await told() == ["cluster", "requests"]
+        fake.pending = "AQ=="
+        assert await told() == ["ring", "requests"]
+        fake.believes = {"b": "suspect"}
+        assert await told() == ["views", "requests"]
+        fake.last_heard_s = 9.0
+        assert await told() == ["requests"]
         events.close()
         assert await one.next() is None
         events.leave(one)
@@ -264,22 +330,89 @@ def test_a_state_is_told_when_it_changes() -> None:
     with_events(body)
 
 
+def test_a_large_state_is_told_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the ring of 2**16 partitions that changes every second is not sent every second, but is sent in the end."""
+    monkeypatch.setattr(events_module, "BYTES_S", 0.001)
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(["ring"])
+        await events.look()
+        assert told_in(await one.next())[0][1] == {"epoch": {"number": 1}}
+        fake.pending = "AQ=="
+        await events.look()
+        assert not one._ready.is_set()
+        monkeypatch.setattr(events_module, "BYTES_S", 1e9)
+        await events.look()
+        assert told_in(await one.next())[0][1]["pending"] == "AQ=="
+        events.leave(one)
+
+    with_events(body)
+
+
+def test_no_second_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: who listens to what does not happen hears the peer's heart beat all the same, well within the 1.5 s of silence
+    after which clients give a peer up."""
+    assert HEARTBEAT_S < 1.0
+    monkeypatch.setattr(subscription, "HEARTBEAT_S", 0.001)
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(["epoch"])
+        assert await one.next() == b":\n\n"
+        events.leave(one)
+
+    with_events(body)
+
+
+def test_hello_says_whose_view_it_is() -> None:
+    async def body(fake: FakeCluster, events: Events) -> None:
+        ((kind, data),) = told_in(events.hello())
+        check(kind, data)
+        assert (kind, data["peer"]["name"], data["types"]) == ("hello", "p1", list(TYPES))
+
+    with_events(body)
+
+
 def test_rates() -> None:
-    """Goal: by the peer's own clock; a peer that was started anew begins at nothing; what is no request does not count."""
+    """Goal: by the peer's own clock; a peer that was started anew begins at nothing; what is no request does not count; of a
+    peer that does not answer, or of a version that does not count, nothing is made up."""
 
     async def body(fake: FakeCluster, events: Events) -> None:
         one = events.subscribe(["requests"])
 
         async def rates() -> Any:
             await events.look()
-            return told_in(await one.next())[-1][1]["nodes"][0]["per_second"]
+            told = told_in(await one.next())[-1][1]
+            check("requests", told)
+            (node,) = told["nodes"]
+            sums = [told[key] for key in ("all", "errors", "bytes_in", "bytes_out")]
+            return node["per_second"], [node[key] for key in ("all", "errors", "bytes_in", "bytes_out")], sums
 
-        assert await rates() == {}
-        fake.uptime_s, fake.requests = 104.0, {"GET": 1100, "PUT": 10, "status 404": 99}
-        assert await rates() == {"GET": 25.0, "PUT": 2.5}
-        fake.uptime_s, fake.requests = 2.0, {"GET": 6}
-        assert await rates() == {"GET": 3.0}
+        assert await rates() == ({}, [0, 0, 0, 0], [0, 0, 0, 0])
+        fake.uptime_s, fake.requests = 104.0, {"GET": 1100, "PUT": 10, "status 404": 99, "status 503": 3}
+        fake.traffic = {"bytes_in": 9000, "bytes_out": 40}
+        told = [27.5, 0.5, 1000.0, 10.0]
+        assert await rates() == ({"GET": 25.0, "PUT": 2.5}, told, told)
+        fake.uptime_s, fake.requests, fake.traffic = 2.0, {"GET": 6}, None
+        assert await rates() == ({"GET": 3.0}, [3.0, 0.0, None, None], [3.0, 0.0, 0.0, 0.0])
+        fake.answers = False
+        assert await rates() == ({}, [None] * 4, [0.0] * 4)
+        fake.answers, fake.requests = True, {"GET": 1000}
+        assert await rates() == ({}, [0.0, 0.0, None, None], [0.0] * 4), (
+            "what it was asked before is long ago"
+        )
         events.leave(one)
 
     with_events(body)
     assert requests_in({"GET": 1, "status 200": 2, "events": 3, "clients_gone": 4}) == {"GET": 1}
+
+
+def test_what_waits_in_repair_queues() -> None:
+    """Goal: the backlog is what brings copies back; what only clears away is none."""
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(["requests"])
+        await events.look()
+        assert told_in(await one.next())[0][1]["backlog"] == 3
+        events.leave(one)
+
+    with_events(body)

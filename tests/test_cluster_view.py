@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from peer.api.clocks import offset_s
 from peer.api.cluster import ClusterView
 from peer.errors import Unavailable
 from peer.replication.messages import INFO, OK
@@ -50,8 +51,11 @@ class Peers:
         done((OK, self.infos[member]) if member not in self.silent else Unavailable("no answer in time"))
 
     def now(self) -> float:
-        self.now_s += 1
+        self.now_s += 0.3
         return self.now_s
+
+    def wall_us(self) -> int:
+        return 1_800_000_000_000_000
 
     def future(self) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().create_future()
@@ -64,6 +68,10 @@ class Peers:
             id=member, state=self.states[member], host="127.0.0.1", peer_port=3, s3_port=1, api_port=2, incarnation=1,
             boot=1, last_heard_s=0.0, version="1", epoch=(0, 3), flags=self.flags[member],
         )  # fmt: skip
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """By name, after a look."""
+        return {node["name"]: node for node in asyncio.run(self.view.nodes())}
 
     def told(self) -> dict[str, Any]:
         """The verdict after a look."""
@@ -205,3 +213,88 @@ def test_who_asks_while_others_are_being_asked_hears_the_same() -> None:
 
     assert asyncio.run(look()) == ["degraded", "degraded"]
     assert len(answers) == 2, "each was asked once"
+
+
+SICK: dict[str, dict[str, Any]] = {
+    "behind": {"healing": {"behind": True}},
+    "damaged": {"healing": {"damaged": 1}},
+    "damaged rows": {"healing": {"damaged_rows": 1}},
+    "recovering": {"healing": {"recovering": True}},
+    "read-only": {"condition": {"read_only": "it says so"}},
+}
+
+
+@pytest.mark.parametrize("what", [*SICK, "silent", "suspect and silent", "dead", "left", "owed", "nothing"])
+def test_who_counts_as_a_copy(what: str) -> None:
+    """Goal: a node is whole exactly when the verdict counts it as a copy."""
+    peers = Peers()
+    peers.infos["two"] |= SICK.get(what, {})
+    if "silent" in what:
+        peers.silent = {"two"}
+    if what in ("dead", "left"):
+        peers.states["two"] = what
+    if what.startswith("suspect"):
+        peers.states["two"] = "suspect"
+    if what == "owed":
+        peers.infos["three"]["healing"] = {"hints": {"two": 1}}
+    whole = {name: node["whole"] for name, node in peers.nodes().items()}
+    assert whole == {"one": True, "two": what == "nothing", "three": True}
+    assert peers.told()["partitions"]["full"] == (4 if what == "nothing" else 0)
+
+
+def test_no_failure_is_tolerated() -> None:
+    """Goal: operators are warned while one more failure would cost them; when it has, the verdict itself says so."""
+    peers = Peers()
+    assert peers.told()["warnings"] == []
+    peers.states["two"] = "dead"
+    told = peers.told()
+    assert [one["code"] for one in told["warnings"]] == ["no_failures_tolerated"]
+    assert (told["verdict"], told["tolerates"]) == ("degraded", 0)
+    peers.states["three"] = "dead"
+    told = peers.told()
+    assert (told["verdict"], told["warnings"]) == ("unavailable", [])
+
+
+def test_a_clock_that_is_wrong() -> None:
+    """Goal: it is the one wrong clock that is told of, were it the asked peer's own; what is under 5 s is no warning; who
+    does not say what the time is, as older versions, has no skew."""
+    peers = Peers()
+    for name, ahead_s in (("two", 7), ("three", 0)):
+        peers.infos[name]["wall_us"] = peers.wall_us() + ahead_s * 1_000_000
+    (warning,) = peers.told()["warnings"]
+    assert (warning["code"], warning["node"]) == ("clock_skew", "two") and "7 s ahead of the others" in str(
+        warning
+    )
+    peers.infos["three"]["wall_us"] = peers.wall_us() + 7_000_000
+    (warning,) = peers.told()["warnings"]
+    assert warning["node"] == "one" and "7 s behind the others" in warning["message"]
+    skews = {name: node["clock_skew_s"] for name, node in peers.nodes().items()}
+    assert skews["one"] == pytest.approx(-7, abs=0.5) and skews["two"] == pytest.approx(0, abs=0.5)
+    peers.infos["two"]["wall_us"] = peers.infos["three"]["wall_us"] = peers.wall_us() + 4_000_000
+    assert peers.told()["warnings"] == []
+    del peers.infos["three"]["wall_us"]
+    assert peers.nodes()["three"]["clock_skew_s"] is None
+    peers.infos["two"]["wall_us"] = peers.wall_us() + 9_000_000
+    peers.silent = {"two"}
+    assert peers.nodes()["two"]["clock_skew_s"] is None, "what it said before it fell silent is no news"
+
+
+def test_an_answer_that_took_long_says_nothing_of_a_clock() -> None:
+    """Goal: this process stood still between question and answer: the others' clocks are not to blame."""
+    assert offset_s(2_000_000, 1_000_000, 0.5) == 0.75
+    assert offset_s(20_000_000, 1_000_000, 19.0) is None
+
+
+def test_views() -> None:
+    """Goal: who believes whom to be alive; of a peer that does not answer, or whose version does not say, nobody knows."""
+    peers = Peers()
+    peers.states["two"] = "suspect"
+    peers.silent = {"two"}
+    peers.infos["one"] |= {"believes": {"two": "suspect"}, "heard_s": {"two": 1.5}}
+    told = asyncio.run(peers.view.views())
+    assert [member["name"] for member in told["members"]] == ["one", "two", "three"]
+    assert {one["name"]: (one["answers"], one["believes"], one["heard_s"]) for one in told["views"]} == {
+        "one": (True, {"two": "suspect"}, {"two": 1.5}),
+        "two": (False, None, None),
+        "three": (True, None, None),
+    }

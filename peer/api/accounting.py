@@ -48,7 +48,8 @@ class Operation:
 
 
 class Requests:
-    """The requests that came in on one port. `body_bytes_in` and `body_bytes_out` are of bodies, as they move."""
+    """The requests that came in on one port. `body_bytes_in` and `body_bytes_out` are of bodies, as they move; of the latter
+    `stream_bytes_out` are events."""
 
     def __init__(self, api: str) -> None:
         self.api = api
@@ -57,6 +58,7 @@ class Requests:
         self.ended = 0
         self.body_bytes_in = 0
         self.body_bytes_out = 0
+        self.stream_bytes_out = 0
 
     @property
     def in_flight(self) -> int:
@@ -79,3 +81,7 @@ class Requests:
                 if code >= ERRORS and code != GONE:
                     found[f"status {code}"] = found.get(f"status {code}", 0) + count
         return {kind: count for kind, count in found.items() if count}
+
+    def traffic(self) -> dict[str, int]:
+        """Bytes of bodies that clients sent and fetched. Who only watches the cluster is no client: events do not count."""
+        return {"bytes_in": self.body_bytes_in, "bytes_out": self.body_bytes_out - self.stream_bytes_out}

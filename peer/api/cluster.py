@@ -12,13 +12,16 @@ from peer.objects.buckets import Buckets
 from peer.replication.keys import partition_in
 from peer.replication.messages import INFO, OK
 from peer.replication.node import Replica
-from peer.replication.owners import Owners
 from ring.members import DRAINING, Member
 
 from . import conditions
 from .http import iso_time
 from .infos import Infos
-from .redundancy import Redundancy, moving
+from .redundancy import Redundancy
+from .ringview import RingView
+from .standing import LIVING, Standing
+from .verdict import Partitions, count, moves, unhealed, verdict
+from .views import in_order, views
 
 
 class Members(Protocol):
@@ -26,11 +29,6 @@ class Members(Protocol):
 
     def members(self) -> list[MemberView]: ...
     def get(self, member_id: str) -> MemberView | None: ...
-
-
-WORDS = {"left": "stopped", "unknown": "not heard of since this peer started"}
-"""How the verdict says the states that speak of gossip more than of the peer."""
-LOST = "if the dead peers are lost for good, an operator can go on without them: `atoll recover epoch`"
 
 
 class ClusterView:
@@ -49,11 +47,13 @@ class ClusterView:
         self._members = members
         self._own_info = info
         self._infos = Infos(replica, info, self.lives)
+        self._partitions = Partitions(replica.owners_of)
+        self._ring = RingView()
         self._version = version
         self._started_s = time.monotonic()
         replica.serve(INFO, lambda _, reply: reply((OK, info())), votes=False)
 
-    # --- verdict
+    # --- how everybody stands
 
     def state(self, member: str) -> str:
         if member == self._replica.me:
@@ -62,36 +62,26 @@ class ClusterView:
         view = members.get(member) if members is not None else None
         return view.state if view is not None else "unknown"
 
-    def _count(self, gone: frozenset[str] = frozenset()) -> dict[str, int]:
-        """Partitions by how many of their owners live, and failures tolerated now."""
-        epoch = self._replica.epoch
-        dead = {m.id for m in epoch.everybody if not self.lives(m.id)} | gone
-        mute = dead | self._recovering()
-        lacking = mute | self._behind() | self._damaged() | self._owed() | self._read_only()
-        full = degraded = unavailable = 0
-        tolerates = len(epoch.members)
-        cache: dict[Owners, tuple[bool, int, int]] = {}
-        for partition in range(1 << epoch.partition_power):
-            owners = self._replica.owners_of(partition)
-            counted = cache.get(owners)
-            if counted is None:
-                whole = all(owner not in lacking for owner in owners.everyone)
-                spare = min(sum(o not in lacking for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
-                votes = min(sum(o not in mute for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
-                counted = cache[owners] = whole and not owners.joint, spare, votes
-            whole, spare, votes = counted
-            tolerates = min(tolerates, spare)
-            if whole:
-                full += 1
-            elif votes >= 0:
-                degraded += 1
-            else:
-                unavailable += 1
-        total = 1 << epoch.partition_power
-        return {
-            "total": total, "full": full, "degraded": degraded, "unavailable": unavailable,
-            "tolerates": max(0, tolerates),
-        }  # fmt: skip
+    def lives(self, member: str) -> bool:
+        return self.state(member) in LIVING
+
+    async def looked(self) -> None:
+        """Return when what is known of the others is fresh."""
+        await self._infos.refresh()
+
+    def standing(self) -> Standing:
+        """How everybody stands, as far as it is known now."""
+        members, infos, epoch = self._members(), self._infos, self._replica.epoch
+        views = {view.id: view for view in members.members()} if members is not None else {}
+        told = {member.id: infos.of(member.id) for member in epoch.everybody}
+        return Standing(epoch, self._replica.me, views, told, infos.silent, infos.offsets)
+
+    async def infos(self) -> dict[str, dict[str, Any]]:
+        """Member id -> what that peer tells of itself, of those that live and answered just now."""
+        await self._infos.refresh()
+        return {member.id: self._infos.of(member.id) for member in self.standing().answering}
+
+    # --- verdict
 
     def ready(self) -> tuple[bool, list[str]]:
         reasons, info = self._not_ready(), self._own_info()
@@ -116,212 +106,83 @@ class ClusterView:
             reasons.append("waiting for the next epoch")
         return reasons
 
-    async def looked(self) -> None:
-        """Return when what is known of the others is fresh."""
-        await self._infos.refresh()
-
-    async def infos(self) -> dict[str, dict[str, Any]]:
-        """Member id -> what that peer tells of itself, of those that live and answered just now."""
-        await self._infos.refresh()
-        living = [
-            m.id for m in self._replica.epoch.members if self.lives(m.id) and m.id not in self._infos.silent
-        ]
-        return {member: self._infos.of(member) for member in living}
-
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self, standing: Standing | None = None) -> dict[str, Any]:
         """{"verdict", "reasons", "warnings", "tolerates", "partitions"}."""
-        counts = self._count()
-        tolerates = counts.pop("tolerates")
-        reasons = []
-        epoch = self._replica.epoch
-        outlook = self._own_info().get("healing", {}).get("outlook", {})
-        for member in epoch.members:
-            state = self.state(member.id)
-            if state not in ("alive", "suspect"):
-                message = f"{member.name} is {WORDS.get(state, state)} {outlook.get(member.id, '')}"
-                reasons.append({"code": "peer_down", "message": message.rstrip()})
-        if counts["unavailable"]:
-            message = f"{counts['unavailable']} partitions have lost their majority; {LOST}"
-            reasons.append({"code": "no_quorum", "message": message})
-        if epoch.table.width < epoch.replicas:
-            missing = epoch.replicas - epoch.table.width
-            reasons.append(
-                {"code": "too_few_peers", "message": f"{missing} more peers are needed for full replication"}
-            )
-        reasons += self._moving()
-        reasons += self._unhealed()
-        told = self._told()
-        reasons += conditions.reasons(told)
-        reasons += [
-            {"code": "not_ready", "message": f"this peer is not ready: {why}"} for why in self._not_ready()
-        ]
-        word = "unavailable" if counts["unavailable"] else "degraded" if reasons else "healthy"
-        return {
-            "verdict": word,
-            "reasons": reasons,
-            "warnings": conditions.warnings(told),
-            "tolerates": tolerates,
-            "partitions": counts,
-        }
+        standing = standing or self.standing()
+        return verdict(standing, self._count(standing), self._not_ready())
 
     def safe_without(self, name: str) -> bool:
         """Whether every partition keeps its majority when this node is taken down, too. Raises NotFound."""
-        return self._count(frozenset({self.find(name).id}))["unavailable"] == 0
+        return self._count(self.standing(), (self.find(name).id,))["unavailable"] == 0
 
-    def _behind(self) -> frozenset[str]:
-        """Members that live, but may lack what was written while they were away, or do not say."""
-        return frozenset(
-            member.id
-            for member in self._replica.epoch.members
-            if self.lives(member.id)
-            and (
-                member.id in self._infos.silent or self._infos.of(member.id).get("healing", {}).get("behind")
-            )
-        )
+    def _count(self, standing: Standing, gone: tuple[str, ...] = ()) -> dict[str, int]:
+        return count(standing, self._partitions.counted(standing.epoch), gone)
 
-    def _recovering(self) -> frozenset[str]:
-        """Members that live and vote on nothing: they merge what all survivors of `recover epoch` hold."""
-        return frozenset(m.id for m in self._replica.epoch.members if self._number(m.id, "recovering"))
-
-    def _owed(self) -> frozenset[str]:
-        """Members for whom some living one keeps what they missed."""
-        living = (m.id for m in self._replica.epoch.members if self.lives(m.id))
-        return frozenset(o for m in living for o in self._infos.of(m).get("healing", {}).get("hints", {}))
-
-    def _damaged(self) -> frozenset[str]:
-        """Members that live, but hold some chunks or rows of metadata only damaged, or have lost them."""
-        members = self._replica.epoch.members
-        return frozenset(
-            m.id
-            for m in members
-            if self.lives(m.id) and (self._number(m.id, "damaged") or self._number(m.id, "damaged_rows"))
-        )
-
-    def _read_only(self) -> frozenset[str]:
-        """Members whose disk takes no writes: what is written now misses a copy there."""
-        members = self._replica.epoch.members
-        return frozenset(m.id for m in members if conditions.read_only(self._infos.of(m.id)))
-
-    def _number(self, member: str, count: str) -> int:
-        return int(self._infos.of(member).get("healing", {}).get(count, 0))
-
-    def _told(self) -> list[conditions.Told]:
-        """What the living tell of themselves: to us, or, should they not answer just now, in gossip."""
-        told: list[conditions.Told] = []
-        members = self._members()
-        for member in self._replica.epoch.members:
-            if self.lives(member.id):
-                view = members.get(member.id) if members is not None else None
-                silent = member.id in self._infos.silent
-                info = {} if silent else self._infos.of(member.id)
-                told.append((member.name, info, view.flags if view is not None else ()))
-        return told
-
-    def lives(self, member: str) -> bool:
-        return self.state(member) in ("alive", "suspect")
-
-    def _moving(self) -> list[dict[str, str]]:
-        epoch = self._replica.epoch
-        living = (member.id for member in epoch.members if self.lives(member.id))
-        return moving(epoch.kind == "joint", (self._infos.of(member).get("healing", {}) for member in living))
-
-    def _unhealed(self) -> list[dict[str, str]]:
-        """What the living know to be out of order, and heal by themselves."""
-        epoch, behind = self._replica.epoch, self._behind()
-        reasons = [
-            {"code": "silent", "message": f"{member.name} did not answer just now"}
-            if member.id in self._infos.silent
-            else {
-                "code": "catching_up",
-                "message": f"{member.name} fetches what was written while it was away",
-            }
-            for member in epoch.members
-            if member.id in behind
-        ]
-        for member in epoch.members:
-            if self.lives(member.id) and (count := self._number(member.id, "damaged")):
-                chunks = "1 chunk" if count == 1 else f"{count} chunks"
-                message = f"{member.name} has lost the bytes of {chunks}, and fetches them from the others"
-                reasons.append({"code": "chunks_damaged", "message": message})
-            if self.lives(member.id) and (count := self._number(member.id, "damaged_rows")):
-                rows = "1 row" if count == 1 else f"{count} rows"
-                message = f"{member.name} has {rows} of metadata damaged, and takes them from the others"
-                reasons.append({"code": "rows_damaged", "message": message})
-        healing = [self._infos.of(m.id).get("healing", {}) for m in epoch.members if self.lives(m.id)]
-        waiting = sum(
-            count for info in healing for owner, count in info.get("hints", {}).items() if self.lives(owner)
-        )
-        if waiting:
-            message = f"{waiting} changes have missed an owner, which is about to fetch them"
-            reasons.append({"code": "changes_missed", "message": message})
-        dropped = [info["dropped_s"] for info in healing if info.get("dropped_s") is not None]
-        compared = [info.get("compared_s") for info in healing]
-        if dropped and any(at_s is None or at_s >= min(dropped) for at_s in compared):
-            message = "changes that missed an owner could not all be kept; all peers compare what they hold"
-            reasons.append({"code": "hints_dropped", "message": message})
-        missing = sum(info.get("missing", 0) for info in healing)
-        if missing:
-            message = f"{missing} chunks could not be fetched from any owner when last tried"
-            reasons.append({"code": "chunks_missing", "message": message})
-        return reasons
-
-    def _redundancy(self) -> dict[str, Any]:
-        epoch = self._replica.epoch
-        living = [member.id for member in epoch.members if self.lives(member.id)]
-        dead = [member.id for member in epoch.everybody if not self.lives(member.id)]
-        infos = {member: self._infos.of(member) for member in living}
-        return Redundancy(epoch, dead, self._behind(), infos, bool(self._unhealed())).to_map()
+    @staticmethod
+    def _redundancy(standing: Standing) -> dict[str, Any]:
+        infos = {member.id: standing.info(member.id) for member in standing.living}
+        found = Redundancy(standing.epoch, standing.dead, standing.behind, infos, bool(unhealed(standing)))
+        return found.to_map()
 
     # --- views
 
     async def overview(self) -> dict[str, Any]:
         await self._infos.refresh()
-        epoch = self._replica.epoch
-        verdict = self.verdict()
-        me = self.find(self._replica.me)
+        return self.overview_of(self.standing())
+
+    def overview_of(self, standing: Standing) -> dict[str, Any]:
+        """/v1/cluster. Raises Unavailable if this peer is no member any more."""
+        epoch, me = standing.epoch, self.find(self._replica.me)
         return {
             "cluster_id": epoch.cluster_id,
-            "time": iso_time(self._replica.env.wall_us()),
-            "peer": {
-                "id": me.id,
-                "name": me.name,
-                "version": self._version,
-                "uptime_s": round(time.monotonic() - self._started_s, 3),
-            },
-            **verdict,
-            "redundancy": self._redundancy(),
+            "time": self.time(),
+            "peer": {**self.peer(me), "uptime_s": round(time.monotonic() - self._started_s, 3)},
+            **self.verdict(standing),
+            "redundancy": self._redundancy(standing),
             "epoch": {"generation": epoch.generation, "number": epoch.number, "kind": epoch.kind},
             "replicas": epoch.replicas,
             "partition_power": epoch.partition_power,
             "chunk_bytes": epoch.chunk_bytes,
-            "nodes": self._nodes(),
+            "nodes": self._nodes(standing),
         }
+
+    def time(self) -> str:
+        return iso_time(self._replica.env.wall_us())
+
+    def peer(self, me: Member | None = None) -> dict[str, str]:
+        """Whose view it is."""
+        me = me or self._replica.epoch.member(self._replica.me)
+        name = me.name if me is not None else self._replica.me
+        return {"id": self._replica.me, "name": name, "version": self._version}
 
     async def nodes(self) -> list[dict[str, Any]]:
         await self._infos.refresh()
-        return self._nodes()
+        return self._nodes(self.standing())
+
+    async def views(self) -> dict[str, Any]:
+        await self._infos.refresh()
+        return self.views_of(self.standing())
+
+    def views_of(self, standing: Standing) -> dict[str, Any]:
+        """/v1/cluster/views."""
+        return views(standing)
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node in full, asked of itself. Raises NotFound; `process` is null if it does not answer."""
         member = self.find(name)
         info = await self._infos.asked(member.id)
-        node = self._node(member)
+        node = next(one for one in self._nodes(self.standing()) if one["id"] == member.id)
         for part in ("process", "storage", "requests", "replication", "buffers", "condition"):
             node[part] = info.get(part) if info is not None else None
         return node
 
-    def ring(self) -> dict[str, Any]:
-        epoch = self._replica.epoch
-        index = {member_id: i for i, member_id in enumerate(epoch.table.member_ids)}
-        names = {member.id: member.name for member in epoch.members}
-        owners = [[index[o] for o in epoch.table.owners(p)] for p in range(1 << epoch.partition_power)]
-        return {
-            "epoch": {"generation": epoch.generation, "number": epoch.number, "kind": epoch.kind},
-            "partition_power": epoch.partition_power,
-            "replicas": epoch.replicas,
-            "members": [{"id": m, "name": names[m]} for m in epoch.table.member_ids],
-            "owners": owners,
-        }
+    async def ring(self) -> dict[str, Any]:
+        await self._infos.refresh()
+        return self.ring_of(self.standing())
+
+    def ring_of(self, standing: Standing) -> dict[str, Any]:
+        """/v1/cluster/ring."""
+        return self._ring.to_map(standing)
 
     async def lookup(self, bucket: str, key: bytes | None) -> dict[str, Any]:
         """Who owns a key, or a whole bucket's shard 0 when no key is given."""
@@ -332,9 +193,9 @@ class ClusterView:
         space = known.objects(epoch.partition_power)
         row = space.row_key(key) if key is not None else space.prefix(0)
         owners = []
+        nodes = {node["id"]: node for node in self._nodes(self.standing())}
         for owner in self._replica.owners_of_row(row).sets[-1]:
-            node = self._node(self.find(owner))
-            owners.append({k: node[k] for k in ("id", "name", "state", "api_url")})
+            owners.append({k: nodes[owner][k] for k in ("id", "name", "state", "api_url")})
         return {
             "bucket": bucket,
             "key": None if key is None else key.decode(),
@@ -348,11 +209,19 @@ class ClusterView:
 
     # --- nodes
 
-    def _nodes(self) -> list[dict[str, Any]]:
-        members = sorted(
-            self._replica.epoch.members, key=lambda member: (len(member.name), member.name, member.id)
-        )
-        return [self._node(member) for member in members]
+    def _nodes(self, standing: Standing) -> list[dict[str, Any]]:
+        epoch = standing.epoch
+        placed = sum(epoch.table.partitions_of(member.id) for member in epoch.members) or 1
+        weights = sum(member.weight for member in epoch.members)
+        moving = bool(moves(standing))
+        return [
+            self._node(standing, member, moving)
+            | {
+                "share": epoch.table.partitions_of(member.id) / placed,
+                "owned_fair": member.weight / weights,
+            }
+            for member in in_order(epoch.members)
+        ]
 
     def used_bytes(self, member: str) -> int | None:
         """What a member said last that it uses."""
@@ -371,18 +240,14 @@ class ClusterView:
             )
         return found[0]
 
-    def _node(self, member: Member) -> dict[str, Any]:
+    def _node(self, standing: Standing, member: Member, moving: bool) -> dict[str, Any]:
         me = member.id == self._replica.me
-        members = self._members()
-        view = members.get(member.id) if members is not None else None
+        view = standing.views.get(member.id)
         host, peer_port, s3_port, api_port = member.host, member.peer_port, member.s3_port, member.api_port
         if view is not None:
             host, peer_port, s3_port, api_port = view.host, view.peer_port, view.s3_port, view.api_port
-        epoch = self._replica.epoch
+        epoch = standing.epoch
         held = epoch.table.partitions_of(member.id)
-        placed = sum(epoch.table.partitions_of(m.id) for m in epoch.members) or 1
-        weights = sum(m.weight for m in epoch.members)
-        info = self._infos.of(member.id)
         shown = f"[{host}]" if ":" in host else host
         return {
             "id": member.id,
@@ -393,8 +258,9 @@ class ClusterView:
             "api_url": f"http://{shown}:{api_port}",
             "peer_address": f"{shown}:{peer_port}",
             "zone": member.zone,
-            "state": self.state(member.id),
-            "ring": self._ring_state(member),
+            "state": standing.state(member.id),
+            "whole": member.id not in standing.lacking,
+            "ring": ring_state(member, moving or held > 0),
             "incarnation": view.incarnation if view is not None else 0,
             "boot": self._replica.identity.boot if me else view.boot if view is not None else 0,
             "last_heard_s": 0.0 if me else round(view.last_heard_s, 3) if view is not None else None,
@@ -406,13 +272,12 @@ class ClusterView:
             else None,
             "flags": sorted(view.flags) if view is not None else [],
             "capacity_bytes": member.weight,
-            "used_bytes": info.get("used_bytes"),
+            "used_bytes": standing.info(member.id).get("used_bytes"),
+            "clock_skew_s": standing.skews.get(member.id),
             "partitions": held,
-            "share": held / placed,
-            "owned_fair": member.weight / weights,
         }
 
-    def _ring_state(self, member: Member) -> str:
-        """active, draining, drained (nothing of it is needed any more) or leaving."""
-        needed = self._moving() or self._replica.epoch.table.partitions_of(member.id)
-        return member.state if member.state != DRAINING or needed else "drained"
+
+def ring_state(member: Member, needed: bool) -> str:
+    """active, draining, drained (nothing of it is needed any more) or leaving."""
+    return member.state if member.state != DRAINING or needed else "drained"

@@ -52,7 +52,12 @@ async def node(call: Call, name: str) -> web.StreamResponse:
 
 async def ring(call: Call) -> web.StreamResponse:
     call.only()
-    return web.json_response(call.context.cluster.ring())
+    return web.json_response(await call.context.cluster.ring())
+
+
+async def views(call: Call) -> web.StreamResponse:
+    call.only()
+    return web.json_response(await call.context.cluster.views())
 
 
 async def lookup(call: Call) -> web.StreamResponse:

@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from peer.replication.messages import INFO
+from peer.errors import AtollError
+from peer.replication.env import Done
+from peer.replication.messages import INFO, OK
 from peer.replication.node import Replica
 from peer.replication.quorum import Poll, Round
+
+from .clocks import offset_s
 
 EVERY_S = 0.25
 DEADLINE_S = 1.0
 
 
 class Infos:
-    """`silent` are the living that did not answer when asked last; `of(member)` is what a member said last.
+    """`silent` are the living that did not answer when asked last; `of(member)` is what a member said last. `offsets` tells
+    by how many seconds clocks are ahead of ours, of those members that said what the time is when asked last.
 
     `own()` is what this peer says, `lives(member)` whom gossip does not hold for dead.
     """
@@ -30,6 +35,7 @@ class Infos:
         self._asked_s = -1e9
         self._asking: asyncio.Future[None] | None = None
         self.silent: frozenset[str] = frozenset()
+        self.offsets: dict[str, float] = {}
 
     def of(self, member: str) -> dict[str, Any]:
         return self._own() if member == self._replica.me else self._told.get(member, {})
@@ -56,7 +62,7 @@ class Infos:
             return None
         asking = self._asking = replica.env.future()
         try:
-            one = Poll(replica.env, replica.send, (INFO, 0), others, DEADLINE_S)
+            one = Poll(replica.env, self._send, (INFO, 0), others, DEADLINE_S)
             await one.run()
             self._asked_s = now
             self._told |= {member: reply[1] for member, reply in one.oks}
@@ -65,3 +71,18 @@ class Infos:
             self._asking = None
             asking.set_result(None)
         return None
+
+    def _send(self, member: str, message: tuple[Any, ...], deadline_s: float, done: Done) -> None:
+        """As the replica does, and note what the answer says of the member's clock."""
+        env = self._replica.env
+        sent_s, sent_us = env.now(), env.wall_us()
+
+        def got(reply: Any) -> None:
+            self.offsets.pop(member, None)
+            if not isinstance(reply, AtollError) and reply[0] == OK and "wall_us" in reply[1]:
+                offset = offset_s(reply[1]["wall_us"], sent_us, env.now() - sent_s)
+                if offset is not None:
+                    self.offsets[member] = offset
+            done(reply)
+
+        self._replica.send(member, message, deadline_s, got)

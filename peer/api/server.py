@@ -57,6 +57,7 @@ FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/v1/cluster/nodes": cluster_api.nodes,
     "/v1/cluster/ring": cluster_api.ring,
     "/v1/cluster/ring/lookup": cluster_api.lookup,
+    "/v1/cluster/views": cluster_api.views,
     "/v1/cluster/epochs": cluster_api.epochs,
     "/v1/cluster/workers": cluster_api.workers,
     EVENTS: events.stream,

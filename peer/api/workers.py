@@ -6,6 +6,7 @@ command is never believed to hold everywhere when it does not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from peer.errors import AtollError, NotFound
@@ -40,7 +41,10 @@ class WorkersView:
 
     async def listed(self) -> dict[str, Any]:
         """{"workers": [...], "failed": [...]} of all members."""
-        infos = await self._peers.infos()
+        return self.listed_of(await self._peers.infos())
+
+    def listed_of(self, infos: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The same from what the peers have told of themselves."""
         workers: list[dict[str, Any]] = []
         for member in self._members():
             if member.id in infos:
@@ -82,7 +86,7 @@ class WorkersView:
         ]
 
     @staticmethod
-    def _failed(members: list[Member], told: dict[str, Any], message: str) -> list[dict[str, str]]:
+    def _failed(members: list[Member], told: Mapping[str, Any], message: str) -> list[dict[str, str]]:
         return [{"node": member.name, "message": message} for member in members if member.id not in told]
 
     def _on_command(self, message: Any, reply: Reply) -> None:

@@ -21,6 +21,7 @@ from peer.replication.copying.registersync import REGISTERS
 from peer.replication.copying.sync import Copies, Pulled
 from peer.replication.env import Env
 from peer.replication.workers import Worker
+from ring.changes import differing
 from ring.epoch import Epoch
 
 BATCH = 128
@@ -270,6 +271,17 @@ class AntiEntropy(Worker):
         left = self._moves()
         about = ceil(self._moving * left / self._moves_at_first) if left else 0
         return about if self._epoch() is self._seen else max(1, about)
+
+    @property
+    def pending(self) -> set[int]:
+        """The partitions of which chunks are still to come, as far as it is known: see `fetching`."""
+        found = {p for task in self._left() if task.former or task.gained for p in task.partitions}
+        epoch, seen = self._epoch(), self._seen
+        if (
+            epoch is not None and seen is not None and epoch is not seen
+        ):  # nothing was done about this ring yet
+            found.update(p for p in differing(seen.table, epoch.table) if self._me in epoch.table.owners(p))
+        return found
 
     def _moves(self) -> int:
         """Comparisons of partitions that are left before all chunks are where they belong."""

@@ -93,6 +93,19 @@ class Transition(Worker):
         return len(self._todo) if self._began() else 0
 
     @property
+    def pending(self) -> list[int]:
+        """The partitions this peer has still to merge under the present epoch."""
+        if self._began():
+            return list(self._todo)
+        epoch = self._replica.epochs.current
+        if epoch is None or epoch.previous is None:
+            return []
+        mine = (
+            p for p in differing(epoch.previous, epoch.table) if self._replica.me in epoch.table.owners(p)
+        )
+        return [p for p in mine if self._replica.progress.state(p) < IS_MERGED]
+
+    @property
     def merged(self) -> bool:
         """Whether this peer has merged all it must under the present epoch."""
         return self._began() and not self._todo
