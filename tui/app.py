@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
+from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Input
 
 from tui import palette
+from tui.clean import NoControls
 from tui.header import Header
 from tui.help import HelpScreen
 from tui.model import Peer
@@ -93,6 +95,7 @@ class TopApp(App[None]):
         self.clock = clock
         self.redraw_s = redraw_s
         self.state = state if state is not None else State()
+        self._filter = NoControls()
         self.shown = asyncio.Event()
         self.paused = False
         self._pages: dict[int, Page] = {}
@@ -178,6 +181,9 @@ class TopApp(App[None]):
             newest = base.query_one("#newest", Newest)
             newest.display = self._at != 1  # the overview has its own
             newest.show(self.state.journal)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), self._filter]
 
     def redraw_page(self) -> None:
         """Draw the page that is up, at once: the user did something to it."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from tui.clean import clean
+
 KEPT = 2000
 LEVELS = ("info", "warning", "error")
 LEVEL_COLOURS = {"info": "", "good": "green", "warning": "yellow", "error": "red"}
@@ -58,8 +60,13 @@ def entry_of(told: Mapping[str, Any]) -> Entry:
         str(told.get("level") or "info"),
         str(told.get("kind") or ""),
         str(told.get("code") or ""),
-        " ".join(str(told.get("message") or "").split()),
+        _sentence(told.get("message")),
     )
+
+
+def _sentence(told: object) -> str:
+    """One line that can be shown."""
+    return clean(" ".join(str(told or "").split()))
 
 
 class Journal:
@@ -85,7 +92,7 @@ class Journal:
     def say(self, at: datetime, message: str, level: str = "info") -> None:
         """Note what this program itself did or met."""
         self._said += 1
-        self.add(Entry(at, f"{LOCAL}-{self._said}", LOCAL, level, "view", "", message))
+        self.add(Entry(at, f"{LOCAL}-{self._said}", LOCAL, level, "view", "", _sentence(message)))
 
     def __len__(self) -> int:
         return len(self._entries)

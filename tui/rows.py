@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -19,6 +19,8 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from tui.clean import clean
 
 T = TypeVar("T")
 Cell = tuple[str, str]
@@ -170,9 +172,20 @@ class Rows(ScrollView, Generic[T], can_focus=True):
         for (column, room), (words, style) in zip(self._fit(), cells, strict=True):
             if segments:
                 segments.append(Segment(" ", surface))
-            text = words.rjust(room) if column.right and len(words) <= room else set_cell_size(words, room)
+            words = clean(words, unicode=self._unicode)
+            text = words.rjust(room) if column.right and len(words) <= room else self._cut(words, room)
             segments.append(Segment(text, surface + Style.parse(style) if style else surface))
         return Strip(segments).adjust_cell_length(width, surface)
+
+    @property
+    def _unicode(self) -> bool:
+        return bool(getattr(self.app, "unicode", True))
+
+    def _cut(self, words: str, room: int) -> str:
+        """Filled up to so many cells; what is too long says that it was cut."""
+        if cell_len(words) <= room:
+            return set_cell_size(words, room)
+        return set_cell_size(words, room - 1) + ("…" if self._unicode else "~")
 
     def on_resize(self) -> None:
         self._resize()
