@@ -97,6 +97,10 @@ def test_upgraded_one_peer_at_a_time(tmp_path: Path, record_property: Callable[[
     the earlier version."""
     earlier = earlier_code(tmp_path / "earlier")
     with ClusterWorld(tmp_path / "peers", options=["--chunk-size", "1MiB"], code=earlier) as world:
+        # Commands of this version to peers of the earlier one.
+        wait_until(lambda: world.atoll("health").returncode == 0, "healthy", HEALTHY_S)
+        for options in ([], ["--plain"]):
+            assert "tolerates 1 failure now" in world.atoll("status", *options).stdout
         with world.client() as client, ExitStack() as stack:
             client.create_bucket("upgraded", shards=4)
             for number, size in enumerate(STEADY):

@@ -11,16 +11,9 @@ from tools.cli import ringchange
 from tools.cli.output import Column, emit, emit_one, print_table, seconds_text, size_text
 from tools.cli.session import connect, split_target
 from tools.cli.settings import connects, current, lists
+from tools.cli.told import epoch as epoch_text
 
 Row = Mapping[str, Any]
-
-
-def epoch_text(epoch: Any) -> str:
-    """An epoch as `generation.number`, with "joint" while a change is under way."""
-    if isinstance(epoch, Mapping):
-        kind = "" if epoch.get("kind") in (None, "final") else f" {epoch['kind']}"
-        return f"{epoch.get('generation', 0)}.{epoch.get('number', '?')}{kind}"
-    return ".".join(map(str, epoch)) if isinstance(epoch, list) else "?"
 
 
 def share_text(share: Any) -> str:

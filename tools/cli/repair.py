@@ -10,7 +10,7 @@ from tools.cli.exits import PARTLY
 from tools.cli.output import Column, clean, emit, seconds_text, size_text, write
 from tools.cli.session import connect, note
 from tools.cli.settings import connects, current, lists
-from tools.cli.status import redundancy
+from tools.cli.told import redundancy
 
 COLUMNS = (
     Column("PEER", lambda row: str(row["node"].get("name", "?"))),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from importlib import import_module
 
 import click
 
 from peer.client.model import ClusterInfo
 from peer.client.sync import Client
 from peer.errors import AtollError, Denied, Unavailable
-from tools.cli.cluster import NODE_COLUMNS, epoch_text
+from tools.cli import told
+from tools.cli.cluster import NODE_COLUMNS
 from tools.cli.exits import DEGRADED, DOWN, sentence
 from tools.cli.output import clean, emit_one, print_table, write
 from tools.cli.root import tell
@@ -23,76 +23,52 @@ _HEALTH = {"healthy": 0, "degraded": DEGRADED}
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Look again and again, until interrupted.")
-@click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
+@click.option("--watch", is_flag=True, help="Go on until interrupted, at another peer if one dies.")
 @click.option(
-    "--plain", is_flag=True, help="Plain lines: no screen control; with --watch one line per change."
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks, or at least between two lines about the same progress.",
+)
+@click.option(
+    "--plain",
+    is_flag=True,
+    help="Sentences and no tables or screen control; with --watch then a line with its time for every change.",
 )
 @lists
 @connects
 def status(watch: bool, interval: float, plain: bool) -> None:
-    """Show the verdict, how many failures are tolerated now, and the peers."""
+    """Show the verdict, how many failures are tolerated now, and the peers.
+
+    With --watch and -o json or jsonl every line is a document: first the state, then each change.
+    """
+    if watch and (plain or not sys.stdout.isatty() or current().output != "table"):
+        import_module("tools.cli.watch").watch(current(), interval)  # only here: aiohttp takes its time
+        return
     with connect() as client:
-        if not watch:
-            _show(client.cluster())
-        elif plain or not sys.stdout.isatty() or current().output != "table":
-            _watch_plainly(client, interval)
-        else:
+        if watch:
             _watch_screen(client, interval)
+        else:
+            _show(client, plain)
 
 
-def _show(info: ClusterInfo) -> None:
+def _show(client: Client, plain: bool) -> None:
+    info = client.cluster()
     if current().output != "table":
         emit_one(info.raw, info.verdict, [])
-        return
-    for line in summary(info):
+    elif plain:
+        for line in (*told.everything(info.raw), *told.workers(client.workers().get("workers", ()))):
+            write(clean(line))
+    else:
+        _show_table(info)
+
+
+def _show_table(info: ClusterInfo) -> None:
+    for line in told.summary(info.raw):
         write(clean(line))
     write("")
     print_table(NODE_COLUMNS, [[column.text(found.raw) for column in NODE_COLUMNS] for found in info.nodes])
-
-
-def summary(info: ClusterInfo) -> Iterator[str]:
-    """The verdict and its reasons, a line each."""
-    failures = {0: "no further failure", 1: "1 failure"}.get(info.tolerates, f"{info.tolerates} failures")
-    yield f"{info.verdict}: tolerates {failures} now"
-    told = redundancy(info.raw)
-    if told:
-        yield told
-    for reason in (*info.raw.get("reasons", ()), *info.raw.get("warnings", ())):
-        yield f"  {reason.get('message')} ({reason.get('code')})"
-    parts = info.raw.get("partitions") or {}
-    yield (
-        f"partitions: {parts.get('full', '?')} of {parts.get('total', '?')} with all copies, "
-        f"{parts.get('degraded', '?')} degraded, {parts.get('unavailable', '?')} unavailable"
-    )
-    asked = info.raw.get("peer") or {}
-    yield f"epoch {epoch_text(info.raw.get('epoch'))}, {info.replicas} replicas, seen by {asked.get('name', '?')}"
-
-
-def redundancy(raw: Mapping[str, Any]) -> str:
-    """The line that says whether every object has all its replicas, how many do not, and when they will."""
-    return str((raw.get("redundancy") or {}).get("message", ""))
-
-
-def _watch_plainly(client: Client, interval_s: float) -> None:
-    """One line whenever something changed (every time for records): for logs and scripts."""
-    last = ""
-    while True:
-        try:
-            info = client.cluster()
-        except Unavailable as problem:
-            line = f"unavailable: {sentence(problem)}"
-        else:
-            states = " ".join(f"{found.name}={found.state}" for found in info.nodes)
-            line = f"{info.verdict} tolerates={info.tolerates} epoch={epoch_text(info.raw.get('epoch'))} {states}"
-            if current().output != "table":
-                emit_one(info.raw, info.verdict, [])
-                line = last
-        if line != last:
-            write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {clean(line)}")
-            last = line
-        sys.stdout.flush()
-        time.sleep(interval_s)
 
 
 def _watch_screen(client: Client, interval_s: float) -> None:
@@ -104,7 +80,7 @@ def _watch_screen(client: Client, interval_s: float) -> None:
             info, problem = None, sentence(failure)
         click.clear()
         if info is not None:
-            _show(info)
+            _show_table(info)
         else:
             write(f"unavailable: {problem}")
         write(f"\nevery {interval_s:g} s, last {time.strftime('%H:%M:%S')}; Ctrl-C ends")
@@ -145,8 +121,8 @@ def _ask(client: Client) -> tuple[str, dict[str, object], list[str]]:
         verdict = client.health()
         return verdict, {"verdict": verdict}, []
     reasons = [dict(reason) for reason in info.raw.get("reasons", ())]
-    warnings = [dict(warning) for warning in info.raw.get("warnings", ())]
+    warnings = [dict(warning) for warning in told.warnings(info.raw)]
     record: dict[str, object] = {"verdict": info.verdict, "tolerates": info.tolerates, "reasons": reasons}
     record |= {"warnings": warnings, "redundancy": info.raw.get("redundancy")}
-    lines = [redundancy(info.raw), *(str(reason.get("message")) for reason in (*reasons, *warnings))]
+    lines = [told.redundancy(info.raw), *(str(reason.get("message")) for reason in (*reasons, *warnings))]
     return info.verdict, record, [line for line in lines if line]
