@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from peer.replication.messages import FAILED, MISSING, OK
 from peer.replication.node import Replica
 from peer.storage.chunkfiles import ChunkFiles
 from peer.storage.records import Extent
+
+log = logging.getLogger(__name__)
 
 NAME_CHUNK = 32
 """A local message: commit the row of bytes that are synced. It passes the replica's checks like any other."""
@@ -59,6 +62,7 @@ class BulkService:
 
     def handle(self, sender: str, header: list[Any], buffer: Buffer | None, length: int) -> Answer:
         kind = header[0] if header else None
+        log.debug("bulk %s of %d bytes from %s", kind, length, sender or "a stranger")
         epoch = self._replica.epochs.current
         newer = len(header) > 1 and isinstance(header[1], int) and header[1] > self._replica.tag
         if (

@@ -40,12 +40,12 @@ from peer.replication.agreement.epochs import writes_of
 from peer.replication.agreement.identity import Amnesia
 from peer.replication.chunks.chunks import Chunks
 from peer.replication.hints import Hints
-from peer.replication.messages import ADD_REF, FAILED, JOIN, STORE_CHUNK
+from peer.replication.messages import ADD_REF, FAILED, JOIN, NAMES, STORE_CHUNK
 from peer.replication.node import Replica
 from peer.rpc.bulk import BulkClient
 from peer.rpc.bulkserver import BulkServer
 from peer.rpc.exchange import Exchange
-from peer.rpc.hello import Hello
+from peer.rpc.hello import WIRE_LEVEL, Hello
 from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
@@ -363,9 +363,9 @@ class Peer:
     def _hello(self) -> Hello:
         epoch = self.replica.epochs.current
         if epoch is None:
-            return Hello("", "", 0, FORMAT_LEVEL, 0)
+            return Hello("", "", 0, WIRE_LEVEL, 0)
         boot, power = self.replica.identity.boot, epoch.partition_power
-        return Hello(epoch.cluster_id, self.me, boot, FORMAT_LEVEL, power, self.replica.epochs.mark)
+        return Hello(epoch.cluster_id, self.me, boot, WIRE_LEVEL, power, self.replica.epochs.mark)
 
     def _address_of(self, member_id: str) -> tuple[str, int] | None:
         view = self.membership.get(member_id) if self.membership is not None else None
@@ -382,6 +382,8 @@ class Peer:
         if not sender and message[0] != JOIN:
             reply((FAILED, "AccessDenied", "a peer that is not a member may only ask to join"))
             return
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s from %s", NAMES.get(message[0], message[0]), sender or "a stranger")
         try:
             self.replica.handle(sender, message, reply)
         except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from peer.config import PEER_FILE, PeerConfig, damaged_message
-from peer.entry import FORMAT_LEVEL, join, member_of
+from peer.entry import join, member_of
 from peer.errors import AtollError, StartupError, Unavailable
 from peer.replication import meta
 from peer.replication.agreement.epochs import writes_of
-from peer.rpc.hello import Hello
+from peer.rpc.hello import WIRE_LEVEL, Hello
 from peer.rpc.peers import Peers
 from peer.storage.datadir import CLUSTER_FILE, RETURN_FILE, DataDir
 from peer.storage.durable import sync_directory
@@ -131,9 +131,7 @@ async def come_back(
     member = member_of(asked, back.id, directory.total_bytes)
     if known.weight:
         member = replace(member, zone=known.zone, weight=known.weight)
-    peers = Peers(
-        lambda: Hello(known.cluster_id, "", 0, FORMAT_LEVEL, 0), key, _answer_nothing, lambda _: None
-    )
+    peers = Peers(lambda: Hello(known.cluster_id, "", 0, WIRE_LEVEL, 0), key, _answer_nothing, lambda _: None)
     try:
         epoch = await _admitted(asked, member, peers, back.former)
     finally:

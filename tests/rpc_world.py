@@ -10,10 +10,11 @@ from typing import Any
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, Full
+from peer.requestid import CURRENT
 from peer.rpc.bulk import BulkClient
 from peer.rpc.bulkserver import Answer, BulkServer
 from peer.rpc.exchange import Exchange
-from peer.rpc.hello import Hello
+from peer.rpc.hello import WIRE_LEVEL, Hello
 from peer.rpc.listener import Listener, Service
 from peer.rpc.peers import Peers
 from peer.rpc.stats import Stats
@@ -38,13 +39,15 @@ class Peer:
         boot: int = 1,
         power: int = 12,
         stranger: bool = False,
+        level: int = WIRE_LEVEL,
     ) -> None:
         self.id = "" if stranger else member(n)
         self.key = key
-        self.hello = Hello(cluster, self.id, boot, 1, power)
+        self.hello = Hello(cluster, self.id, boot, level, power)
         self.stats = Stats()
         self.book: dict[str, tuple[str, int]] = {}
         self.requests: list[tuple[str, list[Any]]] = []
+        self.for_requests: list[str] = []  # of clients: what requests and transfers came with
         self.held: list[Callable[[Any], None]] = []
         self.peers = Peers(lambda: self.hello, key, self.handle, lambda m: self.book.get(m), stats=self.stats)
         self.bulk = BulkClient(lambda: self.hello, key, lambda m: self.book.get(m), stats=self.stats)
@@ -71,6 +74,7 @@ class Peer:
 
     def handle(self, sender: str, body: list[Any], reply: Callable[[Any], None]) -> None:
         self.requests.append((sender, body))
+        self.for_requests.append(CURRENT.get())
         match body[0]:
             case "echo":
                 reply((body[1],))
@@ -85,6 +89,7 @@ class Peer:
 
     def serve(self, sender: str, header: list[Any], buffer: Buffer | None, length: int) -> Answer:
         """["put"] keeps the payload, ["get", i] sends it back, ["hang"] waits for the gate."""
+        self.for_requests.append(CURRENT.get())
         match header[0]:
             case "put":
                 assert buffer is not None

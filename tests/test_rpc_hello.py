@@ -96,7 +96,7 @@ def test_two_members_meet(kind: str) -> None:
         (replace(A, cluster_id="", member_id="", boot=0, partition_power=0), B),
         (A, replace(B, cluster_id="", partition_power=0)),
         (replace(A, member_id=""), replace(B, member_id="")),
-        (replace(A, format_level=2), B),
+        (replace(A, wire_level=2), B),
         (replace(A, ring=b""), B),
         (replace(A, ring=(4).to_bytes(8, "big") + b"next"), B),
     ],

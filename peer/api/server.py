@@ -12,8 +12,10 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from aiohttp import web
+from multidict import istr
 
 from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
+from peer.requestid import CURRENT, is_sane
 
 from . import buckets_api, cluster_api, events, exposition, objects_api
 from .accounting import GONE, OTHER, STREAMS
@@ -72,6 +74,7 @@ ADMIN_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/v1/cluster/ring/replicas": cluster_api.set_replicas,
     "/v1/cluster/ring/abort": cluster_api.abort,
 }
+REQUEST_ID = istr("x-request-id")
 METRICS = "/metrics"
 OPERATIONS: dict[str, str] = {
     **dict.fromkeys(OPEN_PATHS, "health"),
@@ -169,13 +172,17 @@ class ApiServer:
         requests = self._context.requests
         began_s = time.perf_counter()
         requests.begun += 1
-        call = Call(request, self._context, self._next_id(), request.method, {})
+        call = Call(request, self._context, self._id_of(request), request.method, {})
+        CURRENT.set(call.id)  # of this connection's task, until its next request, and of all that comes of it
         code = GONE
         try:
             response = await self._answer(call)
             code = response.status
         finally:
-            requests.end(call.operation, code, time.perf_counter() - began_s)
+            took_s = time.perf_counter() - began_s
+            requests.end(call.operation, code, took_s)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s %s: %d in %.1f ms", call.method, request.raw_path, code, took_s * 1000)
         if not response.prepared:
             response.headers["x-request-id"] = call.id
             if call.method != "HEAD" and isinstance(response, web.Response):
@@ -194,10 +201,15 @@ class ApiServer:
             self._context.count("clients_gone")
             raise
         except Exception:
-            log.exception("request %s %s %s failed", call.id, call.method, call.request.path)
+            log.exception("request %s %s %s failed", call.id, call.method, call.request.raw_path)
             failure = AtollError(f"an unexpected error; the peer's log has it under {call.id}")
             failure.state_changed = None
             return self._error(call.method, failure, call.id)
+
+    def _id_of(self, request: web.BaseRequest) -> str:
+        """The client's own id for this request, if it gave one that can be shown anywhere; else a new one."""
+        given = request.headers.get(REQUEST_ID)
+        return given if given is not None and is_sane(given) else self._next_id()
 
     def _next_id(self) -> str:
         self._requests += 1

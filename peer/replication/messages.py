@@ -56,6 +56,9 @@ HINTS, HINTED, HINT_KEEP, REPAIR = 60, 61, 62, 63
 PURGE_PROMISE, PURGE, FLOORS = 75, 76, 77
 NAMED, ATTEMPTS, DROP, REFERENCES, HELD = 70, 71, 72, 73, 74
 
+NAMES = {number: name for name, number in list(globals().items()) if name.isupper()}
+"""Operation -> its name, for logs."""
+
 OK = 0
 CONFLICT = 1  # ballot: the promise, or the accepted ballot, that stands against the request
 STALE = 2  # tag: the replier's newer epoch

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from peer.buffers import DEFAULT_CHUNK_BYTES, Buffer, BufferPool
 from peer.errors import AtollError, ProtocolError, Unavailable
+from peer.requestid import CURRENT
 from peer.rpc import frames
 from peer.rpc.bulkjobs import Done, Job, Result, Route
 from peer.rpc.bulksocket import BulkSocket, limit_io
@@ -108,7 +109,7 @@ class BulkClient:
         """
         member = self._members.get(member_id) or self._members.setdefault(member_id, Route(member_id))
         now = self._loop.time()
-        job = Job(member, header, payload, into, now, silence_s, done)
+        job = Job(member, header, payload, into, now, silence_s, done, CURRENT.get())
         self.stats.bulk_calls += 1
         if self._closing:
             self._fail(job, Unavailable("this peer is shutting down"))
@@ -134,7 +135,7 @@ class BulkClient:
         done, job.done = job.done, None
         if done is not None:
             self.stats.bulk_failed += 1
-            self._loop.call_soon(self._tell, done, error)
+            self._loop.call_soon(self._tell, done, error, job.request_id)
 
     def _advance(self) -> None:
         """Give waiting calls to threads, oldest first, as far as B2 allows."""
@@ -195,7 +196,7 @@ class BulkClient:
         done, job.done = job.done, None
         if done is not None:
             self.stats.bulk_failed += isinstance(result, AtollError)
-            self._tell(done, result)
+            self._tell(done, result, job.request_id)
         self._advance()
 
     def _fail_waiting(self, jobs: list[Job], error: AtollError) -> None:
@@ -204,11 +205,14 @@ class BulkClient:
             job.member.waiting -= 1
             self._fail(job, frames.again(error))
 
-    def _tell(self, done: Done, result: Result | AtollError) -> None:
+    def _tell(self, done: Done, result: Result | AtollError, request_id: str) -> None:
+        CURRENT.set(request_id)
         try:
             done(result)
         except Exception:
             log.exception("a transfer's completion failed")
+        finally:
+            CURRENT.set("")
 
     def _watch(self, delay_s: float) -> None:
         if self._ticker is not None:
@@ -297,6 +301,7 @@ class BulkClient:
     def _work_on(self) -> None:
         while (item := self._work.get()) is not None:
             job, address = item
+            CURRENT.set(job.request_id)  # this thread's own, until the next job
             result: Result | AtollError
             dialled = job.connection is not None
             try:
@@ -373,7 +378,7 @@ class BulkClient:
         # Silence is the loop's to end (B4): bytes leave the kernel's buffer also while this thread waits for the answer.
         left_s = max(1.0, job.until - self._loop.time())
         connection.limit(left_s, left_s)
-        connection.send(job.header, job.payload, self.seals)
+        connection.send(job.header, job.payload, self.seals, job.request_id)
         told = connection.receive()
         if told is None:
             raise EOFError

@@ -27,14 +27,15 @@ class Job:
 
     __slots__ = (
         "connection", "deadline", "dialling", "done", "expired", "header",
-        "into", "member", "moved", "payload", "silence_s", "started", "until",
+        "into", "member", "moved", "payload", "request_id", "silence_s", "started", "until",
     )  # fmt: skip
 
     def __init__(
         self, member: Route, header: tuple[Any, ...], payload: memoryview | None, into: Buffer | None,
-        now: float, silence_s: float, done: Done | None,
+        now: float, silence_s: float, done: Done | None, request_id: str = "",
     ) -> None:  # fmt: skip
         self.member = member
+        self.request_id = request_id  # of the client's request it is for
         self.header = header
         self.payload = payload
         self.into = into

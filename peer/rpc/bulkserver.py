@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import AtollError, ProtocolError, Refused, Unavailable
+from peer.requestid import CURRENT
 from peer.rpc import frames
 from peer.rpc.bulkjobs import LONGEST_S
 from peer.rpc.bulksocket import BulkSocket
@@ -112,6 +113,7 @@ class BulkServer:
         header, size = told
         if type(header) is not list:
             raise ProtocolError("a bulk request is not a list")
+        CURRENT.set(connection.request_id)  # this thread's own, until the next transfer
         connection.limit(STALL_S, LONGEST_S)
         buffer: Buffer | None = None
         try:

@@ -1,6 +1,7 @@
 """One bulk connection: a blocking socket, used by one thread at a time, one transfer after another.
 
-    transfer = u32 length | sealed [payload bytes, body]  and, if there is a payload, its seal as one message
+    transfer = u32 length | sealed [payload bytes, body, client's request id | nothing]
+               and, if there is a payload, its seal as one message
 
 A chunk costs a handful of Python calls, and none of those that take long hold the interpreter: one
 seal into a pooled buffer, one sendmsg; on the other side one recv_into with MSG_WAITALL into the buffer
@@ -24,6 +25,7 @@ import msgpack
 
 from peer.buffers import Buffer, BufferPool
 from peer.errors import Invalid, ProtocolError
+from peer.requestid import told
 from peer.rpc import frames
 from peer.rpc.hello import Session
 from peer.rpc.noise import TAG_BYTES
@@ -53,6 +55,7 @@ class BulkSocket:
         "_whole_s",
         "peer_id",
         "received",
+        "request_id",
         "sent",
         "used",
         "where",
@@ -65,6 +68,7 @@ class BulkSocket:
         self._lock = threading.Lock()
         self.peer_id = session.theirs.member_id
         self.where = session.where
+        self.request_id = ""  # of the client's request that the last transfer received is for
         self.used = 0.0  # loop time of the last transfer; kept by the client
         self.sent = 0
         self.received = 0
@@ -107,11 +111,12 @@ class BulkSocket:
             pass
         return True
 
-    def send(self, body: object, payload: memoryview | None, seals: BufferPool) -> None:
+    def send(self, body: object, payload: memoryview | None, seals: BufferPool, request_id: str = "") -> None:
         """One transfer. `seals` lends the memory for the sealed payload while it is being sent."""
         size = 0 if payload is None else len(payload)
         try:
-            packed = msgpack.packb((size, body))
+            carries = request_id and self._session.takes_request_ids
+            packed = msgpack.packb((size, body, request_id) if carries else (size, body))
         except (TypeError, ValueError, OverflowError) as e:
             raise Invalid(f"a bulk header cannot be packed: {e}") from None
         if len(packed) + TAG_BYTES > MAX_HEADER_BYTES or size > seals.chunk_bytes:
@@ -155,10 +160,16 @@ class BulkSocket:
         with memoryview(head) as view:
             self._fill(view)
         self.received += frames.LENGTH_BYTES + size
-        told = frames.unpack(self._session.receive.open(head))
-        if type(told) is not list or len(told) != 2 or type(told[0]) is not int or told[0] < 0:
+        header = frames.unpack(self._session.receive.open(head))
+        if (
+            type(header) is not list
+            or not 2 <= len(header) <= 3
+            or type(header[0]) is not int
+            or header[0] < 0
+        ):
             raise ProtocolError("a bulk header is not [payload bytes, body]")
-        return told[1], told[0]
+        self.request_id = told(header[2]) if len(header) == 3 else ""
+        return header[1], header[0]
 
     def receive_payload(self, into: Buffer, size: int) -> None:
         """The payload of `size` bytes into `into.payload(size)`; the seal lands in the slack behind it."""

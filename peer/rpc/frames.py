@@ -2,7 +2,8 @@
 
     frame    = u32 length (big-endian) | sealed bytes (the length counts these, tag included)
     calls    = one sealed frame holds a msgpack array of messages, everything of one loop turn
-    message  = [REQUEST, id, body] | [REPLY, id, body] | [FAILED, id, [class, code, text]] | [GOODBYE, 0, nil]
+    message  = [REQUEST, id, body] or, for a request of a client, [REQUEST, id, body, its id]
+             | [REPLY, id, body] | [FAILED, id, [class, code, text]] | [GOODBYE, 0, nil]
 
 Every decoder here takes bytes of an authenticated but possibly buggy or hostile peer and answers with
 ProtocolError, never with another exception, and allocates no more than a small multiple of the

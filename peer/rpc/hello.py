@@ -32,6 +32,10 @@ KINDS: Final = ("calls", "bulk", "gossip")
 MEMBER_ID_DIGITS: Final = 16
 RING_NUMBER_BYTES: Final = 8
 RING_BYTES: Final = 12
+WIRE_LEVEL: Final = 2
+"""What of the peer port's language this version reads: 1 since the beginning; from REQUEST_IDS on requests may carry an id.
+Every level can talk with every other: who is told a lower one keeps to it."""
+REQUEST_IDS: Final = 2
 
 Steps = Generator[bytes | int, bytes, "Session"]
 _HEX: Final = frozenset(string.hexdigits.lower())
@@ -44,13 +48,13 @@ class Hello:
     cluster_id: str  # 32 hex digits; "" when it does not know yet
     member_id: str  # 16 hex digits; "" for a stranger that is joining
     boot: int
-    format_level: int
+    wire_level: int
     partition_power: int  # 0 = not known yet
     ring: bytes = b""
     """Number and checksum of the ring it is in, 8 bytes and 4; b"" when it is in none yet."""
 
     def packed(self) -> tuple[object, ...]:
-        return self.cluster_id, self.member_id, self.boot, self.format_level, self.partition_power, self.ring
+        return self.cluster_id, self.member_id, self.boot, self.wire_level, self.partition_power, self.ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ class Session:
     send: Cipher
     receive: Cipher
     where: str  # the other side's address, for messages
+
+    @property
+    def takes_request_ids(self) -> bool:
+        """Whether the other side reads requests that carry the id of a client's request."""
+        return self.theirs.wire_level >= REQUEST_IDS
 
 
 class WrongKeyError(SealError):
@@ -196,15 +205,15 @@ def _length(prefix: bytes, where: str, limit: int) -> int:
 
 
 def _parse(told: list[Any]) -> Hello:
-    cluster_id, member_id, boot, format_level, partition_power, ring = told
+    cluster_id, member_id, boot, wire_level, partition_power, ring = told
     if (
         type(cluster_id) is not str
         or len(cluster_id) > 64
         or type(member_id) is not str
         or not (member_id == "" or (len(member_id) == MEMBER_ID_DIGITS and _HEX.issuperset(member_id)))
-        or not all(type(n) is int and 0 <= n < 1 << 32 for n in (boot, format_level, partition_power))
+        or not all(type(n) is int and 0 <= n < 1 << 32 for n in (boot, wire_level, partition_power))
         or type(ring) is not bytes
         or len(ring) not in (0, RING_BYTES)
     ):
         raise ProtocolError("a hello carries impossible values")
-    return Hello(cluster_id, member_id, boot, format_level, partition_power, ring)
+    return Hello(cluster_id, member_id, boot, wire_level, partition_power, ring)

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from peer.errors import AtollError, Invalid, ProtocolError, Unavailable
+from peer.requestid import CURRENT, told
 from peer.rpc import frames
 from peer.rpc.frames import FAILED, GOODBYE, REPLY, REQUEST
 from peer.rpc.hello import Session
@@ -81,11 +82,13 @@ class Link(asyncio.Protocol):
         self._we_said_goodbye = False
         self._they_said_goodbye = False
         self._overdue: asyncio.TimerHandle | None = None
+        self._takes_ids = session.takes_request_ids
 
     # -- calls
 
-    def call(self, body: Message, deadline: float, done: Done) -> None:
-        """Send a request; `deadline` in loop time. See L1. Invalid for what no frame can carry."""
+    def call(self, body: Message, deadline: float, done: Done, request_id: str = "") -> None:
+        """Send a request; `deadline` in loop time. See L1. Invalid for what no frame can carry. `request_id`: for which
+        request of a client."""
         if (
             self.dead
             or self._paused
@@ -94,7 +97,10 @@ class Link(asyncio.Protocol):
         ):
             return self._reject(done)
         try:
-            packed = pack_message((REQUEST, self._next_id, body))
+            if request_id and self._takes_ids:
+                packed = pack_message((REQUEST, self._next_id, body, request_id))
+            else:
+                packed = pack_message((REQUEST, self._next_id, body))
         except Invalid as e:
             self._loop.call_soon(finish, done, e)
             return None
@@ -180,15 +186,21 @@ class Link(asyncio.Protocol):
             self.abort(Unavailable(f"peer {self.peer_id} broke the protocol: {e}"))
 
     def _receive(self, message: Any) -> None:
-        if type(message) is not list or len(message) != 3 or type(message[1]) is not int:
+        request_id = ""
+        if type(message) is list and len(message) == 3:
+            kind, call_id, body = message
+        elif type(message) is list and len(message) == 4 and message[0] == REQUEST:
+            kind, call_id, body, request_id = message
+        else:
             raise ProtocolError("a message is not [kind, id, body]")
-        kind, call_id, body = message
+        if type(call_id) is not int:
+            raise ProtocolError("a message's id is no number")
         if kind == REPLY:
             if type(body) is not list:
                 raise ProtocolError("a reply is not a list")
             self._answered(call_id, body)
         elif kind == REQUEST:
-            self._request(call_id, body)
+            self._request(call_id, body, told(request_id) if request_id else "")
         elif kind == FAILED:
             self._answered(call_id, frames.restore(body))
         elif kind == GOODBYE:
@@ -207,7 +219,7 @@ class Link(asyncio.Protocol):
         if self._we_said_goodbye:
             self._close_if_idle()
 
-    def _request(self, call_id: int, body: Any) -> None:
+    def _request(self, call_id: int, body: Any, request_id: str) -> None:
         if type(body) is not list or call_id in self._owed:
             raise ProtocolError("a request is not a list, or reuses the id of an open one")
         self._stats.requests += 1
@@ -216,6 +228,7 @@ class Link(asyncio.Protocol):
             self._send(frames.pack((FAILED, call_id, frames.describe(error))))
             return
         self._owed.add(call_id)
+        CURRENT.set(request_id)
         try:
             self._owner.handle(self.peer_id, body, partial(self._reply, call_id))
         except AtollError as e:
@@ -223,6 +236,8 @@ class Link(asyncio.Protocol):
         except Exception:
             log.exception("a request from peer %s failed", self.peer_id)
             self._reply(call_id, Unavailable("the peer failed while handling the request"))
+        finally:
+            CURRENT.set("")
 
     def _reply(self, call_id: int, body: Message | AtollError) -> None:
         """Answer a request (L3); a no-op when the connection is gone or an answer was given."""

@@ -11,14 +11,17 @@ P3  A link from another boot of the same peer means that the process we knew is 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from peer.errors import AtollError, ProtocolError, Refused, Unavailable
+from peer.requestid import CURRENT
 from peer.rpc.frames import again
 from peer.rpc.hello import Hello, Session
 from peer.rpc.link import Done, Handle, Link, Message, fail, finish
@@ -44,7 +47,7 @@ class _Route:
     def __init__(self) -> None:
         self.link: Link | None = None  # carries new calls (P1)
         self.links: list[Link] = []  # every live one, oldest first
-        self.waiting: deque[tuple[Message, float, Done]] = deque()
+        self.waiting: deque[tuple[Message, float, Done, str]] = deque()
         self.dialling: asyncio.Task[None] | None = None
         self.failures = 0
         self.retry_at = 0.0
@@ -87,15 +90,18 @@ class Peers:
         """Send `message`; `done` gets the reply, or an AtollError within about `deadline_s` from now.
 
         Unavailable (no connection, reset, deadline, overload) says nothing about whether the peer acted on
-        the request. `done` is called exactly once, on the loop thread, after this returned.
+        the request. `done` is called exactly once, on the loop thread, after this returned, and for the same request of a
+        client (`requestid`) as the call was made: what it sends then is caused by it, too.
         """
+        request_id = CURRENT.get()
+        done = partial(_resumed, request_id, done)
         route = self._routes.get(member_id)
         if route is not None and (link := route.link) is not None and not link.dead:
-            link.call(message, self._loop.time() + deadline_s, done)
+            link.call(message, self._loop.time() + deadline_s, done, request_id)
         else:
-            self._wait(member_id, message, self._loop.time() + deadline_s, done)
+            self._wait(member_id, message, self._loop.time() + deadline_s, done, request_id)
 
-    def _wait(self, member_id: str, message: Message, deadline: float, done: Done) -> None:
+    def _wait(self, member_id: str, message: Message, deadline: float, done: Done, request_id: str) -> None:
         """Queue a call behind a dial (P2)."""
         error: AtollError | None = None
         route = self._routes.get(member_id)
@@ -111,10 +117,14 @@ class Peers:
         if error is not None:
             self._loop.call_soon(finish, done, error)
             return
-        route.waiting.append((message, deadline, done))
+        route.waiting.append((message, deadline, done, request_id))
         self.watch()
         if route.dialling is None:
-            route.dialling = self._loop.create_task(self._dial(member_id, route), name=f"dial {member_id}")
+            # A link outlives the request that needed it first, and hands its context on to all that comes in by it.
+            dial = self._dial(member_id, route)
+            route.dialling = self._loop.create_task(
+                dial, name=f"dial {member_id}", context=contextvars.Context()
+            )
 
     async def call_address(self, host: str, port: int, message: Message, deadline_s: float) -> list[Any]:
         """One call to whoever answers at an address, for joining; who does not even greet is given up after DIAL_TIMEOUT_S.
@@ -224,8 +234,8 @@ class Peers:
         route.error = None
         self._choose(route)
         waiting, route.waiting = route.waiting, deque()
-        for message, deadline, done in waiting:
-            (route.link or link).call(message, deadline, done)
+        for message, deadline, done, request_id in waiting:
+            (route.link or link).call(message, deadline, done, request_id)
 
     def _choose(self, route: _Route) -> None:
         """P1. Links are kept in the order in which they opened."""
@@ -301,7 +311,7 @@ class Peers:
             self.watch()
 
     def _expire_waiting(self, member_id: str, route: _Route, now: float) -> None:
-        kept: deque[tuple[Message, float, Done]] = deque()
+        kept: deque[tuple[Message, float, Done, str]] = deque()
         late: list[Done] = []
         for waiting in route.waiting:
             if waiting[1] <= now:
@@ -314,7 +324,7 @@ class Peers:
 
     def _fail_waiting(self, route: _Route, error: AtollError) -> None:
         waiting, route.waiting = route.waiting, deque()
-        fail((done for _, _, done in waiting), error, self._loop)
+        fail((done for _, _, done, _ in waiting), error, self._loop)
 
     # -- the end
 
@@ -346,3 +356,12 @@ class Peers:
             self._sweeper.cancel()
             self._sweeper = None
         await asyncio.sleep(0)  # let the failed calls' `done` run
+
+
+def _resumed(request_id: str, done: Done, result: list[Any] | AtollError) -> None:
+    """Go on with what waited for a reply, as part of the request that it was sent for."""
+    CURRENT.set(request_id)
+    try:
+        done(result)
+    finally:
+        CURRENT.set("")
