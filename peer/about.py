@@ -39,7 +39,9 @@ def about(peer: Peer) -> dict[str, Any]:
         "healing": peer.healing.info(),
         "pending": bytes(bitmap(pending, replica.epoch.partition_power)) if pending else b"",
         "believes": {member: "unknown" if view is None else view.state for member, view in doubts.items()},
-        "heard_s": {member: round(view.last_heard_s, 1) for member, view in doubts.items() if view is not None},
+        "heard_s": {
+            member: round(view.last_heard_s, 1) for member, view in doubts.items() if view is not None
+        },
         "wall_us": peer.env.wall_us(),
         "condition": peer.vitals.info(),
         "damage": peer.damage,

@@ -338,3 +338,15 @@ def test_q_is_a_letter_where_one_types() -> None:
         await pilot.pause()
 
     assert play(healthy_events(), story)._exit
+
+
+def test_whose_view_it_is_while_it_moves() -> None:
+    """Goal: between leaving one peer and hearing of the next the old peer's name does not stand beside the new address."""
+
+    async def story(app: TopApp, pilot: Pilot[None]) -> None:
+        await tell(app, pilot, Event("connected", {"url": PEERS[1], "before": PEERS[0], "why": "it broke"}))
+        assert f"view of {PEERS[1]}" in screen(app) and "view of peer-1" not in screen(app)
+        await tell(app, pilot, Event("hello", {"peer": {"id": "2", "name": "peer-2"}}))
+        assert f"view of peer-2 ({PEERS[1]})" in screen(app)
+
+    play(healthy_events(), story, size=(120, 40))

@@ -25,8 +25,8 @@ def view_line(title: str, state: State, now: float, *, paused: bool, width: int)
         return text
     age = Text(f"  age {age_words(age_s)}", style="bold yellow" if age_s > STALE_AFTER_S else "not bold")
     parts = [
-        f"  view of {cluster.answering}",
-        f" ({state.endpoint})",
+        f"  view of {state.answering or state.endpoint}",
+        f" ({state.endpoint})" if state.answering else ", which has not told all yet",
         f"  epoch {epoch_words(cluster.epoch, cluster.epoch_kind)}",
     ]
     for part in parts:

@@ -9,7 +9,7 @@ S3  Everything that grows has a bound: the journal, the history, the failures of
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -40,6 +40,7 @@ class State:
 
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
     endpoint: str = ""
+    answering: str = ""  # the name of the peer whose view this is; "" until it has said it
     cluster: Cluster | None = None
     ring: Json | None = None
     views: Json | None = None
@@ -58,10 +59,6 @@ class State:
     def stale(self) -> bool:
         """Whether what is shown may be over: nobody answers now, or ever."""
         return self.outage is not None or bool(self.refused)
-
-    @property
-    def answering(self) -> str:
-        return self.cluster.answering if self.cluster is not None else ""
 
     def age_s(self, now: float) -> float | None:
         return None if self.told_at is None else max(0.0, now - self.told_at)
@@ -84,8 +81,11 @@ class State:
                 self._connected(data)
             case "unreachable":
                 self._unreachable(data, now)
+            case "hello":
+                self.answering = _name(data)
             case "cluster":
                 self.cluster, self.told_at = cluster_of(data), now
+                self.answering = _name(data)
             case "requests":
                 self.requests, self.told_at = data, now
                 for name, values in self.history.items():
@@ -112,7 +112,7 @@ class State:
             )
         elif before is not None:
             self.say(f"connected to {_address(url)} again ({why})", "warning")
-        self.endpoint, self.outage = url, None
+        self.endpoint, self.answering, self.outage = url, "", None
 
     def _unreachable(self, data: Json, now: float) -> None:
         told = data.get("failures")
@@ -121,6 +121,11 @@ class State:
             self.say("no peer answers; still trying", "error")
         since = self.outage.since if self.outage is not None else now
         self.outage = Outage(failures[:FAILURES_MOST], since)
+
+
+def _name(told: Json) -> str:
+    peer = told.get("peer")
+    return str(peer.get("name") or "") if isinstance(peer, Mapping) else ""
 
 
 def _address(url: str) -> str:
