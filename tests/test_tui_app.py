@@ -53,7 +53,7 @@ def test_everything_is_on_the_screen(size: tuple[int, int]) -> None:
             "epoch 1.3",
             "age 0.0 s",
             "q quit",
-            "degraded     4,096",
+            "0 full, 4,096 degraded",
             "1 Overview",
             "2 Peers",
         ):

@@ -52,7 +52,9 @@ def test_healthy_cluster() -> None:
 def test_degraded_cluster_gives_reasons() -> None:
     """Goal: a dead peer is dead in the table, and the reason is the API's own sentence, with its code."""
     seen = cluster_of(degraded())
-    assert seen.reasons == ("peer-2 is dead: 4,096 partitions lack a copy (PeerDead)",)
+    assert [reason.words for reason in seen.reasons] == [
+        "peer-2 is dead: 4,096 partitions lack a copy (PeerDead)"
+    ]
     assert [peer.look.word for peer in seen.peers] == ["alive", "dead", "alive"]
     assert seen.peers[1].used_bytes is None
 

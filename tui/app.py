@@ -179,7 +179,7 @@ class TopApp(App[None]):
         if not self.paused:
             self.page.show(self.state)
             newest = base.query_one("#newest", Newest)
-            newest.display = self._at != 1  # the overview has its own
+            newest.display = not self.page.has_news
             newest.show(self.state.journal)
 
     def get_line_filters(self) -> Sequence[LineFilter]:

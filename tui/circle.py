@@ -9,9 +9,11 @@ written the band is made of the peers' labels.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import atan2, cos, hypot, pi, sin
+from operator import itemgetter
 
 BRAILLE = 0x2800
 # Bit of the dot at (column, row) of a cell, by Unicode's numbering of braille dots.
@@ -20,6 +22,8 @@ BAND_INNER = 0.76  # of the radius
 CIRCLE_AT = 0.62  # of the radius
 HEALTH_COLOURS = {"full": "green", "degraded": "yellow", "unavailable": "red", "unknown": "bright_black"}
 TURN = 2 * pi
+BROAD = 5.0
+"""Dots along the band that an arc needs for a gap beside it and a label on it: with hundreds of peers it has neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ def _draw_dots(cells: Drawing, arcs: Sequence[Arc], health: Sequence[str]) -> No
                 cells[row][column] = Cell(chr(BRAILLE + bits), colour)
     at = (1 + BAND_INNER) / 2 * radius
     for arc, (start, end) in zip(arcs, bounds, strict=True):
+        if (end - start) * TURN * at < BROAD:
+            continue
         angle = (start + end) / 2 * TURN
         column, row = int((middle_x + at * sin(angle)) / 2), int((middle_y - at * cos(angle)) / 4)
         if 0 <= row < height and 0 <= column < width:
@@ -109,9 +115,10 @@ def _dot(
     distance = hypot(dx, dy)
     turn = (atan2(dx, -dy) % TURN) / TURN
     if BAND_INNER * radius <= distance <= radius and arcs:
-        index = next((i for i, (_, end) in enumerate(bounds) if turn < end), len(arcs) - 1)
+        index = _arc_at(turn, bounds)
         start, end = bounds[index]
-        if len(arcs) > 1 and min(turn - start, end - turn) * TURN * distance < 0.9:
+        broad = (end - start) * TURN * distance >= BROAD
+        if len(arcs) > 1 and broad and min(turn - start, end - turn) * TURN * distance < 0.9:
             return None  # the gap between two arcs
         arc = arcs[index]
         edge = distance > radius - 1 or distance < BAND_INNER * radius + 1
@@ -139,8 +146,7 @@ def _draw_labels(cells: Drawing, arcs: Sequence[Arc]) -> None:
             if not arcs or not 0.7 * radius <= hypot(dx, dy) <= radius + 0.25:
                 continue
             turn = (atan2(dx, -dy) % TURN) / TURN
-            index = next((i for i, (_, end) in enumerate(bounds) if turn < end), len(arcs) - 1)
-            arc = arcs[index]
+            arc = arcs[_arc_at(turn, bounds)]
             plain = {"solid": arc.label, "chequered": "?", "hollow": "x"}[arc.texture]
             cells[row][column] = Cell(plain, arc.colour)
 
@@ -160,6 +166,11 @@ def _write_middle(cells: Drawing, lines: Sequence[str]) -> None:
 def _geometry(width: int, height: int) -> tuple[float, float, float]:
     """Radius and middle, in dots."""
     return min(width, height) / 2 - 0.5, (width - 1) / 2, (height - 1) / 2
+
+
+def _arc_at(turn: float, bounds: Sequence[tuple[float, float]]) -> int:
+    """The number of the arc at this part of a turn; the last one where rounding leaves a gap."""
+    return min(bisect_right(bounds, turn, key=itemgetter(1)), len(bounds) - 1)
 
 
 def _bounds(arcs: Sequence[Arc]) -> list[tuple[float, float]]:

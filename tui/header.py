@@ -83,4 +83,4 @@ class Header(Static):
             verdict_line(state, now, unicode=unicode),
             page_line(titles, at, width=width),
         ]
-        self.update(Text("\n").join(lines), layout=False)
+        self.update(Text("\n", no_wrap=True, overflow="crop").join(lines), layout=False)

@@ -8,7 +8,7 @@ must not make the picture look better than it is (P7).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -73,6 +73,9 @@ class Peer:
     behind: bool
     flags: tuple[str, ...]
     api_url: str
+    whole: bool | None
+    """False: it counts as no copy in the verdict."""
+    clock_skew_s: float | None
 
     @property
     def look(self) -> Look:
@@ -80,12 +83,35 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the verdict is what it is, or a warning: the API's sentence and the code that the manual explains."""
+
+    code: str
+    message: str
+
+    @property
+    def words(self) -> str:
+        if self.message and self.code:
+            return f"{self.message} ({self.code})"
+        return self.message or self.code or "no reason given"
+
+
+@dataclass(frozen=True, slots=True)
+class Redundancy:
+    """Whether every object has all its copies, in a sentence; `whole` None and "" where nobody said."""
+
+    whole: bool | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """Everything on the screen but the age of the data and the notices."""
 
     verdict: str
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
+    reasons: tuple[Reason, ...]
+    warnings: tuple[Reason, ...]
+    redundancy: Redundancy
     tolerates: int | None
     answering: str
     epoch: tuple[int, int] | None
@@ -108,11 +134,13 @@ def cluster_of(document: Json) -> Cluster:
     number = _epoch_number([epoch.get("generation"), epoch.get("number")])
     partitions = _mapping(document.get("partitions"))
     verdict = str(document.get("verdict") or "unknown")
+    redundancy = _mapping(document.get("redundancy"))
     nodes = [node for node in _items(document.get("nodes")) if isinstance(node, Mapping)]
     return Cluster(
         verdict=verdict if verdict in VERDICTS else "unknown",
         reasons=tuple(_reason(item) for item in _items(document.get("reasons"))),
         warnings=tuple(_reason(item) for item in _items(document.get("warnings"))),
+        redundancy=Redundancy(_truth(redundancy.get("whole")), one_line(redundancy.get("message"))),
         tolerates=_whole(document.get("tolerates")),
         answering=str(_mapping(document.get("peer")).get("name") or DASH),
         epoch=number,
@@ -148,7 +176,30 @@ def _peer(node: Json, index: int, newest: tuple[int, int] | None) -> Peer:
         behind=epoch is not None and newest is not None and epoch < newest,
         flags=flags,
         api_url=str(node.get("api_url") or ""),
+        whole=_truth(node.get("whole")),
+        clock_skew_s=_number(node.get("clock_skew_s")),
     )
+
+
+def refreshed(cluster: Cluster, requests: Json) -> Cluster:
+    """The same with what `requests` told since, every second: who was heard of, and what each uses."""
+    told = {str(one.get("id")): one for one in map(_mapping, _items(requests.get("nodes")))}
+    if not told:
+        return cluster
+    peers = []
+    for peer in cluster.peers:
+        node = told.get(peer.id, {})
+        heard, used = _number(node.get("last_heard_s")), _whole(node.get("used_bytes"))
+        if peer.is_self:
+            heard = 0.0
+        peers.append(
+            replace(
+                peer,
+                last_heard_s=peer.last_heard_s if heard is None else heard,
+                used_bytes=peer.used_bytes if used is None else used,
+            )
+        )
+    return replace(cluster, peers=tuple(peers))
 
 
 def _table_order(node: Json) -> tuple[list[tuple[int, str]], str]:
@@ -181,16 +232,16 @@ def tolerance(failures: int | None, verdict: str) -> str:
     return "tolerates no further failure now"
 
 
-def partition_lines(cluster: Cluster) -> list[tuple[str, str, str]]:
-    """(words, count, colour) for each class of partitions, the troubled ones only if there are any."""
-    lines = []
+def partition_words(cluster: Cluster) -> list[tuple[str, str]]:
+    """(words, colour) for each class of partitions, the troubled ones only if there are any."""
+    found = []
     for key, colour in (("full", "green"), ("degraded", "yellow"), ("unavailable", "red")):
         count = cluster.partitions[key]
         if count is None:
-            lines.append((key, DASH, "bright_black"))
+            found.append((f"{DASH} {key}", "bright_black"))
         elif count or key == "full":
-            lines.append((key, f"{count:,}", colour))
-    return lines
+            found.append((f"{count:,} {key}", colour))
+    return found
 
 
 def shares(peers: Iterable[Peer]) -> list[tuple[Peer, float]]:
@@ -301,9 +352,16 @@ def _epoch_number(value: object) -> tuple[int, int] | None:
     return None
 
 
-def _reason(value: object) -> str:
-    """The sentence and, behind it, its code, which the manual explains."""
+def _truth(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def one_line(value: object) -> str:
+    """Words of a peer, without line ends: they must not move what stands below."""
+    return " ".join(str(value or "").split())
+
+
+def _reason(value: object) -> Reason:
     if not isinstance(value, Mapping):
-        return str(value)
-    message, code = value.get("message"), value.get("code")
-    return f"{message} ({code})" if message and code else str(message or code or "no reason given")
+        return Reason("", one_line(value))
+    return Reason(one_line(value.get("code")), one_line(value.get("message")))

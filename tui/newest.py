@@ -17,7 +17,7 @@ class Newest(Static):
 
 def entry_lines(entries: list[Entry]) -> Text:
     """A line each: time, peer, sentence."""
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = Text(no_wrap=True, overflow="crop")
     for number, entry in enumerate(entries):
         text.append("\n" if number else "")
         text.append(f"{entry.clock} ", style="bright_black")

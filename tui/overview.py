@@ -1,4 +1,4 @@
-"""Page 1: is it healthy, what is broken, what is it doing about it."""
+"""Page 1: is it healthy, what is broken, what is it doing about it, what may I do."""
 
 from __future__ import annotations
 
@@ -10,21 +10,33 @@ from textual.app import ComposeResult
 from textual.containers import Container
 from textual.widgets import Static
 
-from tui.facts import Facts
+from tui.facts import Facts, fact_lines
+from tui.model import headline
 from tui.newest import Newest
 from tui.page import Page
 from tui.peers import PEER_COLUMNS
-from tui.reasons import Reasons
+from tui.reasons import Reasons, reason_lines
 from tui.ringview import RingView
 from tui.rows import Rows
 from tui.state import State
 
 Lines = Sequence[tuple[str, str]]
 
+LOW, LOW_WITH_PANEL = 20, 30
+RING_LEAST = 7
+"""Rows without which a ring cannot be recognised."""
+FACTS_MOST = 10
+FEW = 7
+"""Rows of the table that the drawing gives way to."""
+COPIED = 100
+"""Columns of what is copied."""
+TROUBLE = ("dead", "unknown", "suspect", "leaving", "draining", "drained", "left", "alive")
 MEANING = (
     "The band of the ring is what each peer owns, by its number in the table: solid answers, chequered is suspected, hollow"
     " is dead. The thin circle is the ring of partitions: solid with every copy there, dotted with one missing, open where"
-    " no majority answers."
+    " no majority answers.\n\n"
+    "Sparklines: a character a second, the newest at the right, full height for the peak of those shown. Backlog: what waits"
+    " in all queues of repair. An arrow says what you may do about a code."
 )
 
 
@@ -35,12 +47,13 @@ class Overview(Page):
     PROMPT: ClassVar[str] = ""
     MEANING: ClassVar[str] = MEANING
 
+    _layout = ""
+
     def compose(self) -> ComposeResult:
         yield Reasons(id="reasons")
         with Container(id="body"):
-            with Container(id="picture"):
-                yield RingView(id="ring")
-                yield Facts(id="facts")
+            yield RingView(id="ring")
+            yield Facts(id="facts")
             yield Rows(PEER_COLUMNS, key=lambda peer: peer.id, id="overview-peers")
         yield Static(id="panel")
         yield Newest(id="latest")
@@ -49,15 +62,40 @@ class Overview(Page):
         self.query_one(RingView).unicode = self.unicode
         self.panel(self.top.panel)
 
+    @property
+    def has_news(self) -> bool:
+        return not self.low
+
+    @property
+    def low(self) -> bool:
+        """Whether rows are scarce: then what is wrong is told in short, and the latest events in the line at the foot."""
+        return self.app.size.height < (LOW_WITH_PANEL if self.top.panel else LOW)
+
     def show(self, state: State) -> None:
-        self.query_one(Reasons).show(state)
-        self.query_one(RingView).show(state.cluster, state.ring, stale=state.stale)
-        self.query_one(Facts).show(state.cluster, stale=state.stale)
+        self.set_class(self.low, "-short")
+        self.query_one(Reasons).show(state, unicode=self.unicode, low=self.low)
+        self._peers(state)
+        self.query_one(RingView).show(state)
+        self.query_one(Facts).show(state, unicode=self.unicode)
+        if self.has_news:
+            self.query_one(Newest).show(state.journal)
+
+    def _peers(self, state: State) -> None:
+        """All of them, or the troubled ones first where the table has not enough rows."""
         peers = state.cluster.peers if state.cluster is not None else ()
-        rows = self.query_one("#overview-peers", Rows)
-        rows.styles.height = len(peers) + 1
+        body, rows = self.query_one("#body"), self.query_one("#overview-peers", Rows)
+        height, wide = body.size.height, self.screen.has_class("-wide")
+        wanted = min(
+            len(peers) + 1, max(FEW, height // 2)
+        )  # hundreds of peers must not crowd out what is above
+        above = height - wanted
+        layout = f"{max(1, min(above, FACTS_MOST))} 1fr" if wide else f"1fr {wanted}"
+        if layout != self._layout:
+            self._layout = body.styles.grid_rows = layout
+        self.set_class(above < RING_LEAST and not wide, "-cramped")
+        if len(peers) >= rows.size.height:
+            peers = tuple(sorted(peers, key=lambda peer: TROUBLE.index(peer.state)))
         rows.show(self.top.rows_of(peers), dim=state.stale)
-        self.query_one(Newest).show(state.journal)
 
     def panel(self, lines: Lines) -> None:
         """What `atoll dev` has to say below the peers; nothing hides it."""
@@ -71,4 +109,9 @@ class Overview(Page):
         panel.update(text)
 
     def copied(self) -> str:
-        return "\n".join(entry.text for entry in self.top.state.journal.newest(50))
+        state = self.top.state
+        parts = [headline(state.cluster)] if state.cluster is not None else []
+        parts += [words for words, _ in reason_lines(state, COPIED, unicode=self.unicode)]
+        parts += [words.plain for words in fact_lines(state, COPIED, unicode=self.unicode).values()]
+        parts += [self.query_one("#overview-peers", Rows).plain()]
+        return "\n".join(parts + [entry.text for entry in state.journal.newest(50)])

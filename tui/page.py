@@ -34,6 +34,11 @@ class Page(Container):
     def unicode(self) -> bool:
         return self.top.unicode
 
+    @property
+    def has_news(self) -> bool:
+        """Whether the page itself shows the newest lines of the journal, so that the foot need not."""
+        return False
+
     def show(self, state: State) -> None:
         """Draw what is known."""
         raise NotImplementedError

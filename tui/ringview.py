@@ -6,7 +6,8 @@ from rich.text import Text
 from textual.widget import Widget
 
 from tui.circle import Arc, Drawing, draw, texture_of
-from tui.model import LEAVING, Cluster, Json, health_around, shares
+from tui.model import LEAVING, health_around, shares
+from tui.state import State
 
 HEALTH_SLOTS = 240  # more than the circle has dots at any usual size
 
@@ -22,9 +23,15 @@ class RingView(Widget):
         self._health: list[str] = []
         self._middle: list[str] = []
         self._stale = False
+        self._drawn: tuple[object, ...] = ()
 
-    def show(self, cluster: Cluster | None, ring: Json | None, *, stale: bool) -> None:
-        self._stale = stale
+    def show(self, state: State) -> None:
+        """Draw again if the cluster, the ring or the connection changed."""
+        drawn = (state.changed.get("cluster"), state.changed.get("ring"), state.stale)
+        if drawn == self._drawn:
+            return
+        self._drawn, self._stale = drawn, state.stale
+        cluster, ring = state.cluster, state.ring
         if cluster is not None:
             self._arcs = [
                 Arc(

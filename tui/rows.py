@@ -151,7 +151,7 @@ class Rows(ScrollView, Generic[T], can_focus=True):
     # --- drawing
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.scrollable_content_region.width
         if y == 0:
             return self._line([(column.title, "bold") for column, _ in self._fit()], Style(), width)
         number = y - 1 + self.scroll_offset.y
@@ -164,7 +164,7 @@ class Rows(ScrollView, Generic[T], can_focus=True):
         return self._line([column.cell(row) for column, _ in self._fit()], base, width)
 
     def _fit(self) -> list[tuple[Column[T], int]]:
-        return fitting(self._columns, self.size.width)
+        return fitting(self._columns, self.scrollable_content_region.width)
 
     def _line(self, cells: Sequence[Cell], base: Style, width: int) -> Strip:
         segments: list[Segment] = []

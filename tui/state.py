@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tui.journal import Journal, entry_of
-from tui.model import Cluster, Json, cluster_of
+from tui.model import Cluster, Json, cluster_of, refreshed
 
 if TYPE_CHECKING:
     from peer.client import Event
@@ -88,6 +88,8 @@ class State:
                 self.answering = _name(data)
             case "requests":
                 self.requests, self.told_at = data, now
+                if self.cluster is not None:
+                    self.cluster = refreshed(self.cluster, data)
                 for name, values in self.history.items():
                     value = data.get(name)
                     values.append(float(value) if isinstance(value, int | float) else None)
