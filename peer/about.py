@@ -44,6 +44,7 @@ def about(peer: Peer) -> dict[str, Any]:
         },
         "wall_us": peer.env.wall_us(),
         "condition": peer.vitals.info(),
+        "tls": peer.tls.info() if peer.tls is not None else None,
         "damage": peer.damage,
         "used_bytes": files.get("live_bytes", 0),
         "full": full_disk(peer.files.full, peer.rows.roomy),

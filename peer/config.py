@@ -89,7 +89,7 @@ class PeerConfig:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls: str = ""
-    """"auto" for a self-made certificate, empty for none or for `tls_cert` and `tls_key`."""
+    """"auto" for certificates of the cluster's own authority, empty for none or for `tls_cert` and `tls_key`."""
     domain: str = ""
     """For virtual-host style S3 requests; empty: path style only."""
     public_url: str = ""
@@ -132,6 +132,11 @@ class PeerConfig:
     def ports(self) -> tuple[int, int, int]:
         """(S3, API, peers)."""
         return self.s3_port, self.api_port, self.peer_port
+
+    @property
+    def serves_tls(self) -> bool:
+        """Whether clients meet TLS on the S3 and the API port."""
+        return bool(self.tls or self.tls_cert)
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -260,10 +265,12 @@ def _problems(config: PeerConfig) -> list[str]:
         f"S3, API and peers need three different ports, not {', '.join(map(str, config.ports))}",
     )
     check((config.tls_cert is None) == (config.tls_key is None), "--tls-cert and --tls-key belong together")
-    check(config.tls in ("", "auto"), f"--tls {config.tls}: only `auto`, or give --tls-cert and --tls-key")
+    check(
+        config.tls in ("", "auto"), f"--tls {config.tls}: `auto` or `off`, or give --tls-cert and --tls-key"
+    )
     check(
         not (config.tls and config.tls_cert),
-        "--tls auto makes a certificate; it excludes --tls-cert and --tls-key",
+        "--tls auto makes certificates; it excludes --tls-cert and --tls-key",
     )
     for option, value, known in (
         ("level", config.log_level, LOG_LEVELS),
@@ -390,7 +397,7 @@ def parse_time(text: str | float, what: str = "the time") -> float:
 def merged(told: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments for PeerConfig: what was told, over what the directory remembers.
 
-    A TLS choice that was told replaces the remembered one as a whole.
+    A TLS choice that was told replaces the remembered one as a whole; `--tls off` is none.
     """
     tls = {"tls", "tls_cert", "tls_key"}
     drop = tls if any(told.get(name) for name in tls) else set()
@@ -398,4 +405,7 @@ def merged(told: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("tls_cert", "tls_key", "encryption_key_file"):
         if base.get(name):
             base[name] = Path(str(base[name]))
-    return base | dict(told)
+    decided = base | dict(told)
+    if decided.get("tls") == "off" and not decided.get("tls_cert"):
+        decided["tls"] = ""
+    return decided

@@ -14,6 +14,8 @@ import secrets
 import socket
 from typing import Any
 
+from gossip.record import Record
+from peer import __version__
 from peer.config import PeerConfig
 from peer.errors import AtollError, Conflict, Full, Invalid, NotFound, Refused, StartupError, Unavailable
 from peer.membership import Membership
@@ -49,6 +51,17 @@ def member_of(config: PeerConfig, me: str, capacity_bytes: int) -> Member:
     return Member(
         id=me, name=config.name or f"peer-{me[:6]}", host=config.advertised_host, peer_port=peer, s3_port=s3,
         api_port=api, zone=config.zone or socket.gethostname(), weight=config.capacity_bytes or capacity_bytes,
+    )  # fmt: skip
+
+
+def record_of(
+    config: PeerConfig, me: str, name: str, boot: int, epoch: tuple[int, int], flags: frozenset[str]
+) -> Record:
+    """This peer as gossip tells of it at the beginning of a life."""
+    s3, api, peer = config.ports
+    return Record(
+        id=me, name=name, host=config.advertised_host, peer_port=peer, s3_port=s3, api_port=api, boot=boot,
+        incarnation=0, version=__version__, format_level=FORMAT_LEVEL, epoch=epoch, flags=flags,
     )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import secrets
 import time
 from typing import Any
 
-from gossip.record import Record
-from peer import __version__, logs, returning, startup
+from peer import __version__, entry, logs, returning, startup
 from peer.about import about
+from peer.api.addresses import TLS
 from peer.api.cluster import ClusterView
 from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
@@ -26,7 +26,6 @@ from peer.api.workers import WorkersView
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
-from peer.entry import FORMAT_LEVEL, LeftOut, admit, check_membership, check_seeds, enter, member_of
 from peer.errors import AtollError, StartupError, Unavailable
 from peer.healing import Healing, Removed
 from peer.housekeeping import keep_house
@@ -54,6 +53,8 @@ from peer.storage.datadir import DataDir
 from peer.storage.operations import ChunkOptions, Limits
 from peer.storage.sqlite import SqliteRows
 from peer.storage.sqlite_files import SqliteOptions
+from peer.tls import options as tls_options
+from peer.tls.certificates import Certificates
 from peer.vitals import FULL, HAMPERED, Vitals
 from ring.epoch import Epoch
 
@@ -81,6 +82,7 @@ class Peer:
         self.env = LoopEnv(loop)
         self.stats = Stats()
         self.membership: Membership | None = None
+        self.tls: Certificates | None = None
         unsafe = startup.unsafe_switches()
         synchronous = "OFF" if "no_row_sync" in unsafe else "FULL"
         self._ring_changed = asyncio.Event()
@@ -147,7 +149,7 @@ class Peer:
         self.s3 = UnbuiltS3()
 
     def _on_join(self, message: Any, reply: Any) -> None:
-        self.env.spawn(admit(self.replica, self.peers, self.membership, message, reply), "admission")
+        self.env.spawn(entry.admit(self.replica, self.peers, self.membership, message, reply), "admission")
 
     def _pools(self) -> None:
         epoch = self.replica.epochs.current
@@ -189,11 +191,12 @@ class Peer:
         await self._enter_ring()
         await self.replica.begin()
         if before is not None:
-            await check_seeds(self.config, before.cluster_id, self.peers)
-        self._write_files()
+            await entry.check_seeds(self.config, before.cluster_id, self.peers)
+        startup.write_files(self._directory, config, self.me, self.replica.epoch)
+        self._secure()
         await self._start_gossip()
-        await self.api.start(config.host, config.api_port)
-        await self.s3.start(config.host, config.s3_port)
+        await self.api.start(config.host, config.api_port, self.tls)
+        await self.s3.start(config.host, config.s3_port, self.tls)
         self.env.spawn(self._confirm(), "identity")
         pools = (self.client_pool, self.replica_pool, self.serve_pool)
         self.env.spawn(
@@ -212,8 +215,8 @@ class Peer:
     async def _check_membership(self, before: Epoch) -> None:
         """Raises LeftOut, and Removed if this peer had been asked to leave: it is not to come back then by itself."""
         try:
-            await check_membership(before, self.me, self.peers)
-        except LeftOut as error:
+            await entry.check_membership(before, self.me, self.peers)
+        except entry.LeftOut as error:
             if not error.asked:
                 raise
             await self._keep(writes_of(error.epoch))  # a further start is an operator's wish to join again
@@ -228,8 +231,8 @@ class Peer:
                 f"{self.config.data} has not joined a cluster yet; start it with --join HOST:PEERPORT"
             )
         await self._keep([meta.write(returning.MEMBER_KEY, self.me.encode())])
-        member = member_of(self.config, self.me, self._directory.total_bytes)
-        await enter(self.config, member, self.replica, self.peers)
+        member = entry.member_of(self.config, self.me, self._directory.total_bytes)
+        await entry.enter(self.config, member, self.replica, self.peers)
 
     async def _keep(self, writes: list[Any]) -> None:
         future = self.env.future()
@@ -238,29 +241,21 @@ class Peer:
         if error is not None:
             raise error
 
-    def _write_files(self) -> None:
-        epoch = self.replica.epoch
-        self._directory.write_json("peer.json", self.config.to_json() | {"id": self.me})
-        if self._directory.read_json("root.json") is None and self.config.found:
-            keys = {"access_key": epoch.root_access_key, "secret_key": epoch.root_secret_key}
-            self._directory.write_json("root.json", keys)
-            print(
-                f"founded cluster {epoch.cluster_id}\n  access key  {epoch.root_access_key}\n"
-                f"  secret key  {epoch.root_secret_key}\n  kept in     {self._directory.path / 'root.json'}",
-                flush=True,
-            )
+    def _secure(self) -> None:
+        """Show certificates to clients, if the options say so, and tell the others of it."""
+        cluster_id = self.replica.epoch.cluster_id
+        self.tls = tls_options.certificates(self.config, self._key, cluster_id, self._directory.path)
+        if self.tls is not None:
+            self.context.authority = self.tls.authority
+            self.vitals.flag([(TLS, True)])
+            self.env.spawn(self.tls.watch(), "certificates")
 
     async def _start_gossip(self) -> None:
         config = self.config
-        s3, api, port = config.ports
-        epoch = self.replica.epoch
-        record = Record(
-            id=self.me, name=self._name, host=config.advertised_host, peer_port=port, s3_port=s3, api_port=api,
-            boot=self.replica.identity.boot, incarnation=0, version=__version__, format_level=FORMAT_LEVEL,
-            epoch=epoch.order,
-        )  # fmt: skip
+        epoch, boot = self.replica.epoch, self.replica.identity.boot
+        record = entry.record_of(config, self.me, self._name, boot, epoch.order, self.vitals.flags)
         self.membership = Membership(
-            record, host=config.host, port=port, keyring=[self._key], cluster_id=epoch.cluster_id,
+            record, host=config.host, port=config.peer_port, keyring=[self._key], cluster_id=epoch.cluster_id,
             exchange=self.exchange, on_change=self._on_change, rng=self.env.rng, on_superseded=self._superseded,
         )  # fmt: skip
         await self.membership.start()

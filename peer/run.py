@@ -24,6 +24,7 @@ from peer.replication.agreement.identity import Amnesia
 from peer.returning import Forgot
 from peer.storage.datadir import DataDir
 from peer.storage.rows import UNREADABLE
+from peer.tls import options as tls
 
 log = logging.getLogger("atoll.peer")
 
@@ -49,6 +50,7 @@ async def _serve(config: PeerConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     startup.refuse_unbuilt(config)
+    tls.check(config)
     startup.try_ports(config)
     directory = DataDir.open(config.data)
     try:

@@ -22,8 +22,9 @@ from peer.replication.chunks.rows import ROWS_A_PAGE, named_extents
 from peer.replication.env import Env, RowStore
 from peer.replication.healing.adoption import is_adopting
 from peer.storage.chunkfiles import ChunkFiles
-from peer.storage.datadir import DataDir, read_cluster_key
+from peer.storage.datadir import ROOT_FILE, DataDir, read_cluster_key
 from peer.storage.records import Extent
+from ring.epoch import Epoch
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,19 @@ def cluster_key(config: PeerConfig, directory: DataDir) -> bytes:
     return key
 
 
+def write_files(directory: DataDir, config: PeerConfig, me: str, epoch: Epoch) -> None:
+    """What a restart needs, and at the founder the root key, which is shown this once."""
+    directory.write_json(PEER_FILE, config.to_json() | {"id": me})
+    if directory.read_json(ROOT_FILE) is None and config.found:
+        keys = {"access_key": epoch.root_access_key, "secret_key": epoch.root_secret_key}
+        directory.write_json(ROOT_FILE, keys)
+        print(
+            f"founded cluster {epoch.cluster_id}\n  access key  {epoch.root_access_key}\n"
+            f"  secret key  {epoch.root_secret_key}\n  kept in     {directory.path / ROOT_FILE}",
+            flush=True,
+        )
+
+
 def unsafe_switches() -> frozenset[str]:
     """Safeguards left out on purpose, for the negative controls of tests: ATOLL_UNSAFE_FOR_TESTS=no_row_sync,no_data_sync.
 
@@ -81,18 +95,17 @@ def unsafe_switches() -> frozenset[str]:
 def refuse_unbuilt(config: PeerConfig) -> None:
     """Options whose promise this version cannot keep are refused, not ignored."""
     for value, option in (
-        (config.tls or config.tls_cert, "--tls and --tls-cert"),
         (config.encryption_key_file, "--encryption-key-file"),
         (config.domain, "--domain"),
         (config.public_url, "--public-url"),
     ):
         if value:
             raise StartupError(f"{option}: not implemented in this version; leave it out")
-    if not config.insecure and not _is_loopback(config.host):
+    if not (config.insecure or config.serves_tls or _is_loopback(config.host)):
         _resolve(config.host)  # a mistyped address is the nearer problem
         raise StartupError(
             f"the API would listen on {config.host} without TLS, where others can read its credentials;"
-            " TLS is not implemented in this version, so bind to 127.0.0.1 or accept it with --insecure"
+            " serve TLS (--tls auto, or --tls-cert and --tls-key), bind to 127.0.0.1, or accept it with --insecure"
         )
 
 

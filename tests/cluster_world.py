@@ -19,11 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peer.client import Client
+from peer.client.trust import Trust, trust
 from tools.devcluster import LAUNCHER
 from tools.devlayout import DevError, Layout, Place, check_ports, last_words, peer_command, peer_environment
 
@@ -60,7 +61,8 @@ class ClusterWorld:
     """A cluster of `peers` processes under `directory`; a context manager that always cleans up.
 
     `options` go to the founding peer (`--chunk-size 64KiB`, `--partition-power 8`), `environment` to all; `under` gives
-    the words of a command that each peer runs under, which must become the peer (`strace -D`, `env`).
+    the words of a command that each peer runs under, which must become the peer (`strace -D`, `env`). `tls`: "auto" for
+    the cluster's own certificates; with `ca_file` the environment names others, of that authority.
     """
 
     def __init__(
@@ -73,8 +75,13 @@ class ClusterWorld:
         environment: Mapping[str, str] | None = None,
         under: Callable[[int], list[str]] = lambda index: [],
         code: Path | None = None,
+        tls: str = "",
+        ca_file: Path | None = None,
     ) -> None:
-        self.layout = Layout(directory, peers, free_base(peers), replicas)
+        self.layout = Layout(directory, peers, free_base(peers), replicas, tls)
+        self._ca_file = ca_file
+        self._trust: Trust | None = None
+        self.plain: set[int] = set()  # peers without TLS, where the others have it
         self._options = list(options)
         self.code = code
         """The tree whose code the peers run that are started from now on, such as an earlier version's; None: this one."""
@@ -107,9 +114,7 @@ class ClusterWorld:
             except DevError as error:
                 if "cannot be used" not in str(error) or tries == FOUND_TRIES - 1:
                     raise
-                self.layout = Layout(
-                    self.layout.data, self.layout.peers, free_base(self.layout.peers), self.layout.replicas
-                )
+                self.layout = replace(self.layout, port=free_base(self.layout.peers))
         others = range(1, self.layout.peers)
         for index in others:
             self.start(index)
@@ -220,7 +225,34 @@ class ClusterWorld:
         return self._processes[index].pid
 
     def api_url(self, index: int = 0) -> str:
-        return self.place(index).api_url
+        return f"{'http' if self._speaks_plain(index) else 'https'}://127.0.0.1:{self.place(index).api_port}"
+
+    def _speaks_plain(self, index: int) -> bool:
+        return index in self.plain or (self._ca_file is None and self.layout.ca_file is None)
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The authority that the peers' certificates are of; None if they speak plain HTTP."""
+        return self._ca_file or self.layout.ca_file
+
+    def be_secured(self, ca_file: Path, plain: set[int]) -> None:
+        """From now on the peers speak TLS, but for those."""
+        self._ca_file, self.plain = ca_file, plain
+        self.forget_connections()
+
+    def trust(self) -> Trust | None:
+        """What trusts these peers; None if they speak plain HTTP. Raises OSError before the first one has started."""
+        if self._trust is None and self.ca_file is not None:
+            self.ca_file.stat()
+            self._trust = trust(str(self.ca_file))
+        return self._trust
+
+    def connection(self, index: int, timeout_s: float) -> http.client.HTTPConnection:
+        """A new one to a peer's API."""
+        port = self.place(index).api_port
+        if self._speaks_plain(index):
+            return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+        return http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout_s, context=self.trust())
 
     @property
     def credentials(self) -> tuple[str, str]:
@@ -239,7 +271,9 @@ class ClusterWorld:
         """A Python client that begins at these peers (none: all of them)."""
         urls = [self.api_url(index) for index in peers or range(self.layout.peers)]
         access, secret = self.credentials
-        return Client(urls, access_key=access, secret_key=secret, pin=pin, patience_s=PATIENCE_S)
+        return Client(
+            urls, access_key=access, secret_key=secret, pin=pin, patience_s=PATIENCE_S, tls=self.trust()
+        )
 
     def atoll(
         self, *arguments: str, peer: int = 0, deadline_s: float = 300.0
@@ -250,6 +284,8 @@ class ClusterWorld:
             "ATOLL_ENDPOINT": self.api_url(peer), "ATOLL_ACCESS_KEY": access, "ATOLL_SECRET_KEY": secret,
             "ATOLL_CONFIG_HOME": str(self.layout.data), "NO_COLOR": "1",
         }  # fmt: skip
+        if self.ca_file is not None:
+            told["ATOLL_CA_FILE"] = str(self.ca_file)
         return subprocess.run(
             [sys.executable, "-m", "tools.cli", *arguments],
             env=peer_environment() | told, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline_s,
@@ -280,9 +316,7 @@ class ClusterWorld:
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
                 if not isinstance(body, bytes | None):
                     raise  # else the peer had closed the idle connection: once more on another one
-        place = self.place(peer)
-        connection = http.client.HTTPConnection("127.0.0.1", place.api_port, timeout=timeout_s)
-        return self._exchange(connection, peer, method, path, body, sent)
+        return self._exchange(self.connection(peer, timeout_s), peer, method, path, body, sent)
 
     def json_of(self, path: str, *, peer: int = 0) -> Any:
         """What GET answers, whatever its status."""
@@ -315,7 +349,7 @@ class ClusterWorld:
 
     def _ready(self, index: int) -> bool:
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.place(index).api_port, timeout=2.0)
+            connection = self.connection(index, 2.0)
             try:
                 connection.request("GET", "/ready")
                 return connection.getresponse().status == 200

@@ -14,6 +14,8 @@ from tests.cluster_world import Answer, ClusterWorld
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "PROPFIND")
 OPEN = ("/health", "/ready", "/health/cluster")
+CERTIFICATE = "/ca.pem"
+"""Open as well, and 404 where plain HTTP is spoken (tests/test_cluster_tls.py)."""
 
 
 def check_error(answer: Answer, status: int, code: str) -> None:
@@ -50,7 +52,7 @@ def test_credentials(cluster: ClusterWorld, bucket: str, header: str | None, sta
     """Goal: without the right credentials nothing is answered and nothing changes, on any path."""
     access, secret = cluster.credentials
     headers = {} if header is None else {"Authorization": header.format(access=access, secret=secret)}
-    paths = [concrete(route, bucket) for route in ROUTES if route not in OPEN]
+    paths = [concrete(route, bucket) for route in ROUTES if route not in (*OPEN, CERTIFICATE)]
     for path in [*paths, "/", "/v1", "/v1/nothing", "/v1/buckets/missing-one"]:
         for method in ("GET", "PUT", "DELETE"):
             body = b"x" if method == "PUT" else None

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from tools.devlayout import Layout, Place
 
 DATA = Path("atoll-data")
+
+
+class Switch(click.types.BoolParamType):
+    """Yes or no, also in the words of `atoll peer --tls`, which has the same environment variable."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert("yes" if value == "auto" else value, param, ctx)
+
 
 data_option = click.option(
     "--data",
@@ -36,6 +44,12 @@ data_option = click.option(
 @click.option(
     "--replicas", type=click.IntRange(1, 16), help="Copies of everything, when founding.  [default: 3]"
 )
+@click.option(
+    "--tls/--no-tls",
+    type=Switch(),
+    default=None,
+    help="HTTPS with certificates of the cluster's own, which the profile trusts.  [as the last time]",
+)
 @click.option("--plain", is_flag=True, help="Lines instead of the live view.")
 @click.pass_context
 def dev(
@@ -44,6 +58,7 @@ def dev(
     peers: int | None,
     port: int | None,
     replicas: int | None,
+    tls: bool | None,
     plain: bool,
 ) -> None:
     """Found and run a local cluster of real peer processes.
@@ -53,7 +68,7 @@ def dev(
     """
     context.meta["atoll.dev.data"] = data
     if context.invoked_subcommand is not None:
-        for name in ("peers", "port", "replicas", "plain"):
+        for name in ("peers", "port", "replicas", "tls", "plain"):
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 context.fail(
                     f"--{name} is for `atoll dev` itself; `dev {context.invoked_subcommand}` has no use for it"
@@ -62,7 +77,7 @@ def dev(
         from tools.devrun import run
 
         with _told():
-            run((data or DATA).absolute(), peers, port, replicas, plain=plain)
+            run((data or DATA).absolute(), peers, port, replicas, tls, plain=plain)
 
 
 @dev.command()

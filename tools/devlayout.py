@@ -17,7 +17,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from peer.client.trust import Trust
 
 HOST = "127.0.0.1"
 PORTS_APART = 10
@@ -39,6 +42,7 @@ class Place:
     name: str
     directory: Path
     port: int
+    scheme: str = "http"
 
     @property
     def api_port(self) -> int:
@@ -50,11 +54,11 @@ class Place:
 
     @property
     def s3_url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"{self.scheme}://{HOST}:{self.port}"
 
     @property
     def api_url(self) -> str:
-        return f"http://{HOST}:{self.api_port}"
+        return f"{self.scheme}://{HOST}:{self.api_port}"
 
     @property
     def log(self) -> Path:
@@ -75,13 +79,30 @@ class Layout:
     peers: int
     port: int
     replicas: int
+    tls: str = ""
+    """What every peer is told with --tls: "auto" or "off"; empty: nothing, which is plain HTTP at first."""
 
     @property
     def places(self) -> tuple[Place, ...]:
+        scheme = "https" if self.tls == "auto" else "http"
         return tuple(
-            Place(f"peer-{i + 1}", self.data / f"peer-{i + 1}", self.port + PORTS_APART * i)
+            Place(f"peer-{i + 1}", self.data / f"peer-{i + 1}", self.port + PORTS_APART * i, scheme)
             for i in range(self.peers)
         )
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The cluster's own authority, of which all peers have the same certificate; None without TLS. Made when the first
+        peer starts."""
+        files = [place.directory / "ca.pem" for place in self.places]
+        return next((file for file in files if file.exists()), files[0]) if self.tls == "auto" else None
+
+    def trust(self) -> Trust | None:
+        """What trusts the peers' certificates; None if they have none, or the first one has not made them yet."""
+        from peer.client.trust import trust
+
+        file = self.ca_file
+        return trust(str(file)) if file is not None and file.exists() else None
 
     @property
     def credentials_file(self) -> Path:
@@ -117,7 +138,8 @@ def load(data: Path) -> Layout | None:
     path = data / "dev.json"
     try:
         shape = json.loads(path.read_text())
-        return Layout(data, int(shape["peers"]), int(shape["port"]), int(shape["replicas"]))
+        numbers = int(shape["peers"]), int(shape["port"]), int(shape["replicas"])
+        return Layout(data, *numbers, str(shape.get("tls", "")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -133,15 +155,18 @@ def root_credentials(file: Path) -> tuple[str, str]:
         raise DevError(f"no credentials in {file}: {error}") from None
 
 
-def settle(data: Path, peers: int | None, port: int | None, replicas: int | None) -> Layout:
-    """The layout to run: what was saved, or the given values (None: the default) for a new cluster.
+def settle(
+    data: Path, peers: int | None, port: int | None, replicas: int | None, tls: bool | None = None
+) -> Layout:
+    """The layout to run: what was saved, or the given values (None: the default) for a new cluster. TLS may change at any
+    start.
 
     Raises:
         DevError: a given value contradicts a cluster that exists already.
     """
     saved = load(data)
     if saved is None:
-        return Layout(data, peers or 3, 7400 if port is None else port, replicas or 3)
+        return Layout(data, peers or 3, 7400 if port is None else port, replicas or 3, "auto" if tls else "")
     for what, given, kept in (("port", port, saved.port), ("replicas", replicas, saved.replicas)):
         if given is not None and given != kept:
             raise DevError(
@@ -153,12 +178,14 @@ def settle(data: Path, peers: int | None, port: int | None, replicas: int | None
             f"the cluster in {data} has {saved.peers} peers: start them all (`atoll dev kill` ends one), "
             "or choose another --data for a smaller cluster"
         )
-    return Layout(data, peers or saved.peers, saved.port, saved.replicas)
+    chosen = saved.tls if tls is None else "auto" if tls else "off"
+    return Layout(data, peers or saved.peers, saved.port, saved.replicas, chosen)
 
 
 def peer_command(place: Place, layout: Layout) -> list[str]:
     """The `atoll peer` that founds, joins or restarts `place`."""
     command = [sys.executable, "-m", "tools.cli", "peer", "--data", str(place.directory)]
+    command += ["--tls", layout.tls] if layout.tls else []
     if place.initialised:
         return command
     command += ["--host", HOST, "--port", str(place.port), "--name", place.name]

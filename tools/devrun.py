@@ -40,7 +40,9 @@ START_DEADLINE_S = 60.0
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(data: Path, peers: int | None, port: int | None, replicas: int | None, *, plain: bool) -> None:
+def run(
+    data: Path, peers: int | None, port: int | None, replicas: int | None, tls: bool | None, *, plain: bool
+) -> None:
     """Found or restart the cluster in `data`, run it until a signal, stop it.
 
     Raises:
@@ -51,7 +53,7 @@ def run(data: Path, peers: int | None, port: int | None, replicas: int | None, *
     lock = take_lock(data)
     try:
         try:
-            layout = settle(data, peers, port, replicas)
+            layout = settle(data, peers, port, replicas, tls)
             check_ports([place for place in layout.places if live_pid(place) is None])
         except DevError:
             if new:
@@ -94,9 +96,10 @@ async def _live(layout: Layout) -> None:
     cluster = DevCluster(layout, changed)
 
     def credentials() -> tuple[str, str] | None:
-        return layout.credentials() if layout.credentials_file.exists() else None
+        there = layout.credentials_file.exists() and (layout.ca_file is None or layout.ca_file.exists())
+        return layout.credentials() if there else None
 
-    source = Live([place.api_url for place in layout.places], credentials)
+    source = Live([place.api_url for place in layout.places], credentials, tls=layout.trust)
     app = TopApp(source, title="atoll dev", unicode=can_unicode(), panel=panel_lines(layout, []))
 
     async def serve() -> None:
@@ -196,7 +199,8 @@ def _profile(layout: Layout, say: Callable[[str], None]) -> Iterator[None]:
 
     try:
         endpoints = [place.api_url for place in layout.places]
-        before = write_profile(PROFILE, endpoints, *layout.credentials(), make_default=True)
+        ca_file = str(layout.ca_file) if layout.ca_file is not None else None
+        before = write_profile(PROFILE, endpoints, *layout.credentials(), make_default=True, ca_file=ca_file)
     except AtollError as error:
         say(f"the profile {PROFILE} was not written: {error}")
         yield

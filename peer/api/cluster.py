@@ -15,6 +15,7 @@ from peer.replication.node import Replica
 from ring.members import DRAINING, Member
 
 from . import conditions
+from .addresses import addresses_of, flags_of
 from .http import iso_time
 from .infos import Infos
 from .redundancy import Redundancy
@@ -172,7 +173,7 @@ class ClusterView:
         member = self.find(name)
         info = await self._infos.asked(member.id)
         node = next(one for one in self._nodes(self.standing()) if one["id"] == member.id)
-        for part in ("process", "storage", "requests", "replication", "buffers", "condition"):
+        for part in ("process", "storage", "requests", "replication", "buffers", "condition", "tls"):
             node[part] = info.get(part) if info is not None else None
         return node
 
@@ -243,20 +244,13 @@ class ClusterView:
     def _node(self, standing: Standing, member: Member, moving: bool) -> dict[str, Any]:
         me = member.id == self._replica.me
         view = standing.views.get(member.id)
-        host, peer_port, s3_port, api_port = member.host, member.peer_port, member.s3_port, member.api_port
-        if view is not None:
-            host, peer_port, s3_port, api_port = view.host, view.peer_port, view.s3_port, view.api_port
         epoch = standing.epoch
         held = epoch.table.partitions_of(member.id)
-        shown = f"[{host}]" if ":" in host else host
         return {
             "id": member.id,
             "name": member.name,
             "self": me,
-            "host": host,
-            "s3_url": f"http://{shown}:{s3_port}",
-            "api_url": f"http://{shown}:{api_port}",
-            "peer_address": f"{shown}:{peer_port}",
+            **addresses_of(member, view, standing.views.get(self._replica.me)),
             "zone": member.zone,
             "state": standing.state(member.id),
             "whole": member.id not in standing.lacking,
@@ -270,7 +264,7 @@ class ClusterView:
             else list(view.epoch)
             if view is not None
             else None,
-            "flags": sorted(view.flags) if view is not None else [],
+            "flags": flags_of(view) if view is not None else [],
             "capacity_bytes": member.weight,
             "used_bytes": standing.info(member.id).get("used_bytes"),
             "clock_skew_s": standing.skews.get(member.id),

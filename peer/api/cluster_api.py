@@ -7,7 +7,7 @@ from importlib import resources
 
 from aiohttp import web
 
-from peer.errors import Invalid
+from peer.errors import Invalid, NotFound
 from peer.objects.names import check_key
 
 from .buckets_api import read_json
@@ -33,6 +33,14 @@ async def health_cluster(call: Call) -> web.StreamResponse:
         return web.json_response({"verdict": verdict["verdict"], "safe": safe}, status=200 if safe else 412)
     status = 503 if verdict["verdict"] == "unavailable" else 200
     return web.json_response({"verdict": verdict["verdict"]}, status=status)
+
+
+async def authority(call: Call) -> web.StreamResponse:
+    """Whoever takes it from here compares its fingerprint with one that came another way."""
+    pem = call.context.authority
+    if pem is None:
+        raise NotFound("this peer shows no certificate of the cluster's own authority", code="NoAuthority")
+    return web.Response(body=pem, content_type="application/x-pem-file")
 
 
 async def overview(call: Call) -> web.StreamResponse:

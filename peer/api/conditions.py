@@ -1,9 +1,9 @@
-"""What ails a peer that answers: it may not vote yet, its database is damaged, its disk is full, read-only or slow, or its
-event loop stood still. A sentence for each.
+"""What ails a peer that answers: it may not vote yet, its database is damaged, its disk is full, read-only or slow, its
+event loop stood still, or its certificate is about to expire. A sentence for each.
 
 A damaged database, or a disk that takes no (more) writes, is a **reason** why the cluster is degraded: copies are missing
 there. A slow one, or a loop that stood still, is a **warning**: it costs time, which the others keep from clients, and no
-copy.
+copy. So is a certificate, without which clients go to other peers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ Told = tuple[str, Mapping[str, Any], Iterable[str]]
 Sentence = dict[str, str]
 
 LEAST_TOLD_S = 1.0
+EXPIRES_SOON_S = 14 * 86_400
+"""Certificates that renew themselves have been by then; so somebody has to look."""
 
 
 def reasons(told: Iterable[Told]) -> list[Sentence]:
@@ -46,7 +48,7 @@ def reasons(told: Iterable[Told]) -> list[Sentence]:
 
 
 def warnings(told: Iterable[Told]) -> list[Sentence]:
-    """Of peers that are slow."""
+    """Of peers that are slow, or that clients will not trust."""
     found = []
     for name, info, flags in told:
         condition = info.get("condition", {})
@@ -61,7 +63,24 @@ def warnings(told: Iterable[Told]) -> list[Sentence]:
             when = f", {blocked['ago_s']:.0f} s ago" if blocked["ago_s"] >= LEAST_TOLD_S else ""
             message = f"{name}: {what} for {blocked['lasted_s']:g} s{when}"
             found.append(_sentence("loop_blocked", name, message))
+        if why := _certificate(info.get("tls") or {}):
+            found.append(_sentence("tls_certificate", name, f"{name}: {why}"))
     return found
+
+
+def _certificate(told: Mapping[str, Any]) -> str:
+    """What is wrong with the certificate a peer shows to clients, or soon will be; "" if nothing is."""
+    if not told:
+        return ""
+    day, left_s = str(told["not_after"])[:10], told["expires_in_s"]
+    until = f"its TLS certificate has expired on {day}" if left_s <= 0 else f"the old one expires on {day}"
+    if why := told["problem"]:
+        return f"its new TLS certificate cannot be shown: {why}; {until}"
+    if left_s <= 0:
+        return f"{until}, and clients refuse it; replace the files of --tls-cert and --tls-key"
+    if left_s < EXPIRES_SOON_S:
+        return f"its TLS certificate expires on {day}, in {left_s / 86_400:.1f} days; have it renewed"
+    return ""
 
 
 def read_only(info: Mapping[str, Any], flags: Iterable[str] = ()) -> str:

@@ -110,6 +110,8 @@ class Context:
     cluster: Cluster
     workers: Workers
     limits: Limits = field(default_factory=Limits)
+    authority: bytes | None = None
+    """The certificate of the cluster's own authority, as PEM, where certificates of it are shown."""
     ring: Ring = field(init=False)
     events: Events = field(init=False)
     metrics: Metrics = field(init=False)

@@ -26,6 +26,7 @@ from peer.errors import AtollError, Invalid, Unavailable
 from peer.membership import MemberView
 from ring.epoch import Epoch
 
+from .addresses import flags_of
 from .context import Call, Transfer
 from .rates import Rates
 from .standing import Standing
@@ -124,7 +125,7 @@ class Events:
                 "id": view.id,
                 "name": view.name,
                 "state": view.state,
-                "flags": sorted(view.flags),
+                "flags": flags_of(view),
                 "boot": view.boot,
                 "incarnation": view.incarnation,
             },

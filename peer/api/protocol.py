@@ -91,7 +91,8 @@ class Connection(RequestHandler):
             if not content.is_eof():
                 content.set_exception(ConnectionResetError("the body ended before its time"))
                 content.feed_eof()  # so that nobody waits for the rest before the answer
-        self._ended = bool(contents)
+        half_open = self.transport is not None and self.transport.get_extra_info("sslcontext") is None
+        self._ended = bool(contents) and half_open  # TLS knows no half-closed connection
         return self._ended
 
     async def finish_response(
@@ -121,7 +122,11 @@ class Connection(RequestHandler):
             )
         else:
             told = " ".join((message or str(exc)).split())[:200]
-            remedy = "percent-encode its path" if "url" in told.lower() else "this port speaks plain HTTP"
+            remedy = (
+                "percent-encode its path"
+                if "url" in told.lower()
+                else "this port speaks HTTP/1.1 and nothing else"
+            )
             response = self._refuse(400, "BadRequest", f"not a valid HTTP/1.1 request: {remedy} ({told})")
         response.force_close()
         return response

@@ -72,8 +72,11 @@ class _Sender:
         self._response.content_length = self._stop - start
         transport = self._call.request.transport
         if transport is not None:
-            # Any write waits until the socket has taken all: only then may the buffer be used again (S1).
-            transport.set_write_buffer_limits(high=0)
+            # Any write waits until the socket has taken all: only then may the buffer be used again (S1). TLS encrypts at
+            # once, into memory of its own; there the limit is that a write waits while the one before lies in it. (With 0
+            # it would wait for ever: what the socket takes at once makes no room, by the way TLS counts.)
+            encrypted = transport.get_extra_info("sslcontext") is not None
+            transport.set_write_buffer_limits(high=1 if encrypted else 0, low=0)
         try:
             await self._response.prepare(self._call.request)
         except BaseException:

@@ -16,12 +16,14 @@ from multidict import istr
 
 from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
 from peer.requestid import CURRENT, is_sane
+from peer.tls.certificates import Certificates
 
 from . import buckets_api, cluster_api, events, exposition, objects_api
 from .accounting import GONE, OTHER, STREAMS
 from .context import Call, Context
 from .http import RangeNotSatisfiable, decode_name, decode_segment, error_body, parse_query
 from .protocol import HttpServer
+from .site import listen, plain_answer
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ OPEN_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/health": cluster_api.health,
     "/ready": cluster_api.ready,
     "/health/cluster": cluster_api.health_cluster,
+    "/ca.pem": cluster_api.authority,
 }
 FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/openapi.json": cluster_api.openapi,
@@ -127,8 +130,8 @@ class ApiServer:
         self._request_prefix = context.replica.me[:8]
         self._requests = 0
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; the port in use. Raises StartupError if it is taken."""
+    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> int:
+        """Listen, with TLS if there are certificates; the port in use. Raises StartupError if it is taken."""
         self._server = HttpServer(
             self.handle,
             self._refuse,
@@ -139,14 +142,14 @@ class ApiServer:
         self._runner = web.ServerRunner(self._server, shutdown_timeout=self._context.limits.drain_s)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, backlog=1024).start()
+            port = await listen(self._runner, host, port, certificates, self._refuse_plain)
         except OSError as error:
             await self._runner.cleanup()
             raise StartupError(
                 f"the API port {host}:{port} cannot be used ({error.strerror}); is another peer running? choose --port"
             ) from error
         self._sweeper = asyncio.create_task(self._sweep())
-        return int(self._runner.addresses[0][1])
+        return port
 
     async def stop(self) -> None:
         """Listen no more, answer what still comes on open connections, let requests in flight end (`drain_s` at most)."""
@@ -224,6 +227,14 @@ class ApiServer:
         requests.end(OTHER, response.status, 0.0)
         response.headers["x-request-id"] = request_id
         return response
+
+    def _refuse_plain(self) -> bytes:
+        """The answer to plain HTTP where TLS is spoken."""
+        error = Invalid("this port speaks TLS: write https:// in the address", code="TlsRequired")
+        request_id = self._next_id()
+        self._context.count(f"status {error.status}")
+        body = error_body(error, request_id, self._names())
+        return plain_answer("application/json", body, f"x-request-id: {request_id}\r\n")
 
     async def _route(self, call: Call) -> web.StreamResponse:
         context, request = self._context, call.request

@@ -28,6 +28,7 @@ from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Pag
 from peer.client.profile import load_profile
 from peer.client.pulse import Waiting
 from peer.client.transfer import Incoming, check_put
+from peer.client.trust import for_aiohttp, refusal
 from peer.client.wire import STREAM_SILENCE_S, Request
 from peer.errors import AtollError
 
@@ -353,7 +354,7 @@ class AsyncClient:
                 return response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as problem:
             waiting.end()  # before anything else is awaited: there is nothing left to break off
-            raise AttemptError(Fate.NOT_SENT, problem) from problem
+            raise AttemptError(Fate.NOT_SENT, refusal(problem, url, self._tls) or problem) from problem
         except BROKEN as problem:
             waiting.end()
             if body is not None and body.error is not None:
@@ -364,7 +365,7 @@ class AsyncClient:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=self._tls or True
+                    limit=CONNECTIONS, keepalive_timeout=IDLE_S, ssl=for_aiohttp(self._tls)
                 ),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -9,6 +9,7 @@ from yarl import URL
 
 from peer.client.aio_download import BROKEN, lower
 from peer.client.following import FIRST_S, SILENCE_S, Event, Parser, Silent, in_short
+from peer.client.trust import refusal
 from peer.client.wire import Request, error_of
 
 
@@ -30,4 +31,4 @@ async def stream(
     except aiohttp.ServerTimeoutError:
         raise Silent(f"it said nothing for {SILENCE_S:g} s") from None
     except BROKEN as problem:
-        raise Silent(in_short(problem)) from problem
+        raise Silent(in_short(refusal(problem, url, None) or problem)) from problem

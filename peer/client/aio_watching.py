@@ -9,6 +9,7 @@ import aiohttp
 from yarl import URL
 
 from peer.client.pulse import PROBE, PROBE_S, TICK_S, Pulse
+from peer.client.trust import for_aiohttp
 
 
 class AsyncWatcher:
@@ -63,6 +64,6 @@ class AsyncWatcher:
     def _opened(self) -> aiohttp.ClientSession:
         """Connections of its own: a probe must not wait for one behind the very requests that are in doubt."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=self._tls or True)
+            connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=for_aiohttp(self._tls))
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session

@@ -164,6 +164,8 @@ class Attempts:
         if self._since is None:
             self._since = now - self._told_s
         patience = min(self._patience_s, QUIET_PATIENCE_S) if self._quiet() else self._patience_s
+        if failure.fate is Fate.NOT_SENT and isinstance(failure.cause, AtollError):
+            patience = 0.0  # no TLS connection comes about between the two, which no waiting changes
         spent = now - self._since
         # Every peer that may live gets its chance, unless there are so many silent ones that none is left to wait.
         return spent + self._told_s >= patience and (

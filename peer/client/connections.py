@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from peer.client.attempts import AttemptError, Fate
 from peer.client.bodies import Bytes, Source, body_errors
 from peer.client.pulse import Waiting
+from peer.client.trust import refusal, trust
 from peer.client.wire import STREAM_SILENCE_S, Request
 
 IDLE_S = 10.0
@@ -110,7 +111,7 @@ class Connections:
         waiting.give_up = lambda: _shut(connection)
         try:
             if connection.sock is None:
-                self._connect(connection, connect_s)
+                self._connect(url, connection, connect_s)
             response = self._exchange(connection, request, headers, body, waiting)
         except BaseException:
             self._give(url, connection, reusable=False)
@@ -149,12 +150,12 @@ class Connections:
                 return early
             raise AttemptError(Fate.LOST, problem) from problem
 
-    def _connect(self, connection: http.client.HTTPConnection, timeout_s: float) -> None:
+    def _connect(self, url: str, connection: http.client.HTTPConnection, timeout_s: float) -> None:
         try:
             connection.timeout = timeout_s
             connection.connect()
         except _BROKEN as problem:
-            raise AttemptError(Fate.NOT_SENT, problem) from problem
+            raise AttemptError(Fate.NOT_SENT, refusal(problem, url, self._tls) or problem) from problem
 
     def _send_body(self, connection: http.client.HTTPConnection, body: Source, waiting: Waiting) -> None:
         """Send the rest of the head, then the body; stops early if an answer is already there."""
@@ -205,8 +206,9 @@ class Connections:
         parts = urlsplit(url)
         assert parts.hostname is not None
         if parts.scheme == "https":
-            tls = self._tls or ssl.create_default_context()
-            return http.client.HTTPSConnection(parts.hostname, parts.port, context=tls)
+            if self._tls is None:
+                self._tls = trust()
+            return http.client.HTTPSConnection(parts.hostname, parts.port, context=self._tls)
         return http.client.HTTPConnection(parts.hostname, parts.port)
 
     def _give(self, url: str, connection: http.client.HTTPConnection, *, reusable: bool) -> None:
@@ -236,7 +238,9 @@ def _shut(connection: http.client.HTTPConnection) -> None:
     sock = connection.sock
     if sock is not None:
         try:
-            sock.shutdown(socket.SHUT_RDWR)
+            # Below TLS: its own shutdown would leave the other thread with the bare socket, to read records as if they were
+            # the bytes of an object.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
         except OSError:
             pass  # closed meanwhile, which is what was wanted
 

@@ -181,6 +181,10 @@ class Core:
 
 def retryable(error: AtollError, headers: Mapping[str, str]) -> AttemptError | None:
     """The failed attempt an error answer stands for, or None if it is final."""
+    if (
+        error.code == "TlsRequired"
+    ):  # plain HTTP to a port with TLS: nothing was looked at; other peers may still be plain
+        return AttemptError(Fate.NOT_SENT, error)
     if error.status < 500 and not isinstance(error, Unavailable):
         return None
     return AttemptError(Fate.TOLD, error, pause_s=retry_after_s(headers)) if error.retry else None

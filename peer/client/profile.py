@@ -6,7 +6,7 @@
     endpoints = ["http://127.0.0.1:7401", "http://127.0.0.1:7411"]
     access_key = "..."
     secret_key = "..."
-    # ca_file = "/path/to/ca.pem"       for certificates the machine does not trust by itself
+    # ca_file = "/path/to/ca.pem"       for certificates the machine does not trust by itself; ATOLL_CA_FILE beats it
 
 ATOLL_CONFIG_HOME names the folder of config.toml outright, XDG_CONFIG_HOME the one above `atoll/`.
 tools/cli/profiles.py writes the file; this module only reads it.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +40,17 @@ class Profile:
     ca_file: str | None = None
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """For https endpoints with a certificate authority of their own; None: the machine's."""
+        """For https endpoints with a certificate authority of their own; None: the machine's.
+
+        Raises Invalid for a file that holds no certificates.
+        """
         if self.ca_file is None:
             return None
-        import ssl  # only now: it takes 15 ms, and most endpoints of a first hour are plain
+        from peer.client.trust import (
+            trust,  # only now: it takes 15 ms, and most endpoints of a first hour are plain
+        )
 
-        try:
-            return ssl.create_default_context(cafile=self.ca_file)
-        except OSError as problem:
-            raise Invalid(f"profile {self.name}: ca_file {self.ca_file} cannot be used: {problem}") from None
+        return trust(self.ca_file)
 
 
 def config_path() -> Path:
@@ -77,13 +79,15 @@ def load_profiles(path: Path | None = None) -> tuple[dict[str, Profile], str | N
 
 
 def load_profile(name: str | None = None, path: Path | None = None) -> Profile:
-    """The profile of that name, or the default (the only one, if there is one). NotFound says what to do."""
+    """The profile of that name, or the default (the only one, if there is one), with the CA file of ATOLL_CA_FILE if that
+    is set. NotFound says what to do."""
     path = path or config_path()
     profiles, default = load_profiles(path)
     if name is None:
         name = default or (next(iter(profiles)) if len(profiles) == 1 else None)
     if name is not None and name in profiles:
-        return profiles[name]
+        found = profiles[name]
+        return replace(found, ca_file=os.environ.get("ATOLL_CA_FILE") or found.ca_file)
     known = f"there are {', '.join(sorted(profiles))}" if profiles else "there is none yet"
     wanted = f"no profile {name!r} in {path}" if name is not None else f"no default profile in {path}"
     raise NotFound(f"{wanted}: {known}", code="NoSuchProfile")

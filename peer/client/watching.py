@@ -8,6 +8,7 @@ import threading
 from urllib.parse import urlsplit
 
 from peer.client.pulse import PROBE, PROBE_S, TICK_S, Pulse
+from peer.client.trust import trust
 
 IDLE_S = 10.0
 
@@ -59,8 +60,11 @@ class Watcher:
         assert parts.hostname is not None
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
-            tls = self._tls or ssl.create_default_context()
-            connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=PROBE_S, context=tls)
+            if self._tls is None:
+                self._tls = trust()
+            connection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=PROBE_S, context=self._tls
+            )
         else:
             connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=PROBE_S)
         alive = False

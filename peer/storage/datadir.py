@@ -31,9 +31,10 @@ KEY_FILE = "cluster.key"
 ROOT_FILE = "root.json"
 CLUSTER_FILE = "cluster.json"
 RETURN_FILE = "return.json"
+CA_FILE = "ca.pem"
 
 _OURS = {
-    PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, CLUSTER_FILE, RETURN_FILE, "rows", "segments", "ballast",
+    PID_FILE, PEER_FILE, KEY_FILE, ROOT_FILE, CLUSTER_FILE, RETURN_FILE, CA_FILE, "rows", "segments", "ballast",
 }  # fmt: skip
 _HARMLESS = {"lost+found"}
 _REMEDIES = {

@@ -104,7 +104,12 @@ class Sectioned(click.Command):
     ("--root-secret-key-file", _text("FILE", "Holds its secret; `-` is stdin.")),
     ("--tls-cert", _text("FILE", "Serve S3 and API over TLS; with --tls-key.", type=_FILE)),
     ("--tls-key", _text("FILE", "The certificate's key.", type=_FILE)),
-    ("--tls", _text("auto", "Make a certificate.", type=click.Choice(["auto"]))),
+    (
+        "--tls",
+        _text(
+            "auto|off", "With certificates of the cluster's own.  [off]", type=click.Choice(["auto", "off"])
+        ),
+    ),
     ("--domain", _text("DOMAIN", "For virtual-host style S3 requests.")),
     ("--public-url", _text("URL", "How browsers reach this peer.")),
     ("--encryption-key-file", _text("FILE", "Encrypt what is stored.", type=_FILE)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,20 +51,43 @@ def list_() -> None:
 @click.argument("name")
 @click.option("--default/--no-default", default=None, help="Make it the default (the first one always is).")
 @click.option("--add-endpoint", metavar="URL", multiple=True, help="A further peer of the same cluster.")
-@click.option("--ca-file", metavar="FILE", help="Certificates to trust for https endpoints.")
+@click.option(
+    "--ca-fingerprint",
+    metavar="SHA256",
+    help="Fetch the cluster's own authority from the endpoint, and keep it if it has this fingerprint.",
+)
 @connects
-def add(name: str, default: bool | None, add_endpoint: tuple[str, ...], ca_file: str | None) -> None:
-    """Make or replace a profile: --endpoint URL, and keys from --credentials-file or the like."""
+def add(name: str, default: bool | None, add_endpoint: tuple[str, ...], ca_fingerprint: str | None) -> None:
+    """Make or replace a profile: --endpoint URL, and keys from --credentials-file or the like.
+
+    For https with certificates this machine does not trust: --ca-file, or --ca-fingerprint, which a peer with
+    --tls auto logs when it starts.
+    """
     settings = current()
     if settings.endpoint is None:
         raise Invalid("say where the cluster is: --endpoint http://HOST:7401 (the API port of any peer)")
     access_key, secret_key = given_keys(settings) or (None, None)
     first = not load_profiles()[0]
     endpoints = [normal_url(url) for url in (settings.endpoint, *add_endpoint)]
+    ca_file = _authority(profiles.check_name(name), endpoints[0], settings.ca_file, ca_fingerprint)
     profiles.write_profile(
         name, endpoints, access_key, secret_key, first if default is None else default, ca_file=ca_file
     )
     note(f"profile {name} written to {config_path()}")
+
+
+def _authority(name: str, url: str, file: str | None, fingerprint: str | None) -> str | None:
+    """Where the certificates to trust are; fetched ones are kept beside the profiles."""
+    from peer.client.trust import fetch_authority, trust
+
+    if fingerprint is not None:
+        if file is not None:
+            raise click.UsageError("--ca-file and --ca-fingerprint are two ways to say the same; give one")
+        file = str(profiles.keep_file(f"{name}.ca.pem", fetch_authority(url, fingerprint)))
+    if file is None:
+        return None
+    trust(file)  # refuses what holds no certificate
+    return str(Path(file).absolute())
 
 
 @profile.command()

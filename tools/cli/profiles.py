@@ -62,6 +62,14 @@ def write_profile(
     return before
 
 
+def keep_file(name: str, content: bytes) -> Path:
+    """Put a file beside the profiles, and return where it is."""
+    with _editing() as (path, _):
+        place = path.with_name(name)
+        _put(place, content)
+    return place
+
+
 def remove_profile(name: str) -> None:
     """Forget a profile, and that it was the default; NotFound if there is none of that name."""
     with _editing() as (path, text):
@@ -169,10 +177,15 @@ def _replace(path: Path, text: str, wanted: dict[str, Any]) -> None:
         meant = {}
     if meant != wanted:
         raise Invalid(f"{path} is laid out in a way that cannot be edited safely; change it by hand")
+    _put(path, text.encode())
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Replace a file, durably and in one moment."""
     handle, part = tempfile.mkstemp(prefix=".config-", dir=path.parent)  # 0600 from its creation
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(part).replace(path)

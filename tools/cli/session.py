@@ -54,6 +54,8 @@ def resolve(settings: Settings) -> Profile:
         profile = _profile_of_endpoint(settings.endpoint)
     if keys is not None:
         profile = replace(profile, access_key=keys[0], secret_key=keys[1])
+    if settings.ca_file is not None:
+        profile = replace(profile, ca_file=settings.ca_file)
     return profile
 
 

@@ -50,6 +50,7 @@ class Settings:
     access_key: str | None = None
     secret_key_file: str | None = None
     credentials_file: Path | None = None
+    ca_file: str | None = None
     patience: float | None = None
     """Seconds; None: the client's default."""
     output: str = "table"
@@ -102,6 +103,7 @@ def connects(command: F) -> F:
                 type=click.Path(path_type=Path),
                 help="Holds both keys as JSON, like a peer's root.json.",
             ),
+            _shared("--ca-file", metavar="FILE", help="The authorities to trust for https, as PEM."),
             _shared(
                 "--patience",
                 metavar="SECONDS",
