@@ -139,6 +139,7 @@ class Peer:
         view = ClusterView(
             self.replica, self.objects.buckets, lambda: self.membership, self._info, __version__
         )
+        self.waits_for = view.waits_for
         workers = WorkersView(self.replica, self.healing.workers, view)
         self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**self.config.limits))
         self.context.ring = RingAdmin(self.replica, view)

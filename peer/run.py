@@ -19,6 +19,7 @@ from peer.config import PeerConfig
 from peer.entry import LeftOut
 from peer.errors import AtollError, Corrupt, Full, StartupError
 from peer.healing import Evicted, Overruled, Removed
+from peer.notify import NOBODY, Supervisor
 from peer.process import Peer
 from peer.replication.agreement.identity import Amnesia
 from peer.returning import Forgot
@@ -53,23 +54,29 @@ async def _serve(config: PeerConfig) -> int:
     tls.check(config)
     startup.try_ports(config)
     directory = DataDir.open(config.data)
+    supervisor = Supervisor()
+    telling = asyncio.ensure_future(supervisor.follow())
     try:
         for warning in directory.warnings:
             log.warning("%s", warning)
-        await _lives(config, directory, stop)
+        await _lives(config, directory, stop, supervisor)
         return 0
     finally:
         directory.close()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
 
 
-async def _lives(config: PeerConfig, directory: DataDir, stop: asyncio.Event) -> None:
+async def _lives(
+    config: PeerConfig, directory: DataDir, stop: asyncio.Event, supervisor: Supervisor = NOBODY
+) -> None:
     """One peer after the other, each the return of the former, until a signal, or until the operator had it removed: that
     is an end in order, which no supervisor is to undo. Raises what ends it otherwise."""
     loop = asyncio.get_running_loop()
     returns_s = loop.time()
     while not stop.is_set():
         try:
-            return await _live(config, directory, stop)
+            return await _live(config, directory, stop, supervisor)
         except _COMES_BACK as error:
             why = error.with_traceback(None)  # which would keep the former peer's buffers
         except Removed:  # as it was asked to; its last line in the log says so
@@ -86,16 +93,18 @@ async def _pause(delay_s: float, stop: asyncio.Event) -> None:
         await asyncio.wait_for(stop.wait(), max(delay_s, 0.0))
 
 
-async def _live(config: PeerConfig, directory: DataDir, stop: asyncio.Event) -> None:
+async def _live(config: PeerConfig, directory: DataDir, stop: asyncio.Event, supervisor: Supervisor) -> None:
     """One peer, from its directory to a signal. Raises what ends it otherwise: one of _COMES_BACK, StartupError, ..."""
     peer = None
     try:
         returning.look(directory)
         peer = Peer(config, directory, asyncio.get_running_loop())
         if await _unless(stop, peer.start()):
+            supervisor.look_at(peer.waits_for, f"serving at {config.advertised_host}:{config.api_port}")
             await _first(stop, peer.over)
         if peer.fatal is not None:
             raise peer.fatal
+        supervisor.stopping(config.drain_s)
         log.info("stopping: requests in flight get %g s", config.drain_s)
     except Corrupt as error:
         if error.code == UNREADABLE:
@@ -104,6 +113,7 @@ async def _live(config: PeerConfig, directory: DataDir, stop: asyncio.Event) -> 
     except Full as error:
         raise StartupError(f"{error}: a start needs a few MiB; free some there and start it again") from error
     finally:
+        supervisor.look_at(None)
         if peer is not None:
             await peer.stop()
 

@@ -41,6 +41,9 @@ class _Doomed:
         self.world, self.over = world, asyncio.Event()
         self.fatal: AtollError | None = None
 
+    def waits_for(self) -> list[str]:
+        return []
+
     async def start(self) -> None:
         self.world.story.append("start")
         self.world.started.set()
@@ -57,7 +60,7 @@ class _Doomed:
 
 
 async def lives(world: Fates, tmp_path: Path, stop: asyncio.Event) -> None:
-    config: Any = SimpleNamespace(drain_s=0.0)
+    config: Any = SimpleNamespace(drain_s=0.0, advertised_host="here", api_port=1)
     directory = DataDir.open(tmp_path / "data")
     try:
         async with asyncio.timeout(ENDS_S):

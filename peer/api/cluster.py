@@ -85,7 +85,7 @@ class ClusterView:
     # --- verdict
 
     def ready(self) -> tuple[bool, list[str]]:
-        reasons, info = self._not_ready(), self._own_info()
+        reasons, info = self.waits_for(), self._own_info()
         if info.get("full"):
             reasons.append("the disk is below its free-space floor")
         if conditions.read_only(info):
@@ -94,7 +94,7 @@ class ClusterView:
             reasons.append("merging what the other survivors hold")
         return not reasons, reasons
 
-    def _not_ready(self) -> list[str]:
+    def waits_for(self) -> list[str]:
         """What keeps this peer from its part, but for its disk, of which the verdict tells for every peer."""
         reasons = []
         if self._replica.epochs.current is None:
@@ -110,7 +110,7 @@ class ClusterView:
     def verdict(self, standing: Standing | None = None) -> dict[str, Any]:
         """{"verdict", "reasons", "warnings", "tolerates", "partitions"}."""
         standing = standing or self.standing()
-        return verdict(standing, self._count(standing), self._not_ready())
+        return verdict(standing, self._count(standing), self.waits_for())
 
     def safe_without(self, name: str) -> bool:
         """Whether every partition keeps its majority when this node is taken down, too. Raises NotFound."""
