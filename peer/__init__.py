@@ -2,6 +2,7 @@
 
 Layers, upper ones import lower ones only (tests/test_layers.py keeps it so):
 
+    founding                     a cluster founded once, by a job that may run again
     run                          one process: a peer, and its return should it lose its memory
     process  entry  returning    assembles one peer; how it gets into a ring, and back into it
     api                          HTTP: parse, authorise, render

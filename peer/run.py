@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from peer import logs, returning, startup
@@ -29,6 +29,7 @@ from peer.tls import options as tls
 
 log = logging.getLogger("atoll.peer")
 
+Life = Callable[[PeerConfig, DataDir, asyncio.Event, Supervisor], Coroutine[Any, Any, None]]
 _COMES_BACK = (Forgot, LeftOut, Evicted, Overruled, Amnesia)
 RETURNS_EVERY_S = 60.0
 """At most one return in so long: each is a change of the ring, and a disk that loses everything must not cause one after
@@ -37,15 +38,26 @@ another."""
 
 def run_peer(config: PeerConfig) -> int:
     """Run one peer in the foreground until SIGTERM or SIGINT; 0 then. Raises StartupError and other AtollErrors."""
+    _run(config, _lives)
+    return 0
+
+
+def found(config: PeerConfig) -> None:
+    """Found a cluster as `config` says, and end; its peer can be started from then on. Once more after a founding that was
+    cut short completes it. Raises what `run_peer` does."""
+    _run(config, _founds)
+
+
+def _run(config: PeerConfig, life: Life) -> None:
     logs.HERE.name = config.name
     logs.set_up(config.log_level, config.log_format)
     os.umask(0o077)  # whatever a peer writes is its user's alone
     import uvloop
 
-    return uvloop.run(_serve(config))
+    uvloop.run(_serve(config, life))
 
 
-async def _serve(config: PeerConfig) -> int:
+async def _serve(config: PeerConfig, life: Life) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,12 +71,21 @@ async def _serve(config: PeerConfig) -> int:
     try:
         for warning in directory.warnings:
             log.warning("%s", warning)
-        await _lives(config, directory, stop, supervisor)
-        return 0
+        await life(config, directory, stop, supervisor)
     finally:
         directory.close()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _founds(config: PeerConfig, directory: DataDir, stop: asyncio.Event, _: Supervisor) -> None:
+    """Until everything that a start leaves in the directory is there."""
+    peer = Peer(config, directory, asyncio.get_running_loop())
+    try:
+        if not await _unless(stop, peer.start()):
+            raise StartupError("interrupted: found once more, with the same options")
+    finally:
+        await peer.stop()
 
 
 async def _lives(

@@ -129,7 +129,7 @@ class ClusterWorld:
         place.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         fresh = not place.initialised
         command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid())]
-        command += [*self._under(index), *peer_command(place, self.layout), *more]
+        command += [*self._under(index), *self.command(index), *more]
         if fresh and index == 0:
             command += self._options
         environment = self._environment | ({"PYTHONPATH": str(self.code)} if self.code else {})
@@ -138,6 +138,10 @@ class ClusterWorld:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                 start_new_session=True,
             )  # fmt: skip
+
+    def command(self, index: int) -> list[str]:
+        """The peer that founds, joins or restarts there."""
+        return peer_command(self.place(index), self.layout)
 
     def wait_ready(self, index: int, deadline_s: float = READY_S) -> None:
         """Until /ready answers 200. Raises DevError with the peer's last words if it ends or is late."""

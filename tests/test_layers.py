@@ -101,6 +101,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "peer.metrics": ("peer", "ring"),
     "peer.process": ("peer", "ring", "gossip"),
     "peer.run": ("peer",),
+    "peer.founding": ("peer",),
     "tui": ("tui", "peer.client", "peer.errors"),
     "tools.sim": ("tools.sim", "peer", "ring", "gossip"),
     "tools.sim_command": ("tools", "peer", "ring", "gossip"),
@@ -113,6 +114,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tools.chaos": ("tools", "peer.client", "peer.recovery", "peer.errors"),
     "tools.cli.recover": ("tools.cli", "peer.recovery", "peer.errors"),
     "tools.cli.peer_command": ("tools", "peer.config", "peer.errors", "peer.run"),
+    "tools.cli.init_command": ("tools", "peer.founding"),
     "tools": ("tools", "tui", "peer.client", "peer.errors", "peer.etag", "peer.config"),
 }
 

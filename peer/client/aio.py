@@ -19,11 +19,7 @@ from peer.client.attempts import PATIENCE_S, AttemptError, Fate
 from peer.client.bodies import AsyncData, AsyncSource, MemorySource, Progress, source_of
 from peer.client.calls import Call
 from peer.client.core import PROGRESS_BYTES, SIDE_PATIENCE_S, Core
-from peer.client.following import (
-    Event,
-    Following,
-    events_request,
-)
+from peer.client.following import Event, Following, events_request
 from peer.client.model import BucketInfo, ClusterInfo, NodeInfo, ObjectInfo, Page, Prefix, Stored
 from peer.client.profile import load_profile
 from peer.client.pulse import Waiting
@@ -221,6 +217,10 @@ class AsyncClient:
     async def health(self) -> str:
         """healthy, degraded or unavailable; needs no credentials."""
         return await self._run(calls.health(), learn=False)
+
+    async def ready(self) -> Sequence[str]:
+        """Why the one peer that is asked is not ready for clients, [] if it is; needs no credentials."""
+        return await self._run(calls.ready(), learn=False)
 
     async def nodes(self) -> Sequence[NodeInfo]:
         """Every peer."""

@@ -202,5 +202,15 @@ def health() -> Call[str]:
     return Call(Request("GET", "/health/cluster", "health", Repeat.FREELY), parse, ok=(200, 503))
 
 
+def ready() -> Call[list[str]]:
+    """Why the one peer that is asked is not ready for clients; [] if it is."""
+
+    def parse(status: int, headers: Headers, body: bytes) -> list[str]:
+        told = parse_json(body, "ready")
+        return [] if status == 200 else [str(why) for why in told.get("reasons") or ["it does not say why"]]
+
+    return Call(Request("GET", "/ready", "ready", Repeat.FREELY), parse, ok=(200, 503))
+
+
 def _nothing(status: int, headers: Headers, body: bytes) -> None:
     return None

@@ -230,6 +230,10 @@ class Client:
         """healthy, degraded or unavailable; needs no credentials."""
         return self._run(calls.health(), learn=False)
 
+    def ready(self) -> Sequence[str]:
+        """Why the one peer that is asked is not ready for clients, [] if it is; needs no credentials."""
+        return self._run(calls.ready(), learn=False)
+
     def nodes(self) -> Sequence[NodeInfo]:
         """Every peer."""
         return self._run(calls.nodes())

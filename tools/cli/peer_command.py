@@ -78,8 +78,7 @@ class Sectioned(click.Command):
                 formatter.write_dl(rows)
 
 
-@click.command(cls=Sectioned)
-@_options(
+peer_options = _options(
     ("--data", _text("DIR", "The peer's directory.", type=Folder())),
     ("--found", {"is_flag": True, "default": None, "help": "Found a new cluster here, if DIR is empty."}),
     ("--join", _text("HOST:PEERPORT...", "Join the cluster of any of these peers.", multiple=True)),
@@ -131,6 +130,10 @@ class Sectioned(click.Command):
         {"type": click.Choice(config.LOG_FORMATS), "help": "[auto: text on a terminal, else JSON]"},
     ),
 )
+
+
+@click.command(cls=Sectioned)
+@peer_options
 @click.option("--print-config", is_flag=True, help="Show every value and where it came from; run nothing.")
 @click.argument("more_seeds", nargs=-1, metavar="")
 @lists

@@ -20,6 +20,7 @@ from tools.cli.exits import INTERRUPTED, OTHER, USAGE, code_of, remedy, sentence
 # name -> (module:attribute, what it does); the order is that of `atoll --help`.
 COMMANDS: dict[str, tuple[str, str]] = {
     "peer": ("tools.cli.peer_command:peer", "Run one peer in the foreground."),
+    "init": ("tools.cli.init_command:init", "Found a cluster once, for containers."),
     "dev": ("tools.dev:dev", "Found and run a local cluster."),
     "status": ("tools.cli.status:status", "The truth about the cluster."),
     "health": ("tools.cli.status:health", "Exit 0 healthy, 10 degraded, 11 unavailable."),

@@ -89,11 +89,22 @@ def _watch_screen(client: Client, interval_s: float) -> None:
 
 
 @click.command()
+@click.option("--alive", "peer", flag_value="alive", help="Only whether the peer at --endpoint answers.")
+@click.option(
+    "--ready", "peer", flag_value="ready", help="Only whether the peer at --endpoint takes clients."
+)
 @lists
 @connects
-def health() -> int:
-    """Print the verdict; exit 0 if healthy, 10 if degraded, 11 if unavailable or out of reach."""
+def health(peer: str | None) -> int:
+    """Print the verdict; exit 0 if healthy, 10 if degraded, 11 if unavailable or out of reach.
+
+    With --alive or --ready exit 0 or 11: for the health checks of containers. Without keys only the short verdict is told.
+    """
+    if peer is not None and current().endpoint is None:
+        raise click.UsageError(f"--{peer} is about one peer: say which with --endpoint URL")
     with connect() as client:
+        if peer is not None:
+            return _health_of_a_peer(client, peer)
         try:
             verdict, raw, reasons = _ask(client)
         except Unavailable as problem:
@@ -106,6 +117,19 @@ def health() -> int:
     for reason in reasons:
         note(f"  {clean(reason)}")
     return _HEALTH.get(verdict, DOWN)
+
+
+def _health_of_a_peer(client: Client, what: str) -> int:
+    try:
+        reasons = list(client.ready())  # whoever answers that, whatever it is, is alive
+    except Unavailable as problem:
+        tell(problem)
+        return DOWN
+    holds = what == "alive" or not reasons
+    emit_one({what: holds, "reasons": reasons}, str(holds).lower(), [(what, "yes" if holds else "no")])
+    for reason in reasons:
+        note(f"  {clean(reason)}")
+    return 0 if holds else DOWN
 
 
 def _ask(client: Client) -> tuple[str, dict[str, object], list[str]]:
