@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def about(peer: Peer) -> dict[str, Any]:
     """A map that travels (`messages.INFO`). The keys of its parts are read by `peer.api`, which goes without those that an
     older version does not tell: `traffic`, `pending` (partitions that still move here, a bitmap), `believes` and `heard_s`
-    (of members not held for alive) and `wall_us`."""
+    (of members not held for alive), `journal` (the mark of its last entry) and `wall_us`."""
     files, replica = peer.files.stats, peer.replica
     pending, doubts = peer.healing.pending, doubted(peer)
     pools = (peer.client_pool, peer.replica_pool, peer.serve_pool)
@@ -42,6 +42,7 @@ def about(peer: Peer) -> dict[str, Any]:
         "heard_s": {
             member: round(view.last_heard_s, 1) for member, view in doubts.items() if view is not None
         },
+        "journal": list(peer.context.journal.newest),
         "wall_us": peer.env.wall_us(),
         "condition": peer.vitals.info(),
         "tls": peer.tls.info() if peer.tls is not None else None,

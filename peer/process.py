@@ -19,16 +19,20 @@ from peer.api.cluster import ClusterView
 from peer.api.context import Context
 from peer.api.context import Limits as ApiLimits
 from peer.api.events import Events
+from peer.api.logview import LogView
 from peer.api.ringadmin import RingAdmin
+from peer.api.sentinel import Sentinel
 from peer.api.server import ApiServer
 from peer.api.unbuilt import UnbuiltS3
 from peer.api.workers import WorkersView
 from peer.buffers import BufferPool
 from peer.bulkservice import BulkService
 from peer.config import PeerConfig
+from peer.dispatch import answer
 from peer.errors import AtollError, StartupError, Unavailable
 from peer.healing import Healing, Removed
 from peer.housekeeping import keep_house
+from peer.journal import ERROR, Journal
 from peer.membership import Membership, MemberView
 from peer.metrics.page import Metrics
 from peer.objects.heads import attempt_in
@@ -39,8 +43,9 @@ from peer.replication.agreement.epochs import writes_of
 from peer.replication.agreement.identity import Amnesia
 from peer.replication.chunks.chunks import Chunks
 from peer.replication.hints import Hints
-from peer.replication.messages import ADD_REF, FAILED, JOIN, NAMES, STORE_CHUNK
+from peer.replication.messages import ADD_REF, JOIN, STORE_CHUNK
 from peer.replication.node import Replica
+from peer.reporter import Reporter
 from peer.rpc.bulk import BulkClient
 from peer.rpc.bulkserver import BulkServer
 from peer.rpc.exchange import Exchange
@@ -143,7 +148,11 @@ class Peer:
         workers = WorkersView(self.replica, self.healing.workers, view)
         self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**self.config.limits))
         self.context.ring = RingAdmin(self.replica, view)
-        self.events = self.context.events = Events(view, workers)
+        journal = self.context.journal = Journal(self.env.wall_us, self.replica.identity.boot)
+        self.reporter = Reporter(journal)
+        self.sentinel = Sentinel(self.replica, view, journal)
+        self.context.log = LogView(self.replica, journal, view.lives)
+        self.events = self.context.events = Events(view, workers, self.context.log)
         self.context.metrics = Metrics(self, self.context.cluster, self._directory)
         self.context.metrics_public = self.config.metrics_public
         self.api = ApiServer(self.context)
@@ -208,6 +217,9 @@ class Peer:
         self.env.spawn(self.vitals.watch(), "vitals")
         ring = returning.keep_ring(self._directory, self.me, lambda: self.replica.epoch, self._ring_changed)
         self.env.spawn(ring, "ring notes")
+        self.env.spawn(self.reporter.watch(self._info), "journal")
+        self.env.spawn(self.sentinel.watch(), "sentinel")
+        self.reporter.process("started", f"{self._name} has started, version {__version__}")
         log.info(
             "peer %s (id %s) of cluster %s answers on %s:%d",
             self._name, self.me, self.replica.epoch.cluster_id, config.advertised_host, config.api_port,
@@ -295,6 +307,7 @@ class Peer:
         if self.membership is not None:
             self.membership.update(flags=flags)
             self.events.member(self.membership.members()[0])
+            self.reporter.flags(flags, self._info())
         self._note_hampered(self.me, flags)
 
     def _note_hampered(self, member: str, flags: frozenset[str]) -> None:
@@ -309,6 +322,7 @@ class Peer:
                 f" copies ({error})"
             )
         log.error("%s", error)
+        self.reporter.process("fatal", str(error), ERROR)
         self.fatal = error
         self.over.set()
 
@@ -333,6 +347,7 @@ class Peer:
 
     async def stop(self) -> None:
         """Stop answering, then let go of everything. Nothing acknowledged is lost by skipping any of it."""
+        self.reporter.process("stopping", "the process stops")
         await self.s3.stop()
         self.events.close()  # who listens is not waited for
         await self.api.stop()
@@ -372,19 +387,7 @@ class Peer:
         return next(((member.host, member.peer_port) for member in everybody if member.id == member_id), None)
 
     def _handle(self, sender: str, message: list[Any], reply: Any) -> None:
-        if not message or not isinstance(message[0], int):
-            reply((FAILED, "ProtocolError", "a message is an array that begins with an operation"))
-            return
-        if not sender and message[0] != JOIN:
-            reply((FAILED, "AccessDenied", "a peer that is not a member may only ask to join"))
-            return
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s from %s", NAMES.get(message[0], message[0]), sender or "a stranger")
-        try:
-            self.replica.handle(sender, message, reply)
-        except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-            log.warning("a malformed message from %s: %r", sender or "a stranger", error)
-            reply((FAILED, "ProtocolError", f"the message is malformed: {error}"))
+        answer(self.replica, sender, message, reply)
 
     async def _on_exchange(self, payload: bytes) -> bytes:
         if self.membership is None:
@@ -394,6 +397,7 @@ class Peer:
     def _on_change(self, view: MemberView) -> None:
         self._note_hampered(view.id, view.flags)
         self.events.member(view)
+        self.reporter.member(view)
         if view.state == "alive":
             self.peers.heard_of(view.id)
         self.healing.heard(view.id, view.state, view.boot)
@@ -405,6 +409,7 @@ class Peer:
         self._ring_changed.set()
         self.healing.ring_changed(epoch)
         self.events.epoch(epoch)
+        self.reporter.epoch(epoch)
         if self.membership is not None:
             self.membership.update(epoch=epoch.order)
             self.membership.remember(self.config.join, self._others(epoch))

@@ -7,6 +7,7 @@ import http.client
 import json
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,17 @@ class Stream:
     def until(self, holds: Callable[[str, Any], bool]) -> Any:
         """The data of the first event for which it holds."""
         return next(data for kind, data in self if holds(kind, data))
+
+    def all_of(self, *conditions: Callable[[str, Any], bool]) -> list[Any]:
+        """The data of the first event for which each of these holds, in whatever order they come."""
+        found: dict[int, Any] = {}
+        for kind, data in self:
+            for number, holds in enumerate(conditions):
+                if number not in found and holds(kind, data):
+                    found[number] = data
+            if len(found) == len(conditions):
+                break
+        return [found[number] for number in range(len(conditions))]
 
     def close(self) -> None:
         self._connection.close()
@@ -136,13 +148,26 @@ def test_a_peer_dies_and_comes_back(tmp_path: Path) -> None:
         told = stream.until(lambda kind, data: kind == "cluster" and data["verdict"] == "degraded")
         assert told["reasons"] and not told["redundancy"]["whole"]
         assert [node["whole"] for node in told["nodes"]] == [True, True, False]
-        stream.until(lambda kind, data: kind == "views" and believed(data) == [{"dead"}, {"dead"}, None])
+        _, entry = stream.all_of(
+            lambda kind, data: kind == "views" and believed(data) == [{"dead"}, {"dead"}, None],
+            lambda kind, data: kind == "log" and data["code"] == "peer_dead",
+        )
         told = stream.until(lambda kind, data: kind == "requests")
         assert [node["all"] is None for node in told["nodes"]] == [False, False, True]
         assert told["nodes"][2]["last_heard_s"] > 0
+        assert entry["kind"] == "membership" and "peer-3" in entry["message"]
+        answer = world.json_of("/v1/cluster/log")
+        assert entry in answer["events"]
+        assert answer["failed"] == [{"node": "peer-3", "message": "it is out of reach"}]
+        times = [one["time"] for one in answer["events"]]
+        assert times == sorted(times)
         world.start(2)
-        stream.until(
-            lambda kind, data: kind == "membership" and (data["name"], data["state"]) == ("peer-3", "alive")
+        stream.all_of(
+            lambda kind, data: kind == "membership" and (data["name"], data["state"]) == ("peer-3", "alive"),
+            lambda kind, data: kind == "log" and data["code"] == "peer_alive",
+            lambda kind, data: (
+                kind == "log" and (data["code"], data["node"]["name"]) == ("started", "peer-3")
+            ),
         )
         world.signal(0, signal.SIGTERM)
         for _ in stream:
@@ -188,8 +213,14 @@ def test_the_ring_and_the_workers(tmp_path: Path) -> None:
             )
         )
         assert world.call("POST", "/v1/cluster/nodes/peer-4/drain", peer=1, timeout_s=WAIT_S).status == 200
-        told = stream.until(lambda kind, data: kind == "epoch")
-        assert len(told["members"]) == 4
+        ring, told = stream.all_of(
+            lambda kind, data: kind == "epoch", lambda kind, data: kind == "log" and data["code"] == "drain"
+        )
+        assert len(ring["members"]) == 4
+        assert told["node"]["name"] == "peer-2" and "POST /v1/cluster/nodes/peer-4/drain" in told["message"]
+        refused = world.call("POST", "/v1/cluster/nodes/peer-1/drain", peer=2, timeout_s=WAIT_S)
+        told = stream.until(lambda kind, data: kind == "log" and data["code"] == "drain_refused")
+        assert refused.message in told["message"] and told["node"]["name"] == "peer-3"
 
 
 # --- bounds, without sockets
@@ -208,6 +239,7 @@ class FakeCluster:
         self.pending: str | None = None
         self.believes: dict[str, str] | None = {}
         self.last_heard_s = 0.5
+        self.log = FakeLog()
 
     async def looked(self) -> None:
         self.looks += 1
@@ -246,6 +278,22 @@ class FakeCluster:
         return {"workers": [], "failed": []}
 
 
+class FakeLog:
+    """The journals of a cluster: `coming` is what the next look finds."""
+
+    def __init__(self) -> None:
+        self.recent: deque[dict[str, Any]] = deque(maxlen=200)
+        self.coming: list[dict[str, Any]] = []
+
+    def forget(self) -> None:
+        self.recent.clear()
+
+    async def news(self, infos: Any) -> list[dict[str, Any]]:
+        found, self.coming = self.coming, []
+        self.recent.extend(found)
+        return found
+
+
 def told_in(data: bytes | None) -> list[tuple[str, Any]]:
     assert data is not None
     parts = [part.split("\n") for part in data.decode().split("\n\n") if part.startswith("event")]
@@ -255,7 +303,7 @@ def told_in(data: bytes | None) -> list[tuple[str, Any]]:
 def with_events(body: Callable[[FakeCluster, Events], Any]) -> None:
     async def main() -> None:
         fake = FakeCluster()
-        await body(fake, Events(fake, fake))
+        await body(fake, Events(fake, fake, fake.log))
 
     asyncio.run(main())
 
@@ -326,6 +374,26 @@ def test_a_state_is_told_when_it_changes() -> None:
         events.close()
         assert await one.next() is None
         events.leave(one)
+
+    with_events(body)
+
+
+def test_who_comes_later_is_told_of_the_past() -> None:
+    """Goal: an entry of a journal is told once to who listens, and the last ones to who begins to."""
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(["log"])
+        fake.log.coming = [{"id": "1"}, {"id": "2"}]
+        await events.look()
+        both = [("log", {"id": "1"}), ("log", {"id": "2"})]
+        assert told_in(await one.next()) == both
+        late = events.subscribe(["log"])
+        assert told_in(await late.next()) == both
+        fake.log.coming = [{"id": "3"}]
+        await events.look()
+        assert told_in(await one.next()) == told_in(await late.next()) == [("log", {"id": "3"})]
+        for each in (one, late):
+            events.leave(each)
 
     with_events(body)
 

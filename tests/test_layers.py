@@ -84,6 +84,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "peer.tls": ("peer.tls", "peer.errors"),
     "peer.tls.options": ("peer.tls", "peer.config", "peer.storage"),
     "peer.looplag": ("peer.durations",),
+    "peer.journal": (),
+    "peer.reporter": ("peer.journal", "peer.membership", "ring"),
+    "peer.dispatch": ("peer.replication",),
     "peer.vitals": ("peer.looplag", "peer.storage"),
     "peer.bulkservice": ("peer.replication", "peer.storage", "peer.errors", "peer.buffers"),
     "peer.api": (
@@ -92,6 +95,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "peer.replication",
         "peer.membership",
         "peer.tls",
+        "peer.journal",
         "peer.errors",
         "peer.etag",
         "peer.durations",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 
 from aiohttp import web
 
-from peer.errors import Invalid, NotFound
+from peer.errors import AtollError, Invalid, NotFound
+from peer.journal import ADMIN, INFO, KEPT, WARNING
 from peer.objects.names import check_key
 
 from .buckets_api import read_json
 from .context import Call
-from .http import decode_name
+from .http import decode_name, parse_int
 
 
 async def health(call: Call) -> web.StreamResponse:
@@ -79,6 +82,12 @@ async def epochs(call: Call) -> web.StreamResponse:
     return web.json_response({"epochs": call.context.cluster.epochs()})
 
 
+async def log(call: Call) -> web.StreamResponse:
+    call.only("limit")
+    limit = parse_int(call.argument("limit", str(KEPT)), "limit", 1, KEPT)
+    return web.json_response(await call.context.log.listed(limit))
+
+
 async def workers(call: Call) -> web.StreamResponse:
     call.only()
     return web.json_response(await call.context.workers.listed())
@@ -96,7 +105,8 @@ async def command_workers(call: Call, rest: str) -> web.StreamResponse:
             value = math.nan
         if not 0 <= value < math.inf:
             raise Invalid("per_second: a number of items, 0 for as many as it can", code="InvalidArgument")
-    told = await call.context.workers.command(verb, decode_name(worker), call.query.get("node"), value)
+    with _noted(call, verb):
+        told = await call.context.workers.command(verb, decode_name(worker), call.query.get("node"), value)
     return web.json_response(told)
 
 
@@ -105,22 +115,50 @@ async def change_node(call: Call, name: str, action: str) -> web.StreamResponse:
     plan = _plan(call)
     admin = call.context.ring
     wanted = await read_json(call)
-    if action == "set":
-        return web.json_response(await admin.revise(name, wanted, plan=plan))
-    if wanted:
-        raise Invalid(f"{action} takes no body", code="InvalidArgument")
-    change = {"drain": admin.drain, "undrain": admin.undrain, "remove": admin.remove}[action]
-    return web.json_response(await change(name, plan=plan))
+    with _noted(call, action, plan):
+        if action == "set":
+            return web.json_response(await admin.revise(name, wanted, plan=plan))
+        if wanted:
+            raise Invalid(f"{action} takes no body", code="InvalidArgument")
+        change = {"drain": admin.drain, "undrain": admin.undrain, "remove": admin.remove}[action]
+        return web.json_response(await change(name, plan=plan))
 
 
 async def set_replicas(call: Call) -> web.StreamResponse:
     plan = _plan(call)
-    return web.json_response(await call.context.ring.set_replicas(await read_json(call), plan=plan))
+    wanted = await read_json(call)
+    with _noted(call, "replicas", plan):
+        return web.json_response(await call.context.ring.set_replicas(wanted, plan=plan))
 
 
 async def abort(call: Call) -> web.StreamResponse:
     call.only()
-    return web.json_response(await call.context.ring.abort())
+    with _noted(call, "abort"):
+        return web.json_response(await call.context.ring.abort())
+
+
+@contextmanager
+def _noted(call: Call, code: str, plan: bool = False) -> Iterator[None]:
+    """Write what an operator asks for into the journal, and how that went; a plan alone is none of it."""
+    note, path = call.context.journal.note, call.request.raw_path.partition("?")[0][:200]
+    asked = f"{call.method} {path} (request {call.id})"
+    try:
+        yield
+    except AtollError as error:
+        if not plan:
+            note(WARNING, ADMIN, f"{code}_refused", f"{asked} was refused: {error}")
+        raise
+    except BaseException:
+        if not plan:
+            note(
+                WARNING,
+                ADMIN,
+                f"{code}_unknown",
+                f"{asked} was broken off: it may have been done all the same",
+            )
+        raise
+    if not plan:
+        note(INFO, ADMIN, code, f"{asked} was done")
 
 
 def _plan(call: Call) -> bool:

@@ -14,6 +14,7 @@ from aiohttp import ClientError, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from peer.errors import Denied, Invalid
+from peer.journal import Journal
 from peer.objects.store import Objects
 from peer.replication.node import Replica
 
@@ -67,6 +68,12 @@ class Events(Protocol):
     def close(self) -> None: ...
 
 
+class Log(Protocol):
+    """The journals of all peers (peer.api.logview.LogView)."""
+
+    async def listed(self, limit: int) -> dict[str, Any]: ...
+
+
 class Ring(Protocol):
     """Changes of the ring (peer.api.ringadmin.RingAdmin)."""
 
@@ -114,6 +121,8 @@ class Context:
     """The certificate of the cluster's own authority, as PEM, where certificates of it are shown."""
     ring: Ring = field(init=False)
     events: Events = field(init=False)
+    log: Log = field(init=False)
+    journal: Journal = field(init=False)
     metrics: Metrics = field(init=False)
     metrics_public: bool = False
     """Whether /metrics needs no credentials."""

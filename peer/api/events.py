@@ -1,9 +1,10 @@
 """GET /v1/events: what happens in the cluster, as server-sent events (WHATWG HTML, section 9.2).
 
-Two kinds of events. A **happening** (`membership`, `epoch`) is told once, as soon as this peer knows. A **state**
-(`cluster`, `repair`, `ring`, `views`, `requests`) is told at first, whole, and again when it changed, about once a second;
-of a state that was not sent yet only the newest is kept. So a client that follows both has the truth at any moment, without
-asking again. `requests` is told after every look at the cluster, and last: what was told before it stands as of then.
+Two kinds of events. A **happening** (`membership`, `epoch`, `log`) is told once, as soon as this peer knows; of the log also
+the last 200 entries, to whoever begins to listen. A **state** (`cluster`, `repair`, `ring`, `views`, `requests`) is told at
+first, whole, and again when it changed, about once a second; of a state that was not sent yet only the newest is kept. So a
+client that follows both has the truth at any moment, without asking again. `requests` is told after every look at the
+cluster, and after the others: what was told before it stands as of then.
 
 The first event is `hello`, which says whose view it is, and no second passes without a word, be it a comment: silence means
 that the peer is dead or stands still.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
@@ -30,7 +32,7 @@ from .addresses import flags_of
 from .context import Call, Transfer
 from .rates import Rates
 from .standing import Standing
-from .subscription import HELLO, STATES, TYPES, Subscription, encoded
+from .subscription import HELLO, LOG, STATES, TYPES, Subscription, encoded
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +66,22 @@ class Workers(Protocol):
     def listed_of(self, infos: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]: ...
 
 
+class Log(Protocol):
+    """The journals of all peers (peer.api.logview.LogView)."""
+
+    recent: deque[dict[str, Any]]
+
+    async def news(self, infos: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]: ...
+    def forget(self) -> None: ...
+
+
 class Events:
     """One peer's events and who listens to them."""
 
-    def __init__(self, cluster: Cluster, workers: Workers) -> None:
+    def __init__(self, cluster: Cluster, workers: Workers, log: Log) -> None:
         self._cluster = cluster
         self._workers = workers
+        self._log = log
         self._clients: set[Subscription] = set()
         self._told: dict[str, tuple[float, Any, bytes]] = {}  # state -> when, what mattered of it, the event
         self._rates = Rates()
@@ -89,7 +101,10 @@ class Events:
         if self._watching is None:
             self._told.clear()
             self._rates.clear()
+            self._log.forget()
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="events")
+        for entry in self._log.recent:
+            one.tell(LOG, encoded(LOG, entry))
         for kind, (_, _, event) in sorted(self._told.items(), key=lambda told: STATES.index(told[0])):
             one.tell(kind, event)
         return one
@@ -168,6 +183,8 @@ class Events:
         self._state("views", views, [(one["id"], one["answers"], one["believes"]) for one in views["views"]])
         requests = {"time": overview["time"], **self._rates.told(overview["nodes"], infos)}
         self._state("requests", requests, object())  # always news
+        for entry in await self._log.news(infos):
+            self._tell(LOG, entry)
 
     def _state(self, kind: str, state: Any, matters: Any) -> None:
         """Tell a state if what `matters` of it changed, or if it is time to tell it again."""

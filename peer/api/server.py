@@ -63,6 +63,7 @@ FIXED_PATHS: dict[str, Callable[[Call], Awaitable[web.StreamResponse]]] = {
     "/v1/cluster/ring": cluster_api.ring,
     "/v1/cluster/ring/lookup": cluster_api.lookup,
     "/v1/cluster/views": cluster_api.views,
+    "/v1/cluster/log": cluster_api.log,
     "/v1/cluster/epochs": cluster_api.epochs,
     "/v1/cluster/workers": cluster_api.workers,
     EVENTS: events.stream,

@@ -13,9 +13,9 @@ from collections.abc import Collection
 from typing import Any
 
 STATES = ("cluster", "repair", "ring", "views", "requests")
-HAPPENINGS = ("membership", "epoch")
+HAPPENINGS = ("membership", "epoch", "log")
 TYPES = (*STATES, *HAPPENINGS)
-HELLO, LOST = "hello", "lost"
+HELLO, LOG, LOST = "hello", "log", "lost"
 
 HEARTBEAT_S = 0.75
 """An empty comment follows so long after the last word: a client takes 1.5 s of silence for the peer's death."""
