@@ -65,6 +65,9 @@ def test_all_peers_are_of_one_authority(secured: ClusterWorld) -> None:
         own = secured.json_of("/v1/cluster/nodes/self", peer=peer)["tls"]
         assert own["mode"] == "auto" and own["problem"] == "" and own["expires_in_s"] > 29 * 86_400
         assert own["authority"] != own["fingerprint"] and own["connections"]["handshakes"] > 0
+        page = secured.call("GET", "/metrics", peer=peer).body.decode()
+        assert 'atoll_tls_connections_total{outcome="handshakes"}' in page
+        assert "atoll_tls_certificate_unusable 0.0" in page
     key = secured.place(0).directory / "tls"
     assert not key.exists()  # the keys of certificates are never written
 
@@ -87,7 +90,7 @@ def test_objects_of_every_size(secured: ClusterWorld) -> None:
             await client.put("box", "async", BIG)
             assert await (await client.get("box", "async")).read() == BIG
             with pytest.raises(NotFound, match="does not exist"):
-                await client.put("no-box", "k", BIG)
+                await client.put("no-box", "k", b"x")
             async for event in client.events():
                 if event.kind == "cluster":
                     assert len(event.data["nodes"]) == 3

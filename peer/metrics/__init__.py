@@ -9,6 +9,7 @@ somebody asks, these modules read them:
     cluster    gossip, ring and verdict, as this peer sees them
     healing    workers, hints, damage
     disk       the disk, the database, segments, buffers
+    tls        the certificate shown to clients, handshakes
     network    messages between peers, gossip's datagrams, the event loop
 
 Every label has a closed set of values: operations, states, codes of this program, workers. No bucket, key, client or peer is

@@ -10,7 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from peer import __version__
 from peer.errors import Unavailable
 
-from . import clients, cluster, disk, healing, network
+from . import clients, cluster, disk, healing, network, tls
 from .families import Families, gauge, gauges
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class _Collector:
     def collect(self) -> Families:
         yield from _who(self._peer)
         yield from disk.of_space(self._peer, self._directory)
-        for room in (clients, cluster, healing, disk, network):
+        for room in (clients, cluster, healing, disk, network, tls):
             yield from room.families(self._peer)
 
 

@@ -132,6 +132,11 @@ class Certificates:
         """The certificate of the cluster's own authority, as PEM; None where other authorities are used."""
         return self._source.authority
 
+    @property
+    def expires_at_s(self) -> float:
+        """When the one that is shown does, seconds since 1970."""
+        return self._leaf.not_valid_after_utc.timestamp()
+
     def info(self) -> dict[str, Any]:
         """For the view of the cluster. `expires_in_s` is by this peer's clock."""
         authority = self._source.authority
