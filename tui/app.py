@@ -29,6 +29,7 @@ from tui.newest import Newest
 from tui.overview import Lines, Overview
 from tui.page import Page
 from tui.peers import PeerRow, Peers
+from tui.ring import Ring
 from tui.source import Source
 from tui.state import State
 
@@ -39,7 +40,7 @@ REDRAW_S = 1.0
 SOON_S = 0.1
 """What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
-PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers}
+PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring}
 """By their keys."""
 
 
