@@ -5,6 +5,7 @@ need=()
 command -v strace >/dev/null || need+=(strace)
 command -v curl >/dev/null || need+=(curl)
 command -v tmux >/dev/null || need+=(tmux)
+command -v systemd-analyze >/dev/null || need+=(systemd)
 command -v mkfs.ext4 >/dev/null || need+=(e2fsprogs)
 [ ${#need[@]} -eq 0 ] && exit 0
 sudo=()
