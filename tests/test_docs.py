@@ -26,7 +26,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PICTURE_BYTES = 150_000
 
 # Where an absolute path in a document may begin: examples, and paths of the HTTP API.
-PATHS = {"srv", "opt", "etc", "backup", "v1", "health", "ready", "openapi", "metrics", "dev"}
+PATHS = {"secrets", "srv", "opt", "etc", "backup", "v1", "health", "ready", "openapi", "metrics", "dev"}
+STRANGERS = ("docker ", "systemctl ")
+"""Commands of others, with options of their own."""
 REDIRECTIONS = {">", ">>", "<"}
 SEPARATORS = {"&&", "||", "|", ";", "&", "(", ")"}
 
@@ -155,6 +157,8 @@ def test_options_in_the_text_exist(path: Path) -> None:
     """Goal: an option that the text names is one of some command."""
     known = every_option()
     for span in SPAN.findall(prose(path)):
+        if span.startswith(STRANGERS):
+            continue
         for option in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", span):
             assert option in known, f"{path.name}: {span}"
 
@@ -208,6 +212,29 @@ def test_exit_codes_are_the_codes() -> None:
         int(code) for row in re.findall(r"^\| ([\d, ]+) \|", section, re.MULTILINE) for code in row.split(",")
     }
     assert told == {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
+
+
+def test_every_health_code_is_explained() -> None:
+    """Goal: operate.md has a row, with something to do, for each code that a reason or a warning of the verdict can have."""
+    codes = set()
+    for name in ("verdict", "conditions", "redundancy", "standing"):
+        for node in ast.walk(ast.parse((ROOT / "peer" / "api" / f"{name}.py").read_text())):
+            codes |= set(_codes_in(node))
+    assert {"peer_down", "disk_full", "no_failures_tolerated", "ring_changing"} <= codes, "they are found"
+    section = (ROOT / "docs" / "operate.md").read_text().partition("### What each code means")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", section.partition("\n## ")[0], re.MULTILINE)
+    assert {code for code, _, _ in rows} == codes
+    assert len(rows) == len(codes)
+
+
+def _codes_in(node: ast.AST) -> Iterator[str]:
+    """Codes that this piece of source gives to a sentence: {"code": "x"}, or _sentence("x", ...)."""
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "code" and isinstance(value, ast.Constant):
+                yield str(value.value)
+    elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_sentence":
+        yield from (str(word.value) for word in node.args[:1] if isinstance(word, ast.Constant))
 
 
 def test_named_tests_exist() -> None:
