@@ -233,7 +233,9 @@ def _with(base: Epoch, member: Member) -> tuple[Member, ...]:
 def _refuse_name(base: Epoch, member: Member, but: str = "") -> None:
     if any(one.name == member.name for one in base.members if one.id != but):
         raise ChangeRefused(
-            "InvalidRequest", f"the cluster has a peer named {member.name!r} already; choose another --name"
+            "InvalidRequest",
+            f"the cluster has a peer named {member.name!r} already; choose another --name, or, if that one is lost for good,"
+            f" take its place with --replace {member.name}",
         )
 
 

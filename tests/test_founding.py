@@ -211,6 +211,9 @@ def test_a_cluster_made_that_way(tmp_path: Path) -> None:
         shutil.rmtree(lost)
         lost.mkdir()
         assert world.init().startswith("nothing to do") and not list(lost.iterdir())
+        world.start(0)
+        wait_until(lambda: not world.running(0), "it is refused: the cluster has a peer of that name")
+        assert "--replace peer-1" in world.place(0).log.read_text().splitlines()[-1]
         world.start(0, "--replace", "peer-1")
         world.wait_ready(0)
         wait_until(lambda: world.json_of("/v1/cluster")["verdict"] == "healthy", "all is well again")
