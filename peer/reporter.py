@@ -115,6 +115,7 @@ class Reporter:
         rows = sum(_detail(info, "scrub", one) - _detail(before, "scrub", one) for one in BAD_ROWS if before)
         self._damage("rows", told["damaged_rows"], rows)
         self._missing(before.get("healing", {}).get("missing", 0), told["missing"])
+        self._certificate(before.get("tls") or {}, info.get("tls") or {})
         self._evicted(_detail(before, "eviction", "removed"), _detail(info, "eviction", "removed"))
 
     def _worker(self, worker: Info) -> None:
@@ -154,6 +155,15 @@ class Reporter:
             )
         elif before and not now:
             self._journal.note(INFO, DAMAGE, "chunks_found", "no chunk is missing any more")
+
+    def _certificate(self, before: Info, now: Info) -> None:
+        if before and now and before["fingerprint"] != now["fingerprint"]:
+            self.process(
+                "certificate_changed", f"clients are shown a new TLS certificate, until {now['not_after']}"
+            )
+        if now and now["problem"] not in ("", before.get("problem", "")):
+            message = f"a new TLS certificate cannot be shown: {now['problem']}"
+            self.process("certificate_unusable", message, WARNING)
 
     def _evicted(self, before: int, now: int) -> None:
         if now > before:

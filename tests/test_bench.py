@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peer.client.trust import trust
 from tests.fake_api import ACCESS_KEY, SECRET_KEY, FakeCluster, fake_cluster
 from tools.bench.blocking import LargeClient, LargeLoad
 from tools.bench.bodies import STAMP, Bodies
@@ -211,6 +212,10 @@ def test_endpoints_that_are_none(url: str) -> None:
     with pytest.raises(ValueError, match="not an API address"):
         Endpoint.of(url)
     assert Endpoint.of("http://[::1]:7401").header == "[::1]:7401"
+    tls = trust()
+    assert Endpoint.of("https://h", tls) == Endpoint("h", 443) and Endpoint.of("https://h", tls).tls is tls
+    with pytest.raises(ValueError, match="https://host:port"):
+        Endpoint.of("http://h:1", tls)
 
 
 # --- load

@@ -23,6 +23,9 @@ from peer.client.trust import UNTRUSTED, fetch_authority, trust
 from tests.certificates import TestAuthority, key_pem, new_authority, new_key, put_pair
 from tests.cluster_world import ClusterWorld
 from tests.dev_world import until_now
+from tools.bench.blocking import LargeClient
+from tools.bench.bodies import Bodies
+from tools.bench.target import find_target
 from tools.devlayout import peer_environment
 
 BIG = os.urandom(10_000_000)
@@ -240,6 +243,24 @@ def test_profile_by_fingerprint(
     monkeypatch.setenv("ATOLL_CA_FILE", str(tmp_path / "missing"))
     with pytest.raises(Invalid, match="missing cannot be used: No such file"):
         Client.from_profile("it")
+
+
+def test_the_bench_measures_tls(secured: ClusterWorld) -> None:
+    """Goal: both clients of the load generator, small and large, speak TLS and check what comes back."""
+
+    async def story() -> tuple[int, LargeClient]:
+        urls = [secured.api_url(0)]
+        target = await find_target(urls, *secured.credentials, "bench-tls", pinned=False, tls=secured.trust())
+        await target.make_bucket()
+        large = LargeClient(target.peers[1].endpoint, target.heads, Bodies("seed", target.chunk_bytes), 60.0)
+        return len(target.peers), large
+
+    peers, large = asyncio.run(story())
+    try:
+        assert peers == 3
+        assert large.put("big", 9_000_000) == "" == large.get("big", 9_000_000, verify=True)
+    finally:
+        large.close()
 
 
 # --- some with and some without

@@ -93,7 +93,7 @@ def about(**parts: Any) -> dict[str, Any]:
         "full": "",
     }
     for part, told in parts.items():
-        info[part] = info[part] | told if isinstance(told, dict) else told
+        info[part] = info.get(part, {}) | told if isinstance(told, dict) else told
     return info
 
 
@@ -134,6 +134,13 @@ LOOKS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
     ),
     "a standstill": (
         [about(), about(condition={"standstills": 1, "blocked": {"stopped": False, "lasted_s": 2.5}})], ["standstill"],
+    ),
+    "certificates": (
+        [
+            about(tls={"fingerprint": shown, "problem": why, "not_after": "2030-01-01T00:00:00Z"} if shown else None)
+            for shown, why in (("", ""), ("A", ""), ("A", "broken"), ("A", "broken"), ("B", ""), ("B", ""))
+        ],
+        ["certificate_unusable", "certificate_changed"],
     ),
     "an eviction": (
         [about(healing={"workers": [worker("eviction", "idle", removed=count)]}) for count in (0, 1, 1)], ["evicted"],

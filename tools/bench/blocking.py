@@ -40,8 +40,9 @@ class LargeClient:
             link.sendall(
                 self._heads.before_key("PUT") + name.encode() + self._heads.after_key(self._endpoint, size)
             )
+            more = socket.MSG_MORE if self._endpoint.tls is None else 0
             for stamp, rest in self._bodies.pieces(name, size):
-                link.sendall(stamp, socket.MSG_MORE)
+                link.sendall(stamp, more)
                 link.sendall(rest)
             status, length, have = self._head(link)
             self._drop_body(link, length - have)
@@ -73,7 +74,7 @@ class LargeClient:
         link, self._socket = self._socket, None
         if link is not None:
             try:
-                link.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(link, socket.SHUT_RDWR)  # below TLS
             except OSError:
                 pass
             link.close()
@@ -88,6 +89,8 @@ class LargeClient:
             link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._endpoint.tls is not None:
+                link = self._endpoint.tls.wrap_socket(link, server_hostname=self._endpoint.host)
             self._socket = link
         return self._socket
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--verify", is_flag=True, help="Compare every byte read and every page listed (costs the generator CPU)."
 )
+@click.option("--with-tls", is_flag=True, help="With --start: over TLS.")
 @click.option("--floor", is_flag=True, help="Measure the bare machine in the same run.")
 @click.option("--figures", is_flag=True, help="Run all workloads and print the release's table of figures.")
 @click.option("--keep", is_flag=True, help="Leave the bucket and its objects.")
@@ -86,6 +87,7 @@ def bench(
     keys: int,
     deadline: float,
     verify: bool,
+    with_tls: bool,
     floor: bool,
     figures: bool,
     keep: bool,
@@ -105,7 +107,11 @@ def bench(
     plan = Plan(clients, rounds, seconds, warm_up, deadline, keys, verify)
     from tools.bench.run import Wish
 
-    execute(Wish(names, plan, scratch, start or 0, floor, figures, keep))
+    if with_tls and not start:
+        raise click.UsageError(
+            "--with-tls goes with --start N; the profile says how another cluster is reached"
+        )
+    execute(Wish(names, plan, scratch, start or 0, floor, figures, keep, with_tls))
 
 
 def execute(wish: Wish) -> None:
@@ -127,7 +133,12 @@ def execute(wish: Wish) -> None:
     if not wish.start:
         profile = session.resolve(asked)
         keys = (profile.access_key or "", profile.secret_key or "")
-        access = Access(profile.endpoints, *keys, pinned=asked.endpoint is not None)
+        tls = None
+        if all(url.startswith("https:") for url in profile.endpoints):
+            from peer.client.trust import trust
+
+            tls = profile.tls_context() or trust()
+        access = Access(profile.endpoints, *keys, pinned=asked.endpoint is not None, tls=tls)
 
     async def measure() -> Report:
         task = asyncio.current_task()

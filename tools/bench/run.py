@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -25,12 +26,13 @@ TMPFS = "tmpfs"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to reach a cluster. `pinned`: load goes to these endpoints only."""
+    """How to reach a cluster. `pinned`: load goes to these endpoints only. `tls`: all are https, and this trusts them."""
 
     endpoints: Sequence[str]
     access_key: str
     secret_key: str
     pinned: bool = False
+    tls: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Wish:
     floor: bool = False
     figures: bool = False
     keep: bool = False
+    tls: bool = False
+    """Whether that cluster of its own speaks TLS."""
 
 
 async def run(wish: Wish, access: Access | None, progress: Progress) -> Report:
@@ -52,7 +56,7 @@ async def run(wish: Wish, access: Access | None, progress: Progress) -> Report:
     with _directory(wish.scratch) if writes else nullcontext(wish.scratch) as directory:
         floors = await _floor(wish, directory, progress) if wish.floor else []
         if wish.start:
-            async with own_cluster(directory, wish.start, progress) as own:
+            async with own_cluster(directory, wish.start, progress, tls=wish.tls) as own:
                 report = await _measure(wish, own, progress, leave=True)
         elif access is not None:
             report = await _measure(wish, access, progress, leave=wish.keep)
@@ -68,7 +72,7 @@ async def _measure(wish: Wish, access: Access, progress: Progress, *, leave: boo
     """All workloads in a bucket of their own, which is deleted at the end unless it is to be left."""
     bucket = f"bench-{secrets.token_hex(4)}"
     target = await find_target(
-        access.endpoints, access.access_key, access.secret_key, bucket, pinned=access.pinned
+        access.endpoints, access.access_key, access.secret_key, bucket, pinned=access.pinned, tls=access.tls
     )
     report = Report(_cluster(target), asdict(wish.plan), figures=wish.figures)
     if await target.cpu_s() is None:
@@ -116,18 +120,20 @@ def _cluster(target: Target) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def own_cluster(directory: Path, peers: int, progress: Progress) -> AsyncIterator[Access]:
+async def own_cluster(
+    directory: Path, peers: int, progress: Progress, *, tls: bool = False
+) -> AsyncIterator[Access]:
     """A cluster of real peers in `directory`, stopped at the end. Raises DevError."""
     from tools.devcluster import DevCluster
     from tools.devlayout import Layout, free_port
 
-    layout = Layout(directory / "cluster", peers, free_port(peers), min(peers, 3))
+    layout = Layout(directory / "cluster", peers, free_port(peers), min(peers, 3), "auto" if tls else "")
     cluster = DevCluster(layout)
     progress(f"founding a cluster of {peers} in {layout.data}")
     try:
         await cluster.start()
         access_key, secret_key = layout.credentials()
-        yield Access([place.api_url for place in layout.places], access_key, secret_key)
+        yield Access([place.api_url for place in layout.places], access_key, secret_key, tls=layout.trust())
     finally:
         progress("stopping the cluster")
         await cluster.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,21 +112,28 @@ def cpu_of_pid(pid: int) -> float | None:
 
 
 async def find_target(
-    urls: Sequence[str], access_key: str, secret_key: str, bucket: str, *, pinned: bool
+    urls: Sequence[str],
+    access_key: str,
+    secret_key: str,
+    bucket: str,
+    *,
+    pinned: bool,
+    tls: ssl.SSLContext | None = None,
 ) -> Target:
     """Ask the first peer that answers for all the others.
 
-    `pinned`: load goes to `urls` only. Raises BenchError: no peer answers, or one that is alive cannot be asked.
+    `pinned`: load goes to `urls` only. `tls`: all are https, and this trusts them. Raises BenchError: no peer answers, or
+    one that is alive cannot be asked.
     """
     heads = Heads(bucket, access_key, secret_key)
-    given = [_endpoint(url) for url in urls]
+    given = [_endpoint(url, tls) for url in urls]
     cluster = await _first_answer(heads, given)
     alive = [
         node for node in cluster.get("nodes", ()) if node.get("state") == "alive" and node.get("api_url")
     ]
     peers = []
     for node in alive:
-        endpoint = _endpoint(str(node["api_url"]))
+        endpoint = _endpoint(str(node["api_url"]), tls)
         status, own = await _json(heads, endpoint, "GET", "/v1/cluster/nodes/self")
         if status != 200:
             raise BenchError(f"{node.get('name')} does not tell its CPU time: {_reason(status, own)}")
@@ -168,9 +176,9 @@ async def _json(
         return status, None
 
 
-def _endpoint(url: str) -> Endpoint:
+def _endpoint(url: str, tls: ssl.SSLContext | None) -> Endpoint:
     try:
-        return Endpoint.of(url)
+        return Endpoint.of(url, tls)
     except ValueError as error:
         raise BenchError(str(error)) from None
 

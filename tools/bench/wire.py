@@ -8,8 +8,9 @@ counted and dropped unless it is wanted.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -25,14 +26,16 @@ class Endpoint:
 
     host: str
     port: int
+    tls: ssl.SSLContext | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
-    def of(url: str) -> Endpoint:
-        """From `http://host:port`. Raises ValueError for anything else: TLS is not measured here."""
+    def of(url: str, tls: ssl.SSLContext | None = None) -> Endpoint:
+        """From `http://host:port`, or with `tls` from `https://host:port`. Raises ValueError for anything else."""
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
-            raise ValueError(f"not an API address of the form http://host:port: {url}")
-        return Endpoint(parts.hostname, parts.port or 80)
+        scheme = "https" if tls is not None else "http"
+        if parts.scheme != scheme or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError(f"not an API address of the form {scheme}://host:port: {url}")
+        return Endpoint(parts.hostname, parts.port or (443 if tls is not None else 80), tls)
 
     @property
     def header(self) -> str:
@@ -214,7 +217,7 @@ async def connect(
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(deadline_s):
         _, connection = await loop.create_connection(
-            lambda: Connection(answered, lost), endpoint.host, endpoint.port
+            lambda: Connection(answered, lost), endpoint.host, endpoint.port, ssl=endpoint.tls
         )
     return connection
 
