@@ -69,12 +69,10 @@ class Reporter:
         before, self._epoch = self._epoch, epoch
         number = f"epoch {epoch.generation}.{epoch.number}"
         what = "; ".join(changes(before, epoch)) if before is not None else ""
-        if epoch.kind == "joint":
-            message = f"the ring is being changed ({number}){': ' + what if what else ''}"
-        else:
-            message = (
-                f"the ring is settled ({number}, {len(epoch.members)} members){': ' + what if what else ''}"
-            )
+        members = "1 member" if len(epoch.members) == 1 else f"{len(epoch.members)} members"
+        settled = f"the ring is settled ({number}, {members})"
+        message = f"the ring is being changed ({number})" if epoch.kind == "joint" else settled
+        message += f": {what}" if what else ""
         self._journal.note(INFO, RING, f"ring_{epoch.kind}", message)
 
     def flags(self, flags: frozenset[str], info: Info) -> None:

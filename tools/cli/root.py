@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dev": ("tools.dev:dev", "Found and run a local cluster."),
     "status": ("tools.cli.status:status", "The truth about the cluster."),
     "health": ("tools.cli.status:health", "Exit 0 healthy, 10 degraded, 11 unavailable."),
+    "events": ("tools.cli.events:events", "What happens, as it happens."),
     "top": ("tools.cli.top:top", "The terminal UI."),
     "mb": ("tools.cli.buckets:mb", "Make a bucket."),
     "rb": ("tools.cli.buckets:rb", "Remove an empty bucket."),
