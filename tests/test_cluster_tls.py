@@ -23,6 +23,7 @@ from peer.client.trust import UNTRUSTED, fetch_authority, trust
 from tests.certificates import TestAuthority, key_pem, new_authority, new_key, put_pair
 from tests.cluster_world import ClusterWorld
 from tests.dev_world import until_now
+from tests.test_cluster_upgrade import earlier_code
 from tools.bench.blocking import LargeClient
 from tools.bench.bodies import Bodies
 from tools.bench.target import find_target
@@ -299,6 +300,31 @@ def test_a_cluster_turns_tls_on_and_off(tmp_path: Path) -> None:
         assert world.call("GET", "/v1/buckets/box/objects/k0").body == BIG[:100_000]
         world.restart(0)  # what it was told last is what it remembers
         assert world.call("GET", "/health").status == 200
+
+
+def test_among_peers_of_an_earlier_version(tmp_path: Path) -> None:
+    """Goal: peers that know nothing of TLS get on with one that has it, and pass on what it says of itself."""
+    earlier = earlier_code(tmp_path / "earlier")
+    with ClusterWorld(tmp_path / "peers", options=SMALL_CLUSTER, code=earlier) as world:
+        with world.client() as client:
+            client.create_bucket("box")
+        for peer in (0, 1):
+            world.stop(peer)
+            world.code = None
+            world.start(peer, *(("--tls", "auto") if peer == 0 else ()))
+            if peer == 0:
+                ca_file = world.place(0).directory / "ca.pem"
+                until_now(ca_file.exists)
+                world.be_secured(ca_file, {1, 2})
+            world.wait_ready(peer)
+        world.wait_all_alive()
+        for peer in range(3):
+            path = f"/v1/buckets/box/objects/from-{peer}"
+            assert world.call("PUT", path, BIG[:300_000], peer=peer).status == 200
+            for reader in range(3):
+                assert world.call("GET", path, peer=reader).body == BIG[:300_000]
+        nodes = world.json_of("/v1/cluster/nodes", peer=1)["nodes"]
+        assert [node["api_url"] for node in nodes] == [world.api_url(index) for index in range(3)]
 
 
 # --- given certificates
