@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from peer.logs import HERE
 from peer.replication.env import Reply
 from peer.replication.messages import FAILED, JOIN, NAMES
 from peer.replication.node import Replica
@@ -20,7 +21,7 @@ def answer(replica: Replica, sender: str, message: list[Any], reply: Reply) -> N
     if not sender and message[0] != JOIN:
         reply((FAILED, "AccessDenied", "a peer that is not a member may only ask to join"))
         return
-    if log.isEnabledFor(logging.DEBUG):
+    if HERE.debugs:
         log.debug("%s from %s", NAMES.get(message[0], message[0]), sender or "a stranger")
     try:
         replica.handle(sender, message, reply)

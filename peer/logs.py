@@ -21,6 +21,7 @@ class Who:
     def __init__(self) -> None:
         self.name = ""
         self.id = ""
+        self.debugs = False  # whether lines of level debug are shown, for those who would have many to say
 
 
 HERE = Who()
@@ -72,3 +73,4 @@ def set_up(level: str, form: str, stream: TextIO | None = None, who: Who = HERE)
     plain = form == "text" or (form == "auto" and target.isatty())
     handler.setFormatter(TextLines() if plain else JsonLines(who))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    who.debugs = level == "debug"

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from functools import partial
 from typing import Any
 
 from peer import __version__, entry, logs, returning, startup
@@ -113,8 +114,9 @@ class Peer:
         )
         self.files = ChunkFiles(directory.segments_path, options=options, gauge=self.vitals.segments)
         self.disk = DiskThreads(self.files, self._loop)
-        self.peers = Peers(self._hello, self._key, self._handle, self._address_of, stats=self.stats)
         self.replica = Replica(self.env, self, self.rows, self.me)
+        handle = partial(answer, self.replica)
+        self.peers = Peers(self._hello, self._key, handle, self._address_of, stats=self.stats)
         self.replica.identity.on_amnesia = self._die
         self.replica.on_epoch = self._on_epoch
         self.replica.serve(JOIN, self._on_join, votes=False)
@@ -385,9 +387,6 @@ class Peer:
         epoch = self.replica.epochs.current
         everybody = epoch.everybody if epoch is not None else ()
         return next(((member.host, member.peer_port) for member in everybody if member.id == member_id), None)
-
-    def _handle(self, sender: str, message: list[Any], reply: Any) -> None:
-        answer(self.replica, sender, message, reply)
 
     async def _on_exchange(self, payload: bytes) -> bytes:
         if self.membership is None:

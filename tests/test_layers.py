@@ -86,7 +86,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "peer.looplag": ("peer.durations",),
     "peer.journal": (),
     "peer.reporter": ("peer.journal", "peer.membership", "ring"),
-    "peer.dispatch": ("peer.replication",),
+    "peer.dispatch": ("peer.replication", "peer.logs"),
     "peer.vitals": ("peer.looplag", "peer.storage"),
     "peer.bulkservice": ("peer.replication", "peer.storage", "peer.errors", "peer.buffers"),
     "peer.api": (
@@ -100,6 +100,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "peer.etag",
         "peer.durations",
         "peer.requestid",
+        "peer.logs",
         "ring",
     ),
     "peer.metrics": ("peer", "ring"),

@@ -6,6 +6,8 @@ the number of counters has a bound that no client can raise.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from peer.durations import REQUEST_S, Durations
 
 OPERATIONS: dict[str, str] = {
@@ -55,21 +57,22 @@ class Requests:
         self.api = api
         self.operations = {name: Operation() for name in OPERATIONS}
         self.begun = 0
-        self.ended = 0
         self.body_bytes_in = 0
         self.body_bytes_out = 0
         self.stream_bytes_out = 0
 
     @property
     def in_flight(self) -> int:
-        return self.begun - self.ended
+        return self.begun - sum(one.took.count for one in self.operations.values())
 
     def end(self, operation: str, code: int, took_s: float) -> None:
         """A request that was counted in `begun` is over: it was answered, or its client is gone."""
-        self.ended += 1
         one = self.operations[operation]
-        one.codes[code] = one.codes.get(code, 0) + 1
-        one.took.observe(took_s)
+        codes, took = one.codes, one.took
+        codes[code] = codes[code] + 1 if code in codes else 1
+        # As `observe`, without a call: this runs for each request.
+        took.counts[bisect_left(REQUEST_S, took_s)] += 1
+        took.total_s += took_s
 
     def summary(self) -> dict[str, int]:
         """How many requests of each kind have ended, and how many answers had which status of an error ("status 404")."""

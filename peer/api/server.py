@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection
+from time import perf_counter
 from typing import Any
 
 from aiohttp import web
 from multidict import istr
 
 from peer.errors import AtollError, Invalid, NotFound, StartupError, Unavailable
+from peer.logs import HERE
 from peer.requestid import CURRENT, is_sane
 from peer.tls.certificates import Certificates
 
@@ -173,47 +174,46 @@ class ApiServer:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request: never raises but for cancellation and a client that is gone."""
+        began_s = perf_counter()
         requests = self._context.requests
-        began_s = time.perf_counter()
         requests.begun += 1
-        call = Call(request, self._context, self._id_of(request), request.method, {})
-        CURRENT.set(call.id)  # of this connection's task, until its next request, and of all that comes of it
+        given = request.headers.get(REQUEST_ID)
+        request_id = given if given is not None and is_sane(given) else self._next_id()
+        # Of this connection's task, until its next request, and of all that comes of it.
+        CURRENT.set(request_id)
+        call = Call(request, self._context, request_id, request.method, {})
         code = GONE
         try:
-            response = await self._answer(call)
+            response = await self._route(call)
+            code = response.status
+        except ConnectionError:
+            self._context.count("clients_gone")
+            raise
+        except Exception as error:  # noqa: BLE001 - it is logged there, and answered
+            response = self._failed(call, error)
             code = response.status
         finally:
-            took_s = time.perf_counter() - began_s
+            took_s = perf_counter() - began_s
             requests.end(call.operation, code, took_s)
-            if log.isEnabledFor(logging.DEBUG):
+            if HERE.debugs:
                 log.debug("%s %s: %d in %.1f ms", call.method, request.raw_path, code, took_s * 1000)
         if not response.prepared:
-            response.headers["x-request-id"] = call.id
-            if call.method != "HEAD" and isinstance(response, web.Response):
-                requests.body_bytes_out += len(response.body or b"")  # type: ignore[arg-type]
+            response.headers[REQUEST_ID] = request_id
+            if isinstance(response, web.Response) and (body := response.body) and call.method != "HEAD":
+                requests.body_bytes_out += len(body)  # type: ignore[arg-type]
             if not request.content.is_eof() or request.content.exception() is not None:
                 # An answer before the body's end: what follows on this connection would be the body.
                 response.force_close()
         return response
 
-    async def _answer(self, call: Call) -> web.StreamResponse:
-        try:
-            return await self._route(call)
-        except AtollError as error:
+    def _failed(self, call: Call, error: Exception) -> web.Response:
+        """The answer to what a request raised."""
+        if isinstance(error, AtollError):
             return self._error(call.method, error, call.id)
-        except ConnectionError:
-            self._context.count("clients_gone")
-            raise
-        except Exception:
-            log.exception("request %s %s %s failed", call.id, call.method, call.request.raw_path)
-            failure = AtollError(f"an unexpected error; the peer's log has it under {call.id}")
-            failure.state_changed = None
-            return self._error(call.method, failure, call.id)
-
-    def _id_of(self, request: web.BaseRequest) -> str:
-        """The client's own id for this request, if it gave one that can be shown anywhere; else a new one."""
-        given = request.headers.get(REQUEST_ID)
-        return given if given is not None and is_sane(given) else self._next_id()
+        log.error("request %s %s %s failed", call.id, call.method, call.request.raw_path, exc_info=error)
+        failure = AtollError(f"an unexpected error; the peer's log has it under {call.id}")
+        failure.state_changed = None
+        return self._error(call.method, failure, call.id)
 
     def _next_id(self) -> str:
         self._requests += 1

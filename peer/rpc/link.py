@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from peer.errors import AtollError, Invalid, ProtocolError, Unavailable
-from peer.requestid import CURRENT, told
+from peer.requestid import CURRENT, MOST
 from peer.rpc import frames
 from peer.rpc.frames import FAILED, GOODBYE, REPLY, REQUEST
 from peer.rpc.hello import Session
@@ -32,6 +32,8 @@ Message = tuple[Any, ...]
 Done = Callable[["list[Any] | AtollError"], None]
 Reply = Callable[["Message | AtollError"], None]
 Handle = Callable[[str, "list[Any]", Reply], None]
+Waiter = tuple[Done, str]
+"""Who waits for a reply, and for which request of a client."""
 
 MAX_IN_FLIGHT: Final = 4096  # calls without a reply, per link
 MAX_OWED: Final = 4096  # requests not answered yet, per link
@@ -66,7 +68,7 @@ class Link(asyncio.Protocol):
         self.address = address  # as dialled; None for inbound
         self.closed: asyncio.Future[None] = loop.create_future()
         self.dead = False
-        self.pending: dict[int, tuple[float, Done]] = {}  # by id: deadline (loop time), done
+        self.pending: dict[int, tuple[float, Done, str]] = {}  # by id: deadline (loop time), and the waiter
         self._owner = owner
         self._stats = owner.stats
         self._loop = loop
@@ -95,16 +97,16 @@ class Link(asyncio.Protocol):
             or self._queued_bytes > HIGH_WATER_BYTES
             or len(self.pending) >= MAX_IN_FLIGHT
         ):
-            return self._reject(done)
+            return self._reject(done, request_id)
         try:
             if request_id and self._takes_ids:
                 packed = pack_message((REQUEST, self._next_id, body, request_id))
             else:
                 packed = pack_message((REQUEST, self._next_id, body))
         except Invalid as e:
-            self._loop.call_soon(finish, done, e)
+            self._loop.call_soon(finish, done, e, request_id)
             return None
-        self.pending[self._next_id] = (deadline, done)
+        self.pending[self._next_id] = (deadline, done, request_id)
         self._next_id += 1
         self._unanswered += 1
         self._stats.calls += 1
@@ -112,21 +114,21 @@ class Link(asyncio.Protocol):
         self._send(packed)
         return None
 
-    def _reject(self, done: Done) -> None:
+    def _reject(self, done: Done, request_id: str) -> None:
         if self.dead:
             error = Unavailable(f"the connection to peer {self.peer_id} was lost")
         else:
             self._stats.calls_overloaded += 1
             error = Unavailable(f"peer {self.peer_id} has too many calls waiting")
-        self._loop.call_soon(finish, done, error)
+        self._loop.call_soon(finish, done, error, request_id)
 
     def expire(self, now: float) -> None:
         """Fail the calls whose deadline has passed."""
-        late = [i for i, (deadline, _) in self.pending.items() if deadline <= now]
+        late = [i for i, (deadline, _, _) in self.pending.items() if deadline <= now]
         for call_id in late:
-            _, done = self.pending.pop(call_id)
+            _, done, request_id = self.pending.pop(call_id)
             self._stats.calls_timed_out += 1
-            finish(done, Unavailable(f"peer {self.peer_id} did not answer in time"))
+            finish(done, Unavailable(f"peer {self.peer_id} did not answer in time"), request_id)
         if late:
             self._close_if_idle()
 
@@ -182,6 +184,7 @@ class Link(asyncio.Protocol):
                         return
         except AtollError as e:
             self._stats.malformed += 1
+            CURRENT.set("")
             log.warning("closing the connection with %s: %s", self.session.where, e)
             self.abort(Unavailable(f"peer {self.peer_id} broke the protocol: {e}"))
 
@@ -191,6 +194,8 @@ class Link(asyncio.Protocol):
             kind, call_id, body = message
         elif type(message) is list and len(message) == 4 and message[0] == REQUEST:
             kind, call_id, body, request_id = message
+            if type(request_id) is not str or len(request_id) > MOST or not request_id.isprintable():
+                request_id = ""  # nothing to put into a log
         else:
             raise ProtocolError("a message is not [kind, id, body]")
         if type(call_id) is not int:
@@ -200,7 +205,7 @@ class Link(asyncio.Protocol):
                 raise ProtocolError("a reply is not a list")
             self._answered(call_id, body)
         elif kind == REQUEST:
-            self._request(call_id, body, told(request_id) if request_id else "")
+            self._request(call_id, body, request_id)
         elif kind == FAILED:
             self._answered(call_id, frames.restore(body))
         elif kind == GOODBYE:
@@ -215,7 +220,7 @@ class Link(asyncio.Protocol):
         self._unanswered -= 1
         waiting = self.pending.pop(call_id, None)
         if waiting is not None:  # else it comes after its deadline
-            finish(waiting[1], result)
+            finish(waiting[1], result, waiting[2])
         if self._we_said_goodbye:
             self._close_if_idle()
 
@@ -228,7 +233,7 @@ class Link(asyncio.Protocol):
             self._send(frames.pack((FAILED, call_id, frames.describe(error))))
             return
         self._owed.add(call_id)
-        CURRENT.set(request_id)
+        CURRENT.set(request_id)  # until the next message: whatever comes in by a link sets its own
         try:
             self._owner.handle(self.peer_id, body, partial(self._reply, call_id))
         except AtollError as e:
@@ -236,8 +241,6 @@ class Link(asyncio.Protocol):
         except Exception:
             log.exception("a request from peer %s failed", self.peer_id)
             self._reply(call_id, Unavailable("the peer failed while handling the request"))
-        finally:
-            CURRENT.set("")
 
     def _reply(self, call_id: int, body: Message | AtollError) -> None:
         """Answer a request (L3); a no-op when the connection is gone or an answer was given."""
@@ -328,7 +331,7 @@ class Link(asyncio.Protocol):
             return
         self._stats.calls_lost += len(pending)
         error = why or Unavailable(f"the connection to peer {self.peer_id} was lost")
-        fail((done for _, done in pending.values()), error, self._loop)
+        fail(((done, request_id) for _, done, request_id in pending.values()), error, self._loop)
 
 
 def pack_message(message: Message) -> bytes:
@@ -342,15 +345,17 @@ def pack_message(message: Message) -> bytes:
     return packed
 
 
-def finish(done: Done, result: list[Any] | AtollError) -> None:
-    """Hand a result to its waiter; a waiter that raises is logged and harms no other."""
+def finish(done: Done, result: list[Any] | AtollError, request_id: str) -> None:
+    """Hand a result to its waiter; one that raises is logged and harms no other. What it does now is for the request that it
+    called for, too."""
+    CURRENT.set(request_id)
     try:
         done(result)
     except Exception:
         log.exception("a call's completion failed")
 
 
-def fail(waiters: Iterable[Done], error: AtollError, loop: asyncio.AbstractEventLoop) -> None:
+def fail(waiters: Iterable[Waiter], error: AtollError, loop: asyncio.AbstractEventLoop) -> None:
     """Tell every waiter, each its own copy, once the current callback is done (L1)."""
-    for done in waiters:
-        loop.call_soon(finish, done, frames.again(error))
+    for done, request_id in waiters:
+        loop.call_soon(finish, done, frames.again(error), request_id)

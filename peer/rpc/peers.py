@@ -17,14 +17,13 @@ import random
 import socket
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from peer.errors import AtollError, ProtocolError, Refused, Unavailable
 from peer.requestid import CURRENT
 from peer.rpc.frames import again
 from peer.rpc.hello import Hello, Session
-from peer.rpc.link import Done, Handle, Link, Message, fail, finish
+from peer.rpc.link import Done, Handle, Link, Message, Waiter, fail, finish
 from peer.rpc.sockets import NobodyThere, connect
 from peer.rpc.stats import Stats
 
@@ -94,7 +93,6 @@ class Peers:
         client (`requestid`) as the call was made: what it sends then is caused by it, too.
         """
         request_id = CURRENT.get()
-        done = partial(_resumed, request_id, done)
         route = self._routes.get(member_id)
         if route is not None and (link := route.link) is not None and not link.dead:
             link.call(message, self._loop.time() + deadline_s, done, request_id)
@@ -115,7 +113,7 @@ class Peers:
             self.stats.calls_overloaded += 1
             error = Unavailable(f"peer {member_id} has too many calls waiting for a connection")
         if error is not None:
-            self._loop.call_soon(finish, done, error)
+            self._loop.call_soon(finish, done, error, request_id)
             return
         route.waiting.append((message, deadline, done, request_id))
         self.watch()
@@ -312,10 +310,10 @@ class Peers:
 
     def _expire_waiting(self, member_id: str, route: _Route, now: float) -> None:
         kept: deque[tuple[Message, float, Done, str]] = deque()
-        late: list[Done] = []
+        late: list[Waiter] = []
         for waiting in route.waiting:
             if waiting[1] <= now:
-                late.append(waiting[2])
+                late.append(waiting[2:])
             else:
                 kept.append(waiting)
         route.waiting = kept
@@ -324,7 +322,7 @@ class Peers:
 
     def _fail_waiting(self, route: _Route, error: AtollError) -> None:
         waiting, route.waiting = route.waiting, deque()
-        fail((done for _, _, done, _ in waiting), error, self._loop)
+        fail((one[2:] for one in waiting), error, self._loop)
 
     # -- the end
 
@@ -356,12 +354,3 @@ class Peers:
             self._sweeper.cancel()
             self._sweeper = None
         await asyncio.sleep(0)  # let the failed calls' `done` run
-
-
-def _resumed(request_id: str, done: Done, result: list[Any] | AtollError) -> None:
-    """Go on with what waited for a reply, as part of the request that it was sent for."""
-    CURRENT.set(request_id)
-    try:
-        done(result)
-    finally:
-        CURRENT.set("")
