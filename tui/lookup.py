@@ -93,5 +93,7 @@ async def _asked(client: AsyncClient, bucket: str, key: str | None, after: int) 
     """With chunks where the peer knows of them. An older one refuses the question; then its owners alone."""
     try:
         return await client.lookup(bucket, key, chunks=True, after=after)
+    except NotFound:
+        raise
     except Invalid:
         return await client.lookup(bucket, key)
