@@ -164,6 +164,13 @@ async def until(pilot: Pilot[None], holds: Callable[[], bool], deadline_s: float
             await pilot.pause(0.01)
 
 
+async def finished(app: TopApp) -> None:
+    """What the user asked for has come to its end, within ten seconds."""
+    async with asyncio.timeout(10):
+        for worker in [one for one in app.workers if one.name != "events"]:
+            await worker.wait()
+
+
 def screen(app: TopApp) -> str:
     """The characters on the screen."""
     width, height = app.size

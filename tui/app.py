@@ -29,6 +29,7 @@ from tui.newest import Newest
 from tui.overview import Lines, Overview
 from tui.page import Page
 from tui.peers import PeerRow, Peers
+from tui.repair import RepairPage
 from tui.ring import Ring
 from tui.source import Source
 from tui.state import State
@@ -40,7 +41,7 @@ REDRAW_S = 1.0
 SOON_S = 0.1
 """What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
-PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring}
+PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring, 5: RepairPage}
 """By their keys."""
 
 
