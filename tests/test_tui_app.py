@@ -85,7 +85,7 @@ def test_ascii_only() -> None:
         await pilot.pause()
         assert screen(app).isascii() and "Keys" in screen(app)
         await pilot.press("x", "colon")
-        await until(pilot, lambda: "leave (q)" in screen(app))
+        await until(pilot, lambda: "show it (key 1)" in screen(app))
         assert screen(app).isascii()
 
     play(healthy_events(degraded()), story, unicode=False, panel=[("API", PEERS[0])])
