@@ -143,9 +143,7 @@ class Peer:
     def _surfaces(self) -> None:
         """What clients meet."""
         self.objects = Objects(self.replica, self.chunks, self.client_pool, garbage=self.healing.garbage)
-        view = ClusterView(
-            self.replica, self.objects.buckets, lambda: self.membership, self._info, __version__
-        )
+        view = ClusterView(self.replica, self.objects, lambda: self.membership, self._info, __version__)
         self.waits_for = view.waits_for
         workers = WorkersView(self.replica, self.healing.workers, view)
         self.context = Context(self.replica, self.objects, view, workers, ApiLimits(**self.config.limits))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from peer.errors import Invalid, NotFound, Unavailable
 from peer.membership import MemberView
-from peer.objects.buckets import Buckets
+from peer.objects.store import Objects
 from peer.replication.keys import partition_in
 from peer.replication.messages import INFO, OK
 from peer.replication.node import Replica
@@ -18,6 +18,7 @@ from . import conditions
 from .addresses import addresses_of, flags_of
 from .http import iso_time
 from .infos import Infos
+from .lookup import Lookup
 from .redundancy import Redundancy
 from .ringview import RingView
 from .standing import LIVING, Standing
@@ -38,18 +39,19 @@ class ClusterView:
     def __init__(
         self,
         replica: Replica,
-        buckets: Buckets,
+        objects: Objects,
         members: Callable[[], Members | None],
         info: Callable[[], dict[str, Any]],
         version: str,
     ) -> None:
         self._replica = replica
-        self._buckets = buckets
+        self._objects = objects
         self._members = members
         self._own_info = info
         self._infos = Infos(replica, info, self.lives)
         self._partitions = Partitions(replica.owners_of)
         self._ring = RingView()
+        self._lookup = Lookup(replica, objects, self.standing)
         self._version = version
         self._started_s = time.monotonic()
         replica.serve(INFO, lambda _, reply: reply((OK, info())), votes=False)
@@ -185,25 +187,32 @@ class ClusterView:
         """/v1/cluster/ring."""
         return self._ring.to_map(standing)
 
-    async def lookup(self, bucket: str, key: bytes | None) -> dict[str, Any]:
-        """Who owns a key, or a whole bucket's shard 0 when no key is given."""
+    async def lookup(self, bucket: str, key: bytes | None, chunks_from: int | None = None) -> dict[str, Any]:
+        """Who owns a key, or a whole bucket's shard 0 when no key is given. With `chunks_from`, who holds it, and its chunks
+        from that number on."""
         if not bucket:
             raise Invalid("say which: /v1/cluster/ring/lookup?bucket=B&key=K", code="InvalidArgument")
-        known = await self._buckets.find(bucket)
+        known = await self._objects.buckets.find(bucket)
         epoch = self._replica.epoch
         space = known.objects(epoch.partition_power)
         row = space.row_key(key) if key is not None else space.prefix(0)
-        owners = []
         nodes = {node["id"]: node for node in self._nodes(self.standing())}
-        for owner in self._replica.owners_of_row(row).sets[-1]:
-            owners.append({k: nodes[owner][k] for k in ("id", "name", "state", "api_url")})
-        return {
+        ids = [owner for owner in self._replica.owners_of_row(row).sets[-1] if owner in nodes]
+        owners = [{k: nodes[owner][k] for k in ("id", "name", "state", "api_url")} for owner in ids]
+        told = {
             "bucket": bucket,
             "key": None if key is None else key.decode(),
             "partition": partition_in(row),
             "placement": row[3:13].hex(),
             "owners": owners,
         }
+        if key is None or chunks_from is None:
+            return told
+        holds = await self._lookup.heads(row, known.generation, ids)  # before a read mends what it finds
+        found = await self._lookup.object(bucket, key, chunks_from)
+        if found is None:
+            holds = dict.fromkeys(ids)
+        return told | {"owners": [one | {"holds": holds[one["id"]]} for one in owners], "object": found}
 
     def epochs(self) -> list[dict[str, Any]]:
         return self._replica.epochs.history()

@@ -17,6 +17,8 @@ from .buckets_api import read_json
 from .context import Call
 from .http import decode_name, parse_int
 
+MOST_CHUNKS = 1 << 40
+
 
 async def health(call: Call) -> web.StreamResponse:
     return web.json_response({"status": "ok"})
@@ -72,9 +74,13 @@ async def views(call: Call) -> web.StreamResponse:
 
 
 async def lookup(call: Call) -> web.StreamResponse:
-    call.only("bucket", "key")
+    call.only("bucket", "key", "chunks", "from")
     key = check_key(call.query["key"].encode()) if "key" in call.query else None
-    return web.json_response(await call.context.cluster.lookup(call.argument("bucket"), key))
+    chunks, first = _truth(call, "chunks"), parse_int(call.argument("from", "0"), "from", 0, MOST_CHUNKS)
+    if "from" in call.query and not chunks:
+        raise Invalid("from: the number of a chunk, for chunks=true", code="InvalidArgument")
+    told = await call.context.cluster.lookup(call.argument("bucket"), key, first if chunks else None)
+    return web.json_response(told)
 
 
 async def epochs(call: Call) -> web.StreamResponse:
@@ -164,9 +170,13 @@ def _noted(call: Call, code: str, plan: bool = False) -> Iterator[None]:
 def _plan(call: Call) -> bool:
     """Whether only the plan is wanted."""
     call.only("plan")
-    value = call.query.get("plan", "false")
+    return _truth(call, "plan")
+
+
+def _truth(call: Call, name: str) -> bool:
+    value = call.query.get(name, "false")
     if value not in ("true", "false"):
-        raise Invalid("plan is true or false", code="InvalidArgument")
+        raise Invalid(f"{name} is true or false", code="InvalidArgument")
     return value == "true"
 
 

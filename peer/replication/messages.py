@@ -34,6 +34,7 @@ Request                                                            Reply after O
 (FLOORS, tag, [partition])                                         [[ballot promised, purge floor] of a partition]
 (INFO, 0)                                                          a map about the peer
 (WORKERS, 0, verb, [worker], value)                                [a map about a worker]
+(HOLDS, 0, [chunk name])                                           [whether its bytes are here]
 (LOG, 0, start, number, limit)                                     [entry of the journal], the newest after that one
 
 A reply is an array that begins with a status. Every status but OK means: this message changed nothing here.
@@ -51,7 +52,7 @@ EPOCH_PREPARE, EPOCH_ACCEPT, EPOCH_RELEASE, EPOCH_DECIDED, EPOCH_GET, JOIN = 10,
 MERGED = 16
 BOOTS = 20
 ADD_REF, STORE_CHUNK = 30, 31
-INFO, WORKERS, LOG = 40, 41, 42
+INFO, WORKERS, LOG, HOLDS = 40, 41, 42, 43
 COPY_DIGESTS, COPY_LEAVES, COPY_LIST, COPY_FETCH = 50, 51, 52, 53
 HINTS, HINTED, HINT_KEEP, REPAIR = 60, 61, 62, 63
 PURGE_PROMISE, PURGE, FLOORS = 75, 76, 77
