@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import signal
 import socket
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from peer.api.protocol import HttpServer
+from peer.api.protocol import Handler, HttpServer
 from tests.cluster_tools import MIB, Writer, content, wait_until
 from tests.cluster_world import ClusterWorld
 from tests.ledgers import NUMBER, Ledger, check_ledgers
@@ -27,29 +26,32 @@ LARGE = content(1, 24 * MIB + 5)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[ClusterWorld]:
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ClusterWorld]:
+    """Peers that wait long for what is under way; their parameter, if there is one, is that of TLS."""
+    tls = getattr(request, "param", "")
+    environment = {"ATOLL_DRAIN": "60s"}
     with ClusterWorld(
-        tmp_path, options=["--chunk-size", "1MiB"], environment={"ATOLL_DRAIN": "60s"}
+        tmp_path, options=["--chunk-size", "1MiB"], environment=environment, tls=tls
     ) as cluster:
         assert cluster.call("PUT", "/v1/buckets/stop").status == 201
         yield cluster
 
 
-def listens(world: ClusterWorld, peer: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", world.place(peer).api_port), WAIT_S).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 def ask_to_stop(world: ClusterWorld, peer: int) -> None:
-    """SIGTERM, and wait until it takes no new connections."""
+    """SIGTERM, and wait until it takes no new connections, and has closed one that was idle: whatever comes from now on
+    comes to a server that ends."""
+    idle = world.connection(peer, WAIT_S)
+    idle.request("GET", "/health")
+    assert idle.getresponse().read() and idle.sock is not None
     world.signal(peer, signal.SIGTERM)
-    wait_until(lambda: not listens(world, peer), "nobody is let in any more")
+    assert idle.sock.recv(1) == b""
+    idle.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", world.place(peer).api_port), WAIT_S)
     assert world.running(peer), "it does not wait for what is under way"
 
 
+@pytest.mark.parametrize("world", ["", "auto"], ids=["plain", "tls"], indirect=True)
 def test_an_upload_under_way_is_stored(world: ClusterWorld) -> None:
     """Goal: whoever has sent half of an object sends the rest, and is told that it is stored; all others have it."""
     half_sent, go_on = threading.Event(), threading.Event()
@@ -70,10 +72,11 @@ def test_an_upload_under_way_is_stored(world: ClusterWorld) -> None:
     assert world.call("GET", "/v1/buckets/stop/objects/up", peer=1).body == LARGE
 
 
+@pytest.mark.parametrize("world", ["", "auto"], ids=["plain", "tls"], indirect=True)
 def test_a_download_under_way_is_whole(world: ClusterWorld) -> None:
     """Goal: whoever has read the beginning of an object reads the rest, from the peer that stops."""
     assert world.call("PUT", "/v1/buckets/stop/objects/down", LARGE, peer=1).status == 200
-    connection = http.client.HTTPConnection("127.0.0.1", world.place(0).api_port, timeout=WAIT_S)
+    connection = world.connection(0, WAIT_S)
     try:
         headers = {"Authorization": world.authorization}
         connection.request("GET", "/v1/buckets/stop/objects/down", headers=headers)
@@ -100,6 +103,41 @@ def test_what_does_not_end_is_cut(tmp_path: Path) -> None:
         assert world.call("HEAD", "/v1/buckets/stop/objects/endless", peer=1).status == 404
 
 
+def test_a_body_is_read_to_its_end_by_a_server_that_ends() -> None:
+    """Goal: what a client sends of a request that is being answered arrives, also when all connections have been told to
+    close."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        begun.set()
+        return web.Response(text=str(len(await request.read())))
+
+    async def scenario() -> None:
+        server, runner = await serving(answer)
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\nsome")
+        await begun.wait()
+        (connection,) = server.connections
+        ending = asyncio.create_task(runner.cleanup())
+        await asyncio.to_thread(wait_until, lambda: connection._force_close, "the server ends", WAIT_S)
+        writer.write(bytes(900_000 - 4))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b" 200 " in head and await reader.read() == b"900000"
+        await ending
+        writer.close()
+
+    begun = asyncio.Event()
+    asyncio.run(asyncio.wait_for(scenario(), WAIT_S))
+
+
+async def serving(answer: Handler) -> tuple[HttpServer, web.ServerRunner]:
+    """A server on a port of its own."""
+    server = HttpServer(answer, lambda status, code, message: web.Response(status=status))
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return server, runner
+
+
 def test_an_open_connection_is_ended_before_it_is_closed() -> None:
     """Goal: a request on a connection that is open already is answered, and the answer says that it was the last one: none
     is lost because it met the end of its connection on the way."""
@@ -108,11 +146,7 @@ def test_an_open_connection_is_ended_before_it_is_closed() -> None:
         return web.Response(text="done")
 
     async def scenario() -> None:
-        server = HttpServer(answer, lambda status, code, message: web.Response(status=status))
-        runner = web.ServerRunner(server)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        server, runner = await serving(answer)
         reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
 
         async def asked() -> bytes:

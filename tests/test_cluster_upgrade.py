@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster_tools import MIB, Writer, content, wait_until
 from tests.cluster_world import ClusterWorld
 from tests.ledgers import NUMBER, Ledger, check_ledgers
+from tests.test_cli_watch import watching
 from tests.test_cluster_kills import Reader
+from tools.cli.profiles import write_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 EARLIER = "ccb484d3d04211d1cbdab27499bd5e0459b2eca8"
@@ -69,6 +73,11 @@ def works_both_ways(world: ClusterWorld, bucket: str, turn: str) -> None:
             for reader in range(3):
                 answer = world.call("GET", path, peer=reader)
                 assert (answer.status, answer.body) == (200, body), (turn, writer, reader)
+        if runs(
+            world, writer, None
+        ):  # what the earlier ones cannot tell is told of them, or said to be missing
+            for view in ("nodes", "views", "log", "workers"):
+                assert world.call("GET", f"/v1/cluster/{view}", peer=writer).status == 200, (turn, view)
     for peer in range(3):
         wait_until(lambda peer=peer: told(world, peer) == {"alive"}, f"all are alive for peer {peer}")  # type: ignore[misc]
 
@@ -95,15 +104,38 @@ def upgrade(world: ClusterWorld, peer: int) -> None:
     assert world.atoll("status", peer=peer).returncode == 0
 
 
-def test_upgraded_one_peer_at_a_time(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def check_watch(watch: subprocess.Popen[bytes], out: Path) -> None:
+    """`atoll status --watch` began with the earlier version's peers, saw each of them started anew, and moved when its own
+    was stopped."""
+
+    def seen() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in out.read_bytes().splitlines()]
+
+    wanted = {"peer-1", "peer-2", "peer-3"}
+    wait_until(lambda: {one["node"] for one in seen() if "boot" in one} == wanted, "each was started anew")
+    kinds = [one["kind"] for one in seen()]
+    assert kinds[:2] == ["connected", "state"] and kinds.count("connected") > 1
+    watch.send_signal(signal.SIGINT)
+    assert watch.wait(60) == 130
+    assert watch.stderr is not None and watch.stderr.read().strip() == b"atoll: interrupted"
+
+
+def test_upgraded_one_peer_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     """Goal: each peer in turn goes on with the new version, under load: no request fails for good, what was acknowledged
     reads back, conditions are judged exactly, and old and new peers serve each other at every step. Then one goes back to
     the earlier version."""
     earlier = earlier_code(tmp_path / "earlier")
+    monkeypatch.setenv("ATOLL_CONFIG_HOME", str(tmp_path / "peers"))
     with ClusterWorld(tmp_path / "peers", options=["--chunk-size", "1MiB"], code=earlier) as world:
+        assert runs(world, 0, earlier) and not runs(world, 0, None)
         for options in ([], ["--plain"]):  # of this version, to peers of the earlier one
             assert "tolerates" in world.atoll("status", *options).stdout
         with world.client() as client, ExitStack() as stack:
+            write_profile("upgraded", [world.api_url(2)], *world.credentials, True)
+            out = stack.enter_context((tmp_path / "watch").open("wb"))
+            watch = stack.enter_context(watching(world, "-o", "jsonl", stdout=out))
             client.create_bucket("upgraded", shards=4)
             for number, size in enumerate(STEADY):
                 client.put("upgraded", f"steady/{number}", content(number, size))
@@ -123,6 +155,7 @@ def test_upgraded_one_peer_at_a_time(tmp_path: Path, record_property: Callable[[
             works_both_ways(world, "upgraded", "back")
             for one in busy:
                 one.wait_for(5)
+            check_watch(watch, tmp_path / "watch")
         assert reader.failure is None, f"a read failed: {reader.failure!r}"
         for peer in (0, 1):  # one of the earlier version, and one of this
             with world.client(peer, pin=True) as client:

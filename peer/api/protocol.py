@@ -1,8 +1,8 @@
 """HTTP as this server wants it, where aiohttp's defaults would mislead a client.
 
-Four differences: what is not HTTP is refused in the API's own form; a client that closes its sending side too early
-(a short body) is still told what was wrong; bodies stay the bytes that were sent, whatever their Content-Encoding; and a
-server that ends takes leave of its clients.
+Differences: what is not HTTP is refused in the API's own form; a client that closes its sending side too early (a short
+body) is still told what was wrong; bodies stay the bytes that were sent, whatever their Content-Encoding; a server that ends
+takes leave of its clients, and reads to their end the bodies of requests that it still answers.
 """
 
 from __future__ import annotations
@@ -81,6 +81,19 @@ class Connection(RequestHandler):
         self._refuse = server.refuse
         self._ended = False
         self.owed: StreamReader | None = None  # the body of the request that is being answered
+
+    def data_received(self, data: bytes) -> None:
+        """Of a request that is being answered the body is read to its end, also when the server is ending: aiohttp would let
+        it drop."""
+        if self.owed is None or self.owed.is_eof() or not (self._close or self._force_close):
+            return super().data_received(data)
+        close, force_close = self._close, self._force_close
+        self._close = self._force_close = False
+        try:
+            super().data_received(data)
+        finally:
+            self._close = self._close or close
+            self._force_close = self._force_close or force_close
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client will send no more. True, to go on with the answers that are still owed."""
