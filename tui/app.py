@@ -24,6 +24,7 @@ from tui import palette
 from tui.clean import NoControls
 from tui.header import Header
 from tui.help import HelpScreen
+from tui.log import Log
 from tui.model import Peer
 from tui.newest import Newest
 from tui.overview import Lines, Overview
@@ -41,7 +42,7 @@ REDRAW_S = 1.0
 SOON_S = 0.1
 """What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
-PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring, 5: RepairPage}
+PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring, 5: RepairPage, 6: Log}
 """By their keys."""
 
 
