@@ -96,9 +96,9 @@ def test_the_whole_state_first() -> None:
         "Partitions: 4096 of 4096 with all copies, 0 degraded, 0 unavailable.",
         "Epoch 0.3, 3 replicas.",
         "All of this is what peer-1 sees, version 1.0.",
-        "Peer peer-1: alive, in the ring active, zone a, 2.0 KiB of 1.0 GiB used, 50.0 % of the ring, version 1.0,"
+        "Peer peer-1: alive, active in the ring, zone a, 2.0 KiB of 1.0 GiB used, 50.0 % of the ring, version 1.0,"
         " API at http://h1:7401.",
-        "Peer peer-2: alive, in the ring active, zone a, 2.0 KiB of 1.0 GiB used, 50.0 % of the ring, last heard 0.2 s ago,"
+        "Peer peer-2: alive, active in the ring, zone a, 2.0 KiB of 1.0 GiB used, 50.0 % of the ring, last heard 0.2 s ago,"
         " version 1.0, API at http://h2:7401.",
     ]
     nothing = "Repair: nothing waits, nothing is paused, nothing fails."
@@ -141,16 +141,18 @@ def test_peers(listener: Listener) -> None:
     """Goal: state, ring state, flags, starts and versions of each peer, members that come and go, and epochs."""
     assert listener.lines("cluster", with_node(2, state="suspect", flags=["slow"], ring="draining")) == [
         "peer-2 is suspect (before: alive)",
-        "peer-2 is in the ring draining (before: active)",
+        "peer-2 is draining in the ring (before: active)",
         "peer-2: flag slow is up",
     ]
     assert listener.lines("cluster", with_node(2, boot=2, version="2.0")) == [
         "peer-2 is alive (before: suspect)",
-        "peer-2 is in the ring active (before: draining)",
+        "peer-2 is active in the ring (before: draining)",
         "peer-2 runs version 2.0 (before: 1.0)",
         "peer-2 was started anew (start 2)",
         "peer-2: flag slow is down",
     ]
+    stopped = listener.lines("cluster", with_node(2, boot=2, version="2.0", state="left"))
+    assert stopped == ["peer-2 is stopped (before: alive)"]
     left = HEALTHY | {"nodes": [NODES[0]], "epoch": {"generation": 0, "number": 4, "kind": "joint"}}
     assert listener.lines("cluster", left) == [
         "peer-2 is no member any more",

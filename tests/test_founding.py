@@ -221,3 +221,11 @@ def test_a_cluster_made_that_way(tmp_path: Path) -> None:
         assert told["cluster_id"] == cluster_id and len(told["nodes"]) == 3
         assert world.call("GET", "/v1/buckets/kept/objects/one").body == b"one"
     assert atoll("health", "--ready").returncode == 2
+
+
+def test_asked_without_tls_it_is_alive_all_the_same(tmp_path: Path) -> None:
+    """Goal: the image's own check knows neither TLS nor the authority: that a port speaks TLS is a sign of life."""
+    with ClusterWorld(tmp_path, peers=1, replicas=1, tls="auto") as world:
+        plain = world.api_url().replace("https:", "http:")
+        assert atoll("health", "--alive", "--endpoint", plain).returncode == 0
+        assert atoll("health", "--ready", "--endpoint", plain).returncode not in (0, 11)

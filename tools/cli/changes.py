@@ -230,14 +230,19 @@ def stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-_LABELS = {"state": "is", "ring": "is in the ring", "zone": "is in zone", "version": "runs version"}
+_SENTENCES = {
+    "state": "is {}",
+    "ring": "is {} in the ring",
+    "zone": "is in zone {}",
+    "version": "runs version {}",
+}
 
 
 def _differences(was: Json, one: Json) -> Iterator[tuple[str, str]]:
     """What of a peer is another than before: which field, and the rest of a sentence that begins with its name."""
-    for what, label in _LABELS.items():
+    for what, said in _SENTENCES.items():
         if was.get(what) != one.get(what) and None not in (was.get(what), one.get(what)):
-            yield what, f" {label} {one[what]} (before: {was.get(what)})"
+            yield what, f" {said.format(told.state(one[what]))} (before: {told.state(was[what])})"
     if was.get("boot") not in (0, None) and one.get("boot") not in (was.get("boot"), 0, None):
         yield "boot", f" was started anew (start {one['boot']})"
     if was.get("whole") is not None and was.get("whole") != one.get("whole"):

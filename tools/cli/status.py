@@ -125,6 +125,10 @@ def _health_of_a_peer(client: Client, what: str) -> int:
     except Unavailable as problem:
         tell(problem)
         return DOWN
+    except AtollError as answer:
+        if what != "alive":  # else it is an answer, such as that this port speaks TLS
+            raise
+        reasons = [sentence(answer)]
     holds = what == "alive" or not reasons
     emit_one({what: holds, "reasons": reasons}, str(holds).lower(), [(what, "yes" if holds else "no")])
     for reason in reasons:

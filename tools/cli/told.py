@@ -95,9 +95,14 @@ def everything(cluster: Json) -> Iterator[str]:
     yield from map(node, cluster.get("nodes") or ())
 
 
+def state(word: object) -> str:
+    """A peer's state, or another word about it: `left` is what gossip calls one that said goodbye."""
+    return "stopped" if word == "left" else str(word)
+
+
 def node(told: Json) -> str:
     """One peer in one line."""
-    parts = [f"{told.get('state', 'unknown')}", f"in the ring {told.get('ring', 'unknown')}"]
+    parts = [state(told.get("state", "unknown")), f"{told.get('ring', 'unknown')} in the ring"]
     if told.get("zone"):
         parts.append(f"zone {told['zone']}")
     if told.get("used_bytes") is not None:
