@@ -29,8 +29,9 @@ from tests.tui_canned import (
 from tui.app import PAGES, TopApp
 from tui.help import HelpScreen
 from tui.overview import Overview
-from tui.peers import Peers
+from tui.page import Page
 from tui.rows import Rows
+from tui.state import State
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
@@ -84,8 +85,8 @@ def test_ascii_only() -> None:
         await pilot.press("question_mark")
         await pilot.pause()
         assert screen(app).isascii() and "Keys" in screen(app)
-        await pilot.press("x", "colon")
-        await until(pilot, lambda: "show it (key 1)" in screen(app))
+        await pilot.press("x", "colon", *"quit")
+        await until(pilot, lambda: "leave (q)" in screen(app))
         assert screen(app).isascii()
 
     play(healthy_events(degraded()), story, unicode=False, panel=[("API", PEERS[0])])
@@ -219,15 +220,23 @@ def test_palette(key: str) -> None:
 def test_help_is_of_the_page_that_is_up(size: tuple[int, int]) -> None:
     """Goal: ? tells the keys that work now, the page's own first, and what it draws; arrows scroll it, others close it."""
 
-    class Knowing(Peers):
+    class Knowing(Page):
+        TITLE = "Knowing"
+        can_focus = True
         BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "yes", "agree")]
+
+        def show(self, state: State) -> None:
+            pass
+
+        def take_focus(self) -> None:
+            self.focus()
 
     async def story(app: TopApp, pilot: Pilot[None]) -> None:
         await pilot.press("question_mark")
-        assert "Keys of" not in screen(app) and "1 to" in screen(app)
+        assert "Keys of Overview" in screen(app) and "1 to" in screen(app) and "Scroll" not in screen(app)
         await pilot.press("x", "2", "question_mark")
         await pilot.pause()
-        assert "Keys of Peers" in screen(app) and "y  agree" in screen(app) and "q  quit" in screen(app)
+        assert "Keys of Knowing" in screen(app) and "y  agree" in screen(app) and "q  quit" in screen(app)
         await pilot.press("end")
         await pilot.pause()
         assert "Any key closes this." in screen(app)

@@ -159,9 +159,13 @@ async def tell(app: TopApp, pilot: Pilot[None], *events: Event) -> None:
 
 async def until(pilot: Pilot[None], holds: Callable[[], bool], deadline_s: float = 20.0) -> None:
     """Wait for what a worker of the app does."""
-    async with asyncio.timeout(deadline_s):
-        while not holds():
-            await pilot.pause(0.01)
+    try:
+        async with asyncio.timeout(deadline_s):
+            while not holds():
+                await pilot.pause(0.01)
+    except TimeoutError:
+        app = pilot.app
+        raise AssertionError(screen(app) if isinstance(app, TopApp) else "it did not happen") from None
 
 
 async def finished(app: TopApp) -> None:

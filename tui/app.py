@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
@@ -21,6 +22,8 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Input
 
 from tui import palette
+from tui.acting import act
+from tui.actions import ACTIONS, title
 from tui.clean import NoControls
 from tui.header import Header
 from tui.help import HelpScreen
@@ -60,6 +63,7 @@ class TopApp(App[None]):
     """
 
     CSS_PATH = "top.tcss"
+    COMMANDS = App.COMMANDS | {palette.PeerCommands}
     # Textual declares these two as instance variables, so ClassVar is not to be had.
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (50, "-narrow"), (112, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-high")]  # noqa: RUF012
@@ -221,10 +225,21 @@ class TopApp(App[None]):
         self.redraw()
         self.page.take_focus()
 
+    async def open_peer(self, peer_id: str, *, back_to: int = 0) -> None:
+        """The page of one peer; Escape leads back to where it was opened."""
+        await self.action_page(2)
+        if isinstance(self.page, Peers):
+            self.page.open(peer_id, back_to=back_to)
+
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from self.page.commands()
         for number, page in PAGES.items():
             yield SystemCommand(f"Page {page.TITLE}", f"show it (key {number})", self._opener(number))
+        if not self.readonly:
+            for action in ACTIONS.values():
+                if not action.ring:
+                    does = partial(act, self, action.name, None)
+                    yield SystemCommand(title(action, None), action.says, does)
         yield SystemCommand("Pause", "stop drawing, and go on (p)", self.action_pause)
         yield SystemCommand("Copy", "what the page shows, as text (c)", self.action_copy)
         yield SystemCommand("Theme", "light, dark and others", self.action_change_theme)
@@ -260,7 +275,10 @@ class TopApp(App[None]):
         everywhere = {"pages": f"1 to {max(PAGES)}"}
         for active in self.screen.active_bindings.values():
             binding, node = active.binding, active.node
-            if active.enabled and binding.show and not isinstance(node, Screen):
+            named = (
+                binding.show or binding.tooltip
+            )  # those with a tooltip are ours, but have no room at the foot
+            if active.enabled and named and not isinstance(node, Screen):
                 keys = everywhere if node is self else own
                 keys.setdefault(binding.description, self.get_key_display(binding))
         self.push_screen(

@@ -37,14 +37,14 @@ class Dialog(ModalScreen[T]):
     def __init__(self, title: str, lines: Lines, yes: str) -> None:
         super().__init__()
         self._title = title
-        self._lines = Text("\n").join(Text(line) if isinstance(line, str) else line for line in lines)
+        self._lines = _joined(lines)
         self._yes = yes
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
             yield Static(Text(self._title, style="bold"), id="dialog-title")
             with VerticalScroll(id="dialog-body", can_focus=False):
-                yield Static(self._lines)
+                yield Static(self._lines, id="dialog-lines")
             yield from self.asked()
             yield Static(id="dialog-problem")
             with Horizontal(id="dialog-buttons"):
@@ -80,9 +80,17 @@ class Dialog(ModalScreen[T]):
         event.stop()
         self.accept()
 
+    def say(self, lines: Lines) -> None:
+        """Other lines from now on."""
+        self.query_one("#dialog-lines", Static).update(_joined(lines))
+
     def refuse(self, problem: str) -> None:
         """Say why the answer is none; "" takes it back."""
         self.query_one("#dialog-problem", Static).update(Text(problem, style="yellow"))
+
+
+def _joined(lines: Lines) -> Text:
+    return Text("\n").join(Text(line) if isinstance(line, str) else line for line in lines)
 
 
 class Confirm(Dialog[bool]):
@@ -106,18 +114,26 @@ class Confirm(Dialog[bool]):
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.query_one("#dialog-yes", Button).disabled = self._word is not None
+        self.changed()
+
+    def allowed(self) -> bool:
+        """Whether a yes counts now."""
+        return self._word is None or self.query_one("#dialog-input", Input).value == self._word
+
+    def changed(self) -> None:
+        """Let the button say what `allowed` does."""
+        self.query_one("#dialog-yes", Button).disabled = not self.allowed()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         self.refuse("")
-        self.query_one("#dialog-yes", Button).disabled = event.value != self._word
+        self.changed()
 
     def action_cancel(self) -> None:
         self.dismiss(False)
 
     def accept(self) -> None:
-        if self._word is not None and self.query_one("#dialog-input", Input).value != self._word:
+        if not self.allowed():
             self.refuse(f"That is not {self._word}: nothing was done.")
         else:
             self.dismiss(True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rich.text import Text
 from textual.widgets import Static
 
-from tui.model import DASH, Cluster, Peer, partition_words, size_words
+from tui.model import DASH, Cluster, partition_words, size_words
 from tui.repairing import in_short
 from tui.spark import bar, peak, sparkline
 from tui.state import State
@@ -79,7 +79,7 @@ def _stored(cluster: Cluster, width: int, *, unicode: bool) -> Text:
 
 
 def _fullest(cluster: Cluster) -> Text:
-    parts = [(part, peer) for peer in cluster.peers if (part := _part(peer)) is not None]
+    parts = [(part, peer) for peer in cluster.peers if (part := peer.used_part) is not None]
     if not parts:
         return Text(DASH)
     part, peer = max(parts, key=lambda one: one[0])
@@ -132,12 +132,6 @@ def _count(value: float | None) -> str:
 
 def _size(value: float | None) -> str:
     return size_words(None if value is None else int(value))
-
-
-def _part(peer: Peer) -> float | None:
-    return (
-        peer.used_bytes / peer.capacity_bytes if peer.used_bytes is not None and peer.capacity_bytes else None
-    )
 
 
 def _percent(part: float) -> str:

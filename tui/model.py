@@ -8,7 +8,7 @@ must not make the picture look better than it is (P7).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -76,6 +76,15 @@ class Peer:
     whole: bool | None
     """False: it counts as no copy in the verdict."""
     clock_skew_s: float | None
+    raw: Json = field(repr=False, compare=False)
+    """All that was told of it."""
+
+    @property
+    def used_part(self) -> float | None:
+        """Of its capacity, 0 to 1."""
+        if self.used_bytes is None or not self.capacity_bytes:
+            return None
+        return self.used_bytes / self.capacity_bytes
 
     @property
     def look(self) -> Look:
@@ -178,6 +187,7 @@ def _peer(node: Json, index: int, newest: tuple[int, int] | None) -> Peer:
         api_url=str(node.get("api_url") or ""),
         whole=_truth(node.get("whole")),
         clock_skew_s=_number(node.get("clock_skew_s")),
+        raw=node,
     )
 
 

@@ -10,11 +10,11 @@ from textual.app import ComposeResult
 from textual.containers import Container
 from textual.widgets import Static
 
+from tui.acting import ActsOnPeers
 from tui.facts import Facts, fact_lines
-from tui.model import headline
+from tui.model import Peer, headline
 from tui.newest import Newest
-from tui.page import Page
-from tui.peers import PEER_COLUMNS
+from tui.peers import PEER_COLUMNS, PeerRow, ordered
 from tui.reasons import Reasons, reason_lines
 from tui.ringview import RingView
 from tui.rows import Rows
@@ -30,7 +30,6 @@ FEW = 7
 """Rows of the table that the drawing gives way to."""
 COPIED = 100
 """Columns of what is copied."""
-TROUBLE = ("dead", "unknown", "suspect", "leaving", "draining", "drained", "left", "alive")
 MEANING = (
     "The band of the ring is what each peer owns, by its number in the table: solid answers, chequered is suspected, hollow"
     " is dead. The thin circle is the ring of partitions: solid with every copy there, dotted with one missing, open where"
@@ -40,7 +39,7 @@ MEANING = (
 )
 
 
-class Overview(Page):
+class Overview(ActsOnPeers):
     """The ring, what belongs beside it, the peers, what `atoll dev` adds, and the latest events."""
 
     TITLE: ClassVar[str] = "Overview"
@@ -94,8 +93,18 @@ class Overview(Page):
             self._layout = body.styles.grid_rows = layout
         self.set_class(above < RING_LEAST and not wide, "-cramped")
         if len(peers) >= rows.size.height:
-            peers = tuple(sorted(peers, key=lambda peer: TROUBLE.index(peer.state)))
+            peers = tuple(ordered(peers, "state"))
         rows.show(self.top.rows_of(peers), dim=state.stale)
+
+    @property
+    def target(self) -> Peer | None:
+        row = self.query_one("#overview-peers", Rows).current
+        return row.peer if isinstance(row, PeerRow) else None
+
+    async def on_rows_chosen(self, message: Rows.Chosen) -> None:
+        message.stop()
+        if isinstance(row := message.rows.current, PeerRow):
+            await self.top.open_peer(row.peer.id, back_to=1)
 
     def panel(self, lines: Lines) -> None:
         """What `atoll dev` has to say below the peers; nothing hides it."""
