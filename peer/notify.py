@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
 PINGS = 4
-STARTING = "starting"
+STARTING, RETURNING = "starting", "coming back under a new id"
 
 
 class Supervisor:
@@ -60,7 +60,8 @@ class Supervisor:
     def look(self) -> None:
         """Tell it now."""
         fields = {} if self.watchdog_s is None else {"WATCHDOG": "1"}
-        waits = [STARTING] if self._waits_for is None else self._waits_for()
+        nobody = [RETURNING if self._ready else STARTING]
+        waits = nobody if self._waits_for is None else self._waits_for()
         if not (waits or self._ready or self._stopping):
             self._ready = True
             fields["READY"] = "1"

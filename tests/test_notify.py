@@ -69,6 +69,9 @@ def test_ready_when_nothing_is_waited_for(listener: Listener) -> None:
         {"STATUS": "out of the ring"},
         {"STATUS": "serving at 127.0.0.1:7401"},
     ]
+    supervisor.look_at(None)
+    supervisor.look()
+    assert listener.hear()[-1] == {"STATUS": "coming back under a new id"}
 
 
 def test_stopping(listener: Listener) -> None:
@@ -127,7 +130,8 @@ def test_a_real_peer(tmp_path: Path) -> None:
     with ClusterWorld(tmp_path / "peers", under=under) as world:
         wait_until(lambda: listener.values("READY") == ["1"], "it is ready")
         wait_until(lambda: len(listener.values("WATCHDOG")) > 4, "it gives signs of life")
-        assert listener.values("STATUS")[-1] == f"serving at 127.0.0.1:{world.place(1).api_port}"
+        serving = f"serving at 127.0.0.1:{world.place(1).api_port}"
+        wait_until(lambda: listener.values("STATUS")[-1] == serving, "nothing is waited for")
         assert world.stop(1) == 0
         assert listener.values("STOPPING") == ["1"] and listener.values("READY") == ["1"]
         world.kill_all()
