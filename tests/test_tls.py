@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from datetime import UTC, datetime
 from functools import partial
@@ -146,6 +147,9 @@ def test_what_cannot_be_shown(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(bytes(2 << 20))
     with pytest.raises(StartupError, match="too large"):
         Certificates(Files(tmp_path / "big", tmp_path / "big"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StartupError, match="no regular file"):
+        Certificates(Files(tmp_path / "pipe", tmp_path / "pipe"))
 
 
 def test_replaced_in_two_steps(tmp_path: Path, files: Files) -> None:
@@ -185,6 +189,21 @@ def test_bad_replacement_is_told_and_not_used(
     shown.look(asked=True)
     assert "has expired" in shown.problem and shown.info()["fingerprint"] == before
     put_pair(tmp_path, new_authority().issue("localhost"))
+    shown.look()
+    assert shown.problem == "" and shown.info()["fingerprint"] != before
+
+
+def test_begins_in_the_future(tmp_path: Path, files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """Goal: a certificate that clients would refuse today is told once, not shown before its time, and shown then."""
+    clock = [datetime.now(UTC).timestamp()]
+    shown = Certificates(files, lambda: clock[0])
+    before = shown.info()["fingerprint"]
+    put_pair(tmp_path, new_authority().issue("localhost", since_days=-10))
+    for _ in range(5):
+        shown.look()
+    assert "not valid before" in shown.problem and shown.info()["fingerprint"] == before
+    assert caplog.text.count("not valid before") == 1
+    clock[0] += 11 * DAY_S
     shown.look()
     assert shown.problem == "" and shown.info()["fingerprint"] != before
 

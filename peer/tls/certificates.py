@@ -2,8 +2,8 @@
 
 A source says where they come from: files that somebody else renews (`Files`), or the cluster's authority (`Issued`).
 `Certificates.watch` looks at it every few seconds, and at once on SIGHUP. What cannot be used (no certificate, another
-one's key, expired) changes nothing: the old one stays, the log and `status` say why. New connections get the new
-certificate; those that are open go on.
+one's key, expired, not valid yet) changes nothing until it can: the old one stays, the log and `status` say why. New
+connections get the new certificate; those that are open go on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import ssl
+import stat
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -169,30 +170,44 @@ class Certificates:
             loop.remove_signal_handler(signal.SIGHUP)
 
     def look(self, *, asked: bool = False) -> None:
-        """Take a new certificate over if there is one, or if one was `asked` for. In any thread, one at a time."""
+        """Take a new certificate over if there is one, or if one was `asked` for. In any thread, one at a time.
+
+        One that cannot be shown is tried again each time: a changed mode of a file changes no stamp, and the time comes
+        for a certificate that begins in the future.
+        """
         stamp = self._source.stamp()
-        if stamp == self._stamp and not asked:
+        if stamp == self._stamp and not asked and not self.problem:
             return
         try:
             context, leaf = context_of(self._source.load())
-            now_s = self._clock()
-            if _left_s(leaf, now_s) <= 0 < _left_s(self._leaf, now_s):
-                raise Unusable(f"the new certificate has expired on {_day(leaf)}")
+            self._refuse_worse(leaf)
         except Unusable as error:
             # Two files are not replaced in one moment: what cannot be used may be half of what can.
-            if asked or stamp == self._failed:
-                self._stamp, self._failed = stamp, None
-                self.problem = str(error)
+            if not asked and stamp not in (self._failed, self._stamp):
+                self._failed = stamp
+                return
+            if asked or str(error) != self.problem:
                 log.error(
                     "%s; the certificate that expires on %s goes on being shown", error, _day(self._leaf)
                 )
-            else:
-                self._failed = stamp
+            self._stamp, self._failed, self.problem = stamp, None, str(error)
             return
         self._stamp, self._failed, self.problem = stamp, None, ""
         self._context, self._leaf = context, leaf
         self.counts["reloads"] += 1
         log.info("new connections get the certificate %s, until %s", fingerprint_of(leaf), _day(leaf))
+
+    def _refuse_worse(self, leaf: x509.Certificate) -> None:
+        """Raises Unusable if clients refuse this one now, and not the one that is shown."""
+        now_s = self._clock()
+        if not (_begun_s(self._leaf, now_s) >= 0 and _left_s(self._leaf, now_s) > 0):
+            return
+        if _left_s(leaf, now_s) <= 0:
+            raise Unusable(f"the new certificate has expired on {_day(leaf)}")
+        if _begun_s(leaf, now_s) < 0:
+            raise Unusable(
+                f"the new certificate is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            )
 
 
 def context_of(pair: Pair) -> tuple[ssl.SSLContext, x509.Certificate]:
@@ -246,6 +261,10 @@ def _left_s(certificate: x509.Certificate, now_s: float) -> float:
     return (certificate.not_valid_after_utc - datetime.fromtimestamp(now_s, UTC)).total_seconds()
 
 
+def _begun_s(certificate: x509.Certificate, now_s: float) -> float:
+    return (datetime.fromtimestamp(now_s, UTC) - certificate.not_valid_before_utc).total_seconds()
+
+
 def _day(certificate: x509.Certificate) -> str:
     return certificate.not_valid_after_utc.strftime("%Y-%m-%d")
 
@@ -261,7 +280,10 @@ def _state(path: Path) -> Hashable:
 def _read(path: Path) -> bytes:
     """Raises Unusable."""
     try:
-        with path.open("rb") as file:
+        # A pipe without a writer would keep this thread for ever, and with it the end of the process.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Unusable(f"{path} is no regular file")
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise Unusable(f"{path} cannot be read: {error.strerror}") from None
