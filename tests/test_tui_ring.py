@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from textual.widgets import Static
 
 from peer.client import Event
 from peer.errors import Invalid, NotFound, Unavailable
+from tests.recordings import DATA
 from tests.test_tui_model import JSON
 from tests.tui_canned import PEERS, Clock, cluster, healthy_events, node, play, screen, tell
 from tui.app import TopApp
@@ -429,3 +431,35 @@ def test_nothing_is_worked_out_twice() -> None:
 
     partitions = {"total": 65_536, "full": 65_536, "degraded": 0, "unavailable": 0}
     play(events(nodes(300, partitions=partitions), wide_ring(65_536, 300)), story, size=(200, 60))
+
+
+@pytest.mark.parametrize("name", ["drain", "killed"])
+def test_over_a_recording_it_never_shows_more_health_than_was_told(name: str) -> None:
+    """Goal: while a live cluster drained or lost a peer, the legend at every moment counted no better than the cluster."""
+    lines = (DATA / f"events-{name}.jsonl").read_text().splitlines()
+    told = [Event(line["event"], line["data"]) for line in map(json.loads, lines)]
+    seen = []
+
+    async def story(app: TopApp, pilot: Pilot[None]) -> None:
+        await pilot.press("3")
+        for event in told:
+            app.hear(event)
+            if (
+                event.kind in ("cluster", "ring")
+                and app.state.cluster is not None
+                and app.state.ring is not None
+            ):
+                app.redraw()
+                words = str(app.query_one("#ring-legend", Static).content).split()
+                count = {
+                    word: int(words[words.index(word) + 1]) for word in ("full", "degraded", "unavailable")
+                }
+                count["moving"] = int(words[words.index("moving") + 1]) if "moving" in words else 0
+                whole = app.state.cluster.partitions
+                assert count["full"] <= (whole["full"] or 0) and count["unavailable"] == whole["unavailable"]
+                assert sum(count.values()) == 256
+                seen.append(count)
+
+    play([], story)
+    assert seen[0]["full"] == seen[-1]["full"] == 256
+    assert max(count["moving" if name == "drain" else "degraded"] for count in seen) >= 154

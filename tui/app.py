@@ -37,6 +37,7 @@ from tui.repair import RepairPage
 from tui.ring import Ring
 from tui.source import Source
 from tui.state import State
+from tui.views import Views
 
 if TYPE_CHECKING:
     from peer.client import Event
@@ -45,7 +46,7 @@ REDRAW_S = 1.0
 SOON_S = 0.1
 """What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
-PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring, 5: RepairPage, 6: Log}
+PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring, 4: Views, 5: RepairPage, 6: Log}
 """By their keys."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from rich.text import Text
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.widgets import Static
@@ -200,6 +200,7 @@ class Ring(Page):
         self.filter = words
         if not words:
             self._lookup.forget()
+            self.refresh_bindings()
             self.top.redraw_page()
 
     def submit_filter(self, words: str) -> None:
@@ -248,6 +249,12 @@ class Ring(Page):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return self._lookup.has_further if action == "further" else True
+
+    def commands(self) -> Iterable[SystemCommand]:
+        yield SystemCommand(
+            "Where is a key", "owners of bucket/key and its chunks (/)", self.top.action_filter
+        )
+        yield SystemCommand("Next trouble", "the next partition that is not full (n)", self.action_trouble)
 
     def copied(self) -> str:
         """The legend, the partition under the cursor, and what was found."""
