@@ -185,7 +185,7 @@ REFUSAL = "without peer-2 2 peers would be left for 3 replicas; add a peer first
 @pytest.mark.parametrize("when", ["remove plan", "remove"])
 def test_refusals_are_shown_as_they_are(when: str) -> None:
     """Goal: the server's own sentence, at the plan or at the deed; nothing is left to do then but to close."""
-    client = Obeying({when: Conflict(REFUSAL)})
+    client = Obeying({when: Conflict(f"remove {TWO}: {REFUSAL}")})  # as the client says it
 
     async def story(app: TopApp, pilot: Pilot[None]) -> None:
         await pilot.press("2", "down", "X")

@@ -85,7 +85,15 @@ def test_many_and_long_reasons_are_bounded() -> None:
     lines = told(state_of(Event("cluster", degraded() | {"reasons": reasons})))
     assert len(lines) <= 10 and all(len(line) <= 78 for line in lines)
     assert "  and 5 more: atoll status" in lines and lines[-1].startswith("→ peer_down")
-    assert len(told(state_of(Event("cluster", degraded() | {"reasons": reasons})), low=True)) <= 6
+    assert len(told(state_of(Event("cluster", degraded() | {"reasons": reasons})), room=0)) <= 6
+
+
+def test_a_code_is_never_cut_off() -> None:
+    """Goal: a sentence that is too long for its place loses words, and not the code that the manual explains."""
+    reasons = [{"code": "recovering", "message": "peer-2 answers for nothing " * 9}]
+    for room in (0, 12):
+        lines = told(state_of(Event("cluster", degraded() | {"reasons": reasons})), width=60, room=room)
+        assert lines[-2].endswith("... (recovering)") and len(lines[-2]) <= 60
 
 
 # --- numbers
@@ -158,6 +166,7 @@ def test_rates_have_newest_and_peak() -> None:
         (None, "-"),
         (repair("idle", "idle"), "idle"),
         (repair("idle", "busy", "busy", left_s=90), "hints busy; 90 s left"),
+        (repair("idle", left_s=25), "hints: 25 s left"),
         (repair("paused", "failing"), "hints failing; hints paused"),
         ({"workers": [None, {}]}, "idle"),
     ],

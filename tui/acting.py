@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Button
 
 from peer.errors import AtollError
-from tui.actions import ACTIONS, Action, ask, impact, outcome, title
+from tui.actions import ACTIONS, Action, ask, impact, outcome, refusal, title
 from tui.dialog import Confirm
 from tui.model import Json, Peer
 from tui.page import Page
@@ -83,10 +83,11 @@ class Acting(Confirm):
 
     def _refused(self, error: AtollError) -> None:
         """Say why, in the log and here; nothing more can be done here then but to leave."""
-        self._top.say(f"{title(self._action, self._peer)}: {error}", "error")
+        why = refusal(self._action, self._peer, error)
+        self._top.say(f"{title(self._action, self._peer)}: {why}", "error")
         if not self.is_current:
             return
-        self.say([f"Refused: {error}"])
+        self.say([f"Refused: {why}"])
         for asked in self.query("#dialog-prompt, #dialog-input, #dialog-yes"):
             asked.display = False
         cancel = self.query_one("#dialog-cancel", Button)

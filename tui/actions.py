@@ -14,7 +14,7 @@ from tui.model import DASH, LEAVING, Cluster, Json, Peer, size_words, tolerance
 from tui.repairing import workers
 
 if TYPE_CHECKING:
-    from peer.client import AsyncClient
+    from peer.client import AsyncClient, AtollError
 
 GAINS = 8
 """Peers that are named with what they would get."""
@@ -144,6 +144,11 @@ def _waiting(told: Json | None, peer: Peer | None) -> list[str]:
     queued = sum(_count(one, "queue") for one in mine)
     paused = sum(one.get("state") == "paused" for one in mine)
     return [f"{queued:,} items wait now; {paused} of {len(mine)} workers are paused."]
+
+
+def refusal(action: Action, peer: Peer | None, error: AtollError) -> str:
+    """The server's words, without the client's before them, which name the peer by its id."""
+    return clean(str(error).removeprefix(f"{action.name} {peer.id if peer is not None else 'all'}: "))
 
 
 def outcome(action: Action, peer: Peer | None, answer: Json) -> tuple[str, str]:

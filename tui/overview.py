@@ -25,6 +25,8 @@ Lines = Sequence[tuple[str, str]]
 LOW, LOW_WITH_PANEL = 20, 30
 RING_LEAST = 7
 """Rows without which a ring cannot be recognised."""
+REASONS_PART = 4
+"""Of all rows one in so many may say what is wrong before it is said in short."""
 FACTS_MOST = 10
 FEW = 7
 """Rows of the table that the drawing gives way to."""
@@ -72,7 +74,8 @@ class Overview(ActsOnPeers):
 
     def show(self, state: State) -> None:
         self.set_class(self.low, "-short")
-        self.query_one(Reasons).show(state, unicode=self.unicode, low=self.low)
+        room = 0 if self.low else self.app.size.height // REASONS_PART
+        self.query_one(Reasons).show(state, unicode=self.unicode, room=room)
         self._peers(state)
         self.query_one(RingView).show(state)
         self.query_one(Facts).show(state, unicode=self.unicode)

@@ -7,7 +7,7 @@ from textwrap import wrap
 from rich.text import Text
 from textual.widgets import Static
 
-from tui.model import Cluster
+from tui.model import Cluster, Reason
 from tui.remedies import remedies
 from tui.repairing import paused
 from tui.state import State
@@ -15,9 +15,11 @@ from tui.state import State
 SHOWN = 4
 ROWS_EACH = 2
 HINTS = 2
+ROOM = 12
 INDENT = 2
 Line = tuple[str, str]
 """Words that fit one row, and their style."""
+Wrong = tuple[Reason, str]
 
 
 class Reasons(Static):
@@ -27,8 +29,8 @@ class Reasons(Static):
         super().__init__(id=id)
         self._lines: list[Line] = []
 
-    def show(self, state: State, *, unicode: bool, low: bool) -> None:
-        lines = reason_lines(state, max(20, self.app.size.width - 2), unicode=unicode, low=low)
+    def show(self, state: State, *, unicode: bool, room: int) -> None:
+        lines = reason_lines(state, max(20, self.app.size.width - 2), unicode=unicode, room=room)
         if lines != self._lines:
             as_many = len(lines) == len(self._lines)
             self._lines = lines
@@ -38,22 +40,29 @@ class Reasons(Static):
             )
 
 
-def reason_lines(state: State, width: int, *, unicode: bool, low: bool = False) -> list[Line]:
-    """Redundancy, reasons, warnings, remedies; who was asked and why it failed when nobody answers. `low`: few rows."""
+def reason_lines(state: State, width: int, *, unicode: bool, room: int = ROOM) -> list[Line]:
+    """Redundancy, reasons, warnings, remedies; who was asked and why it failed when nobody answers.
+
+    Where they would take more than `room` rows, each has one and there is one remedy: what else is on the page says what is
+    going on, too.
+    """
     if state.refused:
-        return _bounded([(state.refused, "red")], width, rows=ROWS_EACH)
+        return _bounded([(Reason("", state.refused), "red")], width, rows=ROWS_EACH)
     if state.outage is not None:
-        return _bounded([(f"{url}: {why}", "red") for url, why in state.outage.failures], width, rows=1)
+        asked = [(Reason("", f"{url}: {why}"), "red") for url, why in state.outage.failures]
+        return _bounded(asked, width, rows=1)
     cluster = state.cluster
     if cluster is None:
         return []
-    wrong = [(reason.words, cluster.look.colour) for reason in cluster.reasons]
-    wrong += [(warning.words, "yellow") for warning in cluster.warnings]
-    lines = _redundancy(cluster, width)
-    lines += _bounded(wrong, width, rows=1 if low else ROWS_EACH)
+    wrong = [(reason, cluster.look.colour) for reason in cluster.reasons]
+    wrong += [(warning, "yellow") for warning in cluster.warnings]
     arrow = "\N{RIGHTWARDS ARROW}" if unicode else "->"
-    for hint in remedies(cluster, paused=paused(state.repair))[: 1 if low else HINTS]:
-        lines.append((_cut(f"{arrow} {hint}", width), "bold"))
+    hints = [
+        (_cut(f"{arrow} {hint}", width), "bold") for hint in remedies(cluster, paused=paused(state.repair))
+    ]
+    lines = [*_redundancy(cluster, width), *_bounded(wrong, width, rows=ROWS_EACH), *hints[:HINTS]]
+    if len(lines) > room:
+        lines = [*_redundancy(cluster, width), *_bounded(wrong, width, rows=1), *hints[:1]]
     return lines
 
 
@@ -64,13 +73,16 @@ def _redundancy(cluster: Cluster, width: int) -> list[Line]:
     return [(_cut(told.message, width), "green" if told.whole else "yellow")]
 
 
-def _bounded(wrong: list[Line], width: int, *, rows: int) -> list[Line]:
-    """The first `SHOWN`, each on at most so many rows, and how many more there are."""
+def _bounded(wrong: list[Wrong], width: int, *, rows: int) -> list[Line]:
+    """The first `SHOWN`, each on at most so many rows, and how many more there are. A code is never cut off."""
     lines = []
-    for words, style in wrong[:SHOWN]:
-        pieces = wrap(words, max(10, width - INDENT)) or [""]
+    for reason, style in wrong[:SHOWN]:
+        room = max(10, width - INDENT)
+        pieces = wrap(reason.words, room) or [""]
         if len(pieces) > rows:
-            pieces = [*pieces[: rows - 1], _cut(" ".join(pieces[rows - 1 :]), width - INDENT)]
+            code = f" ({reason.code})" if reason.code else ""
+            rest = _cut(" ".join(wrap(reason.message, room)[rows - 1 :]), max(10, room - len(code)))
+            pieces = [*pieces[: rows - 1], rest + code]
         lines += [(" " * INDENT + piece, style) for piece in pieces]
     if len(wrong) > SHOWN:
         lines.append((f"  and {len(wrong) - SHOWN} more: atoll status", "bright_black"))

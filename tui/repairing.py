@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tui.clean import clean
 from tui.model import age_words
 
 Told = Mapping[str, Any]
@@ -32,9 +33,14 @@ def in_short(told: Told | None) -> tuple[str, str]:
     words = []
     for state in ("failing", "busy", "paused"):
         if found := by_state.get(state):
-            words.append(f"{', '.join(sorted({str(one.get('worker')) for one in found}))} {state}")
+            words.append(f"{_names(found)} {state}")
     left = [one["left_s"] for one in every if isinstance(one.get("left_s"), int | float)]
     if left:
-        words.append(f"{age_words(max(left))} left")
+        waiting = "" if words else f"{_names(one for one in every if one.get('left_s') is not None)}: "
+        words.append(f"{waiting}{age_words(max(left))} left")
     style = "red" if "failing" in by_state else "yellow" if words else ""
     return "; ".join(words) or "idle", style
+
+
+def _names(told: Iterable[Told]) -> str:
+    return ", ".join(sorted({clean(str(one.get("worker"))) for one in told}))
