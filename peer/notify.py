@@ -34,9 +34,11 @@ class Supervisor:
         self.watchdog_s = int(micros) / 1e6 if mine and micros.isdigit() and int(micros) else None
         self._waits_for: Callable[[], list[str]] | None = None
         self._serving = ""
+        self._stopping = ""
+        # What it knows of us.
         self._status = ""
         self._ready = False
-        self._stopping = False
+        self._told_stopping = False
 
     def look_at(self, waits_for: Callable[[], list[str]] | None, serving: str = "") -> None:
         """Whom to tell of from now on: what it waits for (nothing: it is ready), and a word for that. None: nobody lives
@@ -45,8 +47,8 @@ class Supervisor:
 
     def stopping(self, drain_s: float) -> None:
         """The end begins."""
-        self._stopping = True
-        self._tell_status(f"stopping: requests in flight get {drain_s:g} s", STOPPING="1")
+        self._stopping = f"stopping: requests in flight get {drain_s:g} s"
+        self.look()
 
     async def follow(self) -> None:
         """Tell what there is to tell, until cancelled."""
@@ -58,26 +60,26 @@ class Supervisor:
             await asyncio.sleep(every_s)
 
     def look(self) -> None:
-        """Tell it now."""
-        fields = {} if self.watchdog_s is None else {"WATCHDOG": "1"}
+        """Tell what is news. What could not be sent, as the supervisor has too much to read, is news still the next time."""
         nobody = [RETURNING if self._ready else STARTING]
         waits = nobody if self._waits_for is None else self._waits_for()
-        if not (waits or self._ready or self._stopping):
-            self._ready = True
-            fields["READY"] = "1"
-        self._tell_status(self._status if self._stopping else "; ".join(waits) or self._serving, **fields)
+        status = self._stopping or "; ".join(waits) or self._serving
+        ready = not (waits or self._stopping)
+        news = {} if self.watchdog_s is None else {"WATCHDOG": "1"}
+        if ready and not self._ready:
+            news["READY"] = "1"
+        if self._stopping and not self._told_stopping:
+            news["STOPPING"] = "1"
+        if status != self._status:
+            news["STATUS"] = " ".join(status.split())
+        if news and self._sent(news):
+            self._status, self._told_stopping = status, bool(self._stopping)
+            self._ready = self._ready or ready
 
-    def _tell_status(self, status: str, **fields: str) -> None:
-        """STATUS= if it is news, and whatever else there is to tell."""
-        news = {} if status == self._status else {"STATUS": " ".join(status.split())}
-        self._status = status
-        if fields or news:
-            self._send(fields | news)
-
-    def _send(self, fields: Mapping[str, str]) -> None:
-        """These assignments as one datagram. Never raises, never waits."""
+    def _sent(self, fields: Mapping[str, str]) -> bool:
+        """Send these assignments as one datagram; whether it was taken. Never raises, never waits."""
         if not self._address:
-            return
+            return False
         text = "\n".join(f"{name}={value}" for name, value in fields.items())
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
@@ -85,6 +87,8 @@ class Supervisor:
                 out.sendto(text.encode(), self._address)
         except OSError as error:
             log.debug("the supervisor was not told %s: %s", text, error)
+            return False
+        return True
 
 
 NOBODY = Supervisor({})

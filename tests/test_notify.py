@@ -83,6 +83,22 @@ def test_stopping(listener: Listener) -> None:
     assert listener.hear() == [{"STOPPING": "1", "STATUS": "stopping: requests in flight get 10 s"}]
 
 
+def test_a_supervisor_with_too_much_to_read(listener: Listener) -> None:
+    """Goal: a word that found its queue full is not lost: it is said again when there is room."""
+    supervisor = Supervisor({"NOTIFY_SOCKET": str(listener.path), "WATCHDOG_USEC": "1000000"}, pid=1)
+    sent = 0
+    with pytest.raises(BlockingIOError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        while True:
+            other.sendto(b"NOISE=1", str(listener.path))
+            sent += 1
+    supervisor.look_at(list, "serving")
+    supervisor.look()
+    assert len(listener.hear()) == sent and not listener.values("READY")
+    supervisor.look()
+    assert listener.values("READY") == ["1"] and listener.values("STATUS") == ["serving"]
+
+
 def test_watchdog(listener: Listener) -> None:
     """Goal: asked for a sign of life it gives several in that time, from the loop, also while no peer lives in the process;
     when another process is meant, none."""
@@ -132,8 +148,9 @@ def test_a_real_peer(tmp_path: Path) -> None:
         wait_until(lambda: len(listener.values("WATCHDOG")) > 4, "it gives signs of life")
         serving = f"serving at 127.0.0.1:{world.place(1).api_port}"
         wait_until(lambda: listener.values("STATUS")[-1] == serving, "nothing is waited for")
-        assert world.stop(1) == 0
-        assert listener.values("STOPPING") == ["1"] and listener.values("READY") == ["1"]
+        world.signal(1, signal.SIGTERM)
+        wait_until(lambda: listener.values("STOPPING") == ["1"], "it says that it stops")
+        assert world.stop(1) == 0 and listener.values("READY") == ["1"]
         world.kill_all()
         world.start(1)
         waits = "waiting for the other peers to confirm this peer's identity"
