@@ -300,10 +300,15 @@ def told_in(data: bytes | None) -> list[tuple[str, Any]]:
     return [(kind.removeprefix("event: "), json.loads(what.removeprefix("data: "))) for kind, what in parts]
 
 
-def with_events(body: Callable[[FakeCluster, Events], Any]) -> None:
+def with_events(body: Callable[[FakeCluster, Events], Any], *, looks: bool = False) -> None:
+    """`looks`: by itself, as long as somebody listens; else only when `look` is called."""
+
     async def main() -> None:
         fake = FakeCluster()
-        await body(fake, Events(fake, fake, fake.log))
+        events = Events(fake, fake, fake.log)
+        if not looks:
+            events._watch = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+        await body(fake, events)
 
     asyncio.run(main())
 
@@ -347,7 +352,7 @@ def test_clients_are_bounded_and_nobody_looks_for_nobody(monkeypatch: pytest.Mon
         assert fake.looks == looks
         events._tell("epoch", 1)
 
-    with_events(body)
+    with_events(body, looks=True)
 
 
 def test_a_state_is_told_when_it_changes() -> None:

@@ -13,11 +13,14 @@ import pytest
 import uvloop
 
 from peer.api.context import Context, Limits
+from peer.api.events import Events
 from peer.api.server import ApiServer
+from peer.api.subscription import STATES
 from peer.api.unbuilt import UnbuiltS3
 from peer.errors import AtollError, Corrupt, NotFound, Unavailable
 from peer.objects.heads import CHUNKS, Head
 from peer.objects.store import Found
+from tests.test_api_events import FakeCluster
 
 AUTH = "Authorization: Bearer AK:SK\r\nHost: x\r\n"
 SIZE = 32 << 20  # more than any socket buffers
@@ -301,6 +304,50 @@ def test_stalled_reader_is_cut(clock: Clock) -> None:
         writer.close()
 
     serve(store, act)
+
+
+def test_a_reader_of_events_that_stalls_is_dropped(clock: Clock) -> None:
+    """Goal: who listens and does not read is not waited for: others hear all, what waits for it stays one of each state and
+    so many happenings, and once it has read nothing for the limit it loses its connection and its place."""
+
+    async def act(port: int, context: Context) -> None:
+        fake = FakeCluster()
+        events = context.events = Events(fake, fake, fake.log)
+        request = f"GET /v1/events HTTP/1.1\r\n{AUTH}\r\n".encode()
+        (lazy, lazy_writer), (keen, keen_writer) = [
+            await asyncio.open_connection("127.0.0.1", port, limit=1024) for _ in range(2)
+        ]
+        for writer in (lazy_writer, keen_writer):
+            writer.write(request)
+        await lazy.readline()
+        heard = 0
+
+        async def listen() -> None:
+            nonlocal heard
+            while piece := await keen.read(1 << 16):
+                heard += piece.count(b"event: epoch")
+
+        listening = asyncio.create_task(listen())
+        await eventually(lambda: len(events._clients) == 2)
+        for number in range(60):  # more than any socket buffers
+            events._tell("cluster", {"large": "x" * (1 << 20)})
+            events._tell("epoch", {"number": number})
+            await eventually(lambda number=number: heard == number + 1)  # type: ignore[misc]
+        waiting = max(events._clients, key=lambda one: len(one._happened))
+        assert len(waiting._happened) > 0 and len(waiting._states) <= len(STATES)
+
+        def cut() -> bool:
+            clock.now_s += 61
+            context.cut_idle_bodies()
+            return waiting not in events._clients
+
+        await eventually(cut)
+        assert len(events._clients) == 1 and heard == 60
+        for writer in (lazy_writer, keen_writer):
+            writer.close()
+        await listening
+
+    serve(Store(), act)
 
 
 @pytest.mark.parametrize(("break_at", "status"), [(0, b"503"), (5 << 20, b"200")])

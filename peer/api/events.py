@@ -175,14 +175,18 @@ class Events:
         infos = {member.id: standing.info(member.id) for member in standing.answering}
         overview = self._cluster.overview_of(standing)
         self._state("cluster", overview, _lasting(overview))
+        await asyncio.sleep(0)  # all of a look takes some 50 ms with 300 peers: requests go between
         workers = self._workers.listed_of(infos)
         self._state("repair", workers, [_lasting_of(one) for one in workers["workers"]])
+        await asyncio.sleep(0)
         ring = self._cluster.ring_of(standing)
         self._state("ring", ring, (ring["epoch"], ring.get("pending")))
+        await asyncio.sleep(0)
         views = self._cluster.views_of(standing)
         self._state("views", views, [(one["id"], one["answers"], one["believes"]) for one in views["views"]])
         requests = {"time": overview["time"], **self._rates.told(overview["nodes"], infos)}
         self._state("requests", requests, object())  # always news
+        await asyncio.sleep(0)
         for entry in await self._log.news(infos):
             self._tell(LOG, entry)
 

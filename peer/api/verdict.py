@@ -49,9 +49,12 @@ def count(
     full = degraded = unavailable = 0
     tolerates = len(standing.epoch.members)
     for owners, so_many in partitions:
-        whole = not owners.joint and lacking.isdisjoint(owners.everyone)
-        spare = min(sum(o not in lacking for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
-        votes = min(sum(o not in mute for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
+        spare = votes = min((len(ids) - 1) // 2 for ids in owners.sets)
+        whole = lacking.isdisjoint(owners.everyone)
+        if not whole:
+            spare = min(sum(o not in lacking for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
+            votes = min(sum(o not in mute for o in ids) - len(ids) // 2 - 1 for ids in owners.sets)
+        whole = whole and not owners.joint
         tolerates = min(tolerates, spare)
         if whole:
             full += so_many
