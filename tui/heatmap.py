@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tui.partitions import DEGRADED, FULL, MOVING, UNAVAILABLE, UNKNOWN, class_of, live_of
+from tui.partitions import DEGRADED, FULL, MOVED, MOVING, UNAVAILABLE, UNKNOWN, class_of, live_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,15 @@ def next_trouble(ranks: bytes, after: int) -> int | None:
 
 COLOURS: Mapping[int, str] = {
     FULL: "#2e9e4f",
-    MOVING: "#3aa6d0",
+    MOVED: "#5fc9c9",
+    MOVING: "#3f7fe0",
     DEGRADED: "#d9a400",
     UNAVAILABLE: "#d03030",
     UNKNOWN: "#808080",
 }
 LAST_COPY = "#e0701a"
 """Degraded, and but one replica lives."""
-SIGNS: Mapping[int, str] = {MOVING: "~", UNAVAILABLE: "!", UNKNOWN: "?"}
+SIGNS: Mapping[int, str] = {MOVED: "+", MOVING: "~", UNAVAILABLE: "!", UNKNOWN: "?"}
 """What stands in the place of the digit."""
 SHADES, PLAIN_SHADES = "·░▒▓█", ".-=+#"
 """Nothing of a cell, up to all of it."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from tui.model import Cluster, Json, Peer, _epoch_number, _items, _mapping
 
-FULL, MOVING, DEGRADED, UNAVAILABLE, UNKNOWN = range(5)
-"""The classes, the worst last. MOVING: every copy is there, but the owners change or bytes are still on their way."""
-CLASSES = ("full", "moving", "degraded", "unavailable", "unknown")
+FULL, MOVED, MOVING, DEGRADED, UNAVAILABLE, UNKNOWN = range(6)
+"""The classes, the worst last. In those of a change every copy is there: MOVING is what some new owner has still to fetch,
+MOVED what waits for the end of the change."""
+CLASSES = ("full", "moved", "moving", "degraded", "unavailable", "unknown")
 WIDTH_MOST = 31
 RANK_UNKNOWN = UNKNOWN << 5 | WIDTH_MOST
 Counts = dict[str, int]
@@ -160,23 +161,21 @@ def ranks_of(table: Table, standing: Standing) -> bytes:
     if table.before is not None:
         former = _ranks(table.before, standing)
         for partition in table.changed:
-            ranks[partition] = _at_least_moving(max(ranks[partition], former[partition]))
+            ranks[partition] = _at_least(MOVED, max(ranks[partition], former[partition]))
     return bytes(ranks)
 
 
 def with_pending(ranks: bytes, pending: Collection[int]) -> bytes:
     """The same with these partitions on their way."""
-    if not pending:
-        return ranks
-    moved = ranks.translate(bytes(_at_least_moving(rank) for rank in range(256)))
     found = bytearray(ranks)
+    moving = bytes(_at_least(MOVING, rank) for rank in range(256))
     for partition in pending:
-        found[partition] = moved[partition]
+        found[partition] = moving[ranks[partition]]
     return bytes(found)
 
 
-def _at_least_moving(rank: int) -> int:
-    return max(rank, _rank(MOVING, live_of(rank)))
+def _at_least(found: int, rank: int) -> int:
+    return max(rank, _rank(found, live_of(rank)))
 
 
 def _rank(found: int, live: int) -> int:
@@ -225,10 +224,12 @@ def agreed(counts: Counts, cluster: Cluster | None) -> tuple[Counts, int]:
     rest = max(0, total - unavailable - counts["unknown"])
     full = min(counts["full"], rest if told_full is None else told_full, rest)
     moving = min(counts["moving"], rest - full)
+    moved = min(counts["moved"], rest - full - moving)
     worse = counts | {
         "full": full,
+        "moved": moved,
         "moving": moving,
-        "degraded": rest - full - moving,
+        "degraded": rest - full - moving - moved,
         "unavailable": unavailable,
     }
     return worse, counts["full"] - full

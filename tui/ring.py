@@ -35,7 +35,8 @@ from tui.state import State
 MEANING = """\
 Every partition of the ring in the order of hashes, by how many of its
 owners live and count as a copy; a cell is as bad as its worst partition.
-~ moving: every copy is there, but owners change or bytes are on their way
+In a change of the ring: ~ moving is what some new owner has still to fetch,
++ moved what waits for the end of the change; every copy is there.
 ! unavailable: no majority of its owners lives    ? its owners are not known
 Arrows move the cursor, comma and full stop by one partition."""
 

@@ -14,6 +14,7 @@ from tui.partitions import (
     CLASSES,
     DEGRADED,
     FULL,
+    MOVED,
     MOVING,
     UNAVAILABLE,
     UNKNOWN,
@@ -95,8 +96,8 @@ def about(
     text.append(_state(rank, table), style=colour_of(rank))
     if partition in pending:
         text.append("; a new owner has still to fetch it", style="not bold")
-    elif class_of(rank) == MOVING:
-        text.append("; fetched, the change goes on", style="not bold")
+    elif class_of(rank) == MOVED:
+        text.append("; its new owners have it, the change goes on", style="not bold")
     if partition in table.changed:
         text.append("\nbefore ")
         _append_owners(text, table.owners(partition, before=True), peers, unicode=unicode)
