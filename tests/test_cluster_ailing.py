@@ -137,6 +137,9 @@ def test_a_slow_disk(tmp_path: Path) -> None:
         wait_until(lambda: healthy(world), "everything is everywhere", HEALTHY_S)
         wait_until(lambda: not node(world, ILL)["flags"], "the flag has fallen", ANSWERED_S)
         wait_until(lambda: not sentences(world, "warnings"), "nothing is said any more")
+        journal = world.json_of("/v1/cluster/log")["events"]
+        codes = [one["code"] for one in journal if (one["kind"], one["node"]["name"]) == ("disk", "peer-3")]
+        assert codes[0] == "disk_slow" and codes[-1] == "disk_slow_over"
         load.read_all()
 
 

@@ -122,6 +122,8 @@ def test_rot_is_found_told_and_made_good(
                 assert client.get("rot", f"steady/{number}").read() == content(number, size)
         bad = counts(world, 1)["quarantined"]
         assert "is damaged on this disk; another owner's copy is fetched" in world.place(1).log.read_text()
+        wait_until(lambda: noted(world)[-1:] == ["chunks_mended"], "the journal has the end of it")
+        assert noted(world)[0] == "chunks_damaged"
         world.restart(1)
         assert live(world) == held
         wait_until(lambda: told(world) == ("healthy", []), "it has compared with the others")
@@ -129,6 +131,12 @@ def test_rot_is_found_told_and_made_good(
         record_property("found after, s", round(found_s, 1))
         record_property("healthy after, s", round(healed_s, 1))
         record_property("verdicts meanwhile", sorted(verdicts))
+
+
+def noted(world: ClusterWorld) -> list[str]:
+    """What the second peer wrote of damage into its journal."""
+    journal = world.json_of("/v1/cluster/log")["events"]
+    return [one["code"] for one in journal if (one["kind"], one["node"]["name"]) == ("damage", "peer-2")]
 
 
 def scrubbed(world: ClusterWorld, index: int) -> dict[str, int]:
