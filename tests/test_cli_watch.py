@@ -204,6 +204,14 @@ def test_workers(listener: Listener) -> None:
     assert listener.lines("repair", paused, 60.0) == ["repair: hints on peer-2: paused, last error: no way"]
 
 
+def test_former_members_are_forgotten(listener: Listener) -> None:
+    """Goal: a watch that goes on for months keeps nothing of peers that have left the ring."""
+    listener.hear("repair", hints(7), 5.0)
+    before = len(listener.changes._said)
+    assert listener.lines("cluster", HEALTHY | {"nodes": [NODES[0]]}) == ["peer-2 is no member any more"]
+    assert listener.lines("repair", {"workers": []}) == [] and len(listener.changes._said) == before - 1
+
+
 def test_it_moves_to_another_peer(listener: Listener) -> None:
     """Goal: who answers now, who does not any more, and why; peers are called by name once it is known."""
     moved = {"url": "http://h2:7401", "before": "http://h1:7401", "why": "connection refused"}

@@ -188,6 +188,7 @@ class Changes:
         after = {one.get("id"): one for one in new.get("nodes") or ()}
         for gone in before.keys() - after.keys():
             named = before[gone].get("name")
+            self._forget(str(gone))
             yield Change("peer", f"{named} is no member any more", {"node": named, "member": False})
         for key, one in after.items():
             named, was = one.get("name"), before.get(key)
@@ -198,6 +199,12 @@ class Changes:
                 continue
             for what, message in _differences(was, one):
                 yield Change("peer", f"{named}{message}", {"node": named, what: one.get(what)})
+
+    def _forget(self, gone: str) -> None:
+        """Keep nothing of a former member: a watch may go on for months."""
+        self._said = {key: said for key, said in self._said.items() if key[:2] != ("worker", gone)}
+        if self.workers is not None:
+            self.workers = [one for one in self.workers if (one.get("node") or {}).get("id") != gone]
 
     def _repair(self, data: Json, now: float) -> Iterator[Change]:
         new = [one for one in data.get("workers") or () if isinstance(one, Mapping)]
