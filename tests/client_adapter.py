@@ -59,8 +59,8 @@ class BlockingDownload:
     def read(self) -> bytes:
         return bytes(self._loop.run_until_complete(self._download.read()))
 
-    def save(self, path: Any) -> int:
-        return int(self._loop.run_until_complete(self._download.save(path)))
+    def save(self, path: Any, **options: Any) -> int:
+        return int(self._loop.run_until_complete(self._download.save(path, **options)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._download, name)

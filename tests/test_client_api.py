@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +165,32 @@ def test_ranges_and_saving(kind: Any, cluster: FakeCluster, tmp_path: Path) -> N
         with pytest.raises(Corrupt):
             client.get("box", "k").save(tmp_path / "bad")
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_save_over_nothing(
+    kind: Any, cluster: FakeCluster, tmp_path: Any, monkeypatch: Any, links: bool
+) -> None:
+    """Goal: where nothing may be overwritten what is there stays, and no part of the other; also without hard links."""
+    if not links:
+
+        def refused(*_: Any, **__: Any) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refused)
+    with open_client(kind, cluster) as client:
+        client.create_bucket("box")
+        client.put("box", "k", BIG)
+        assert client.get("box", "k").save(tmp_path / "copy", overwrite=False) == len(BIG)
+        (tmp_path / "mine").write_bytes(b"mine")
+        (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+        for name in ("mine", "dangling"):
+            with pytest.raises(FileExistsError):
+                client.get("box", "k").save(tmp_path / name, overwrite=False)
+        assert (tmp_path / "copy").read_bytes() == BIG and (tmp_path / "mine").read_bytes() == b"mine"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "dangling", "mine"]
+        assert client.get("box", "k").save(tmp_path / "mine") == len(BIG)
+        assert (tmp_path / "mine").read_bytes() == BIG
 
 
 def test_conditions(kind: Any, cluster: FakeCluster) -> None:

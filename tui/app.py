@@ -30,6 +30,7 @@ from tui.help import HelpScreen
 from tui.log import Log
 from tui.model import Peer
 from tui.newest import Newest
+from tui.objects import Objects
 from tui.overview import Lines, Overview
 from tui.page import Page
 from tui.peers import PeerRow, Peers
@@ -46,7 +47,15 @@ REDRAW_S = 1.0
 SOON_S = 0.1
 """What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
-PAGES: dict[int, type[Page]] = {1: Overview, 2: Peers, 3: Ring, 4: Views, 5: RepairPage, 6: Log}
+PAGES: dict[int, type[Page]] = {
+    1: Overview,
+    2: Peers,
+    3: Ring,
+    4: Views,
+    5: RepairPage,
+    6: Log,
+    7: Objects,
+}
 """By their keys."""
 
 

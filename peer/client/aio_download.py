@@ -16,7 +16,7 @@ import aiohttp
 from peer.client.attempts import AttemptError, Attempts, Fate
 from peer.client.bodies import AsyncSource, Bytes, IterableSource, MemorySource, Progress, Source
 from peer.client.core import PROGRESS_BYTES, Metered, retryable
-from peer.client.download import umask
+from peer.client.download import publish, umask
 from peer.client.model import ObjectInfo
 from peer.client.pulse import Waiting
 from peer.client.transfer import Incoming, changed_meanwhile
@@ -72,8 +72,9 @@ class AsyncDownload:
         """All (remaining) bytes. Needs as much memory."""
         return b"".join([block async for block in self])
 
-    async def save(self, path: str | os.PathLike[str]) -> int:
-        """Write to a temporary file beside `path` and rename it there once all bytes are verified."""
+    async def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> int:
+        """Write to a temporary file beside `path` and rename it there once all bytes are verified. With `overwrite` False
+        FileExistsError, and nothing changed, if something is there by then."""
         target = Path(path)
         handle, part = tempfile.mkstemp(prefix=".atoll-", suffix=".part", dir=target.parent)
         total = 0
@@ -82,7 +83,7 @@ class AsyncDownload:
                 async for block in self:
                     total += await asyncio.to_thread(file.write, block)
                 os.fchmod(file.fileno(), 0o666 & ~umask())
-            Path(part).replace(target)
+            publish(Path(part), target, overwrite=overwrite)
         except BaseException:
             with suppress(OSError):
                 Path(part).unlink()

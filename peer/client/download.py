@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -99,15 +100,16 @@ class Download:
             self.close()
         return total
 
-    def save(self, path: str | os.PathLike[str]) -> int:
-        """Write to a temporary file beside `path` and rename it there once all bytes are verified."""
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> int:
+        """Write to a temporary file beside `path` and rename it there once all bytes are verified. With `overwrite` False
+        FileExistsError, and nothing changed, if something is there by then."""
         target = Path(path)
         handle, part = tempfile.mkstemp(prefix=".atoll-", suffix=".part", dir=target.parent)
         try:
             with os.fdopen(handle, "wb", buffering=0) as file:
                 total = self.write_to(file)
                 os.fchmod(file.fileno(), 0o666 & ~umask())
-            Path(part).replace(target)
+            publish(Path(part), target, overwrite=overwrite)
         except BaseException:
             with suppress(OSError):
                 Path(part).unlink()
@@ -209,6 +211,23 @@ class Download:
             self._attempts.answered()
         self._end_wait()
         self._incoming.finish()
+
+
+def publish(part: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name. FileExistsError if that is taken and may not be; `part` is still there then."""
+    if overwrite:
+        part.replace(target)
+        return
+    try:
+        os.link(part, target, follow_symlinks=False)  # unlike a rename it takes nobody's place
+    except OSError as problem:
+        if problem.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        if os.path.lexists(target):  # a disk without hard links: who comes between these two lines loses
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        part.replace(target)
+    else:
+        part.unlink()
 
 
 def umask() -> int:
