@@ -58,6 +58,7 @@ def fitting(columns: Sequence[Column[T]], width: int) -> list[tuple[Column[T], i
 class Rows(ScrollView, Generic[T], can_focus=True):
     """Rows of any type; `columns` say how they look, `key` which is which."""
 
+    DEFAULT_CSS = "Rows { height: 1fr; scrollbar-size: 0 1; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", show=False),
         Binding("down,j", "move(1)", show=False),
@@ -191,7 +192,7 @@ class Rows(ScrollView, Generic[T], can_focus=True):
         self._resize()
 
     def _resize(self) -> None:
-        size = Size(self.size.width, len(self._rows) + 1)
+        size = Size(self.scrollable_content_region.width, len(self._rows) + 1)
         if size != self.virtual_size:
             self.virtual_size = size
 
