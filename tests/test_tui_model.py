@@ -16,13 +16,14 @@ from tui.model import (
     cluster_of,
     epoch_words,
     headline,
-    health_around,
     share_words,
     shares,
     size_words,
     tolerance,
 )
+from tui.partitions import pending_in, ranks_of, standing_of, table_of, with_pending
 from tui.peers import PEER_COLUMNS
+from tui.ringview import health_around
 from tui.rows import fitting
 
 JSON = st.recursive(
@@ -123,15 +124,25 @@ def test_shares_sum_to_one() -> None:
 
 
 def test_health_around_is_the_worst_in_each_slot() -> None:
-    """Goal: one owner down is degraded, a majority down unavailable, and no data unknown."""
-    alive = cluster_of(cluster()).peers
-    assert health_around(ring(), alive, 4) == ["full"] * 4
-    assert health_around(ring(), cluster_of(degraded()).peers, 4) == ["degraded"] * 4
-    one_left = cluster_of(cluster(nodes=[node(1), node(2, "dead"), node(3, "dead")])).peers
-    assert health_around(ring(), one_left, 4) == ["unavailable"] * 4
-    assert health_around(None, alive, 3) == ["unknown"] * 3
-    members_unknown = ring() | {"owners": [[0, 1, 9]]}
-    assert health_around(members_unknown, alive, 2) == ["unknown"] * 2
+    """Goal: one owner down or not whole is degraded, a majority down unavailable, and no data unknown."""
+
+    def around(table: dict[str, Any], slots: int, **changes: Any) -> list[str]:
+        read = table_of(table)
+        ranks = with_pending(
+            ranks_of(read, standing_of(cluster_of(cluster(**changes)))), pending_in(table, read.partitions)
+        )
+        return health_around(ranks, slots)
+
+    assert around(ring(), 4) == ["full"] * 4
+    assert around(ring(), 4, nodes=[node(1), node(2, "dead"), node(3)]) == ["degraded"] * 4
+    assert around(ring(), 4, nodes=[node(1), node(2, whole=False), node(3)]) == ["degraded"] * 4
+    assert around(ring(), 4, nodes=[node(1), node(2, "dead"), node(3, "dead")]) == ["unavailable"] * 4
+    for state in ("draining", "drained", "leaving"):
+        assert around(ring(), 4, nodes=[node(1), node(2, ring=state), node(3)]) == ["full"] * 4
+    assert around({}, 3) == ["unknown"] * 3
+    assert around(ring() | {"owners": [[0, 1, 9]]}, 2) == ["unknown"] * 2
+    assert around(ring() | {"pending": "AQA="}, 4) == ["moving", "full", "full", "full"]
+    assert len(around(ring(), 240)) == 240
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,8 @@ def test_rates_have_newest_and_peak() -> None:
     [
         (None, "-"),
         (repair("idle", "idle"), "idle"),
-        (repair("idle", "busy", "busy", left_s=90), "hints busy; 90 s left"),
-        (repair("idle", left_s=25), "hints: 25 s left"),
+        (repair("idle", "busy", "busy", left_s=90), "90 s left; hints busy"),
+        (repair("idle", left_s=25), "25 s left for hints"),
         (repair("paused", "failing"), "hints failing; hints paused"),
         ({"workers": [None, {}]}, "idle"),
     ],
@@ -256,7 +256,7 @@ def test_five_seconds(size: tuple[int, int], unicode: bool) -> None:
             assert words in text, words
         assert all(re.search(rf"^ {n} peer-{n}", text, re.M) or f" {n} peer-{n} " in text for n in (1, 2, 3))
         if size[0] >= 80:
-            for words in ("requests/s", "hints busy; 40 s left", "peak", "4,096 degraded", "2 of 3"):
+            for words in ("requests/s", "40 s left; hints busy", "peak", "4,096 degraded", "2 of 3"):
                 assert words in text, words
         if not unicode:
             assert text.isascii()

@@ -3,7 +3,7 @@
 A braille cell is 2 dots wide and 4 high and a terminal's cell about twice as high as wide, so dots are
 square. The band shows who owns how much: solid for a peer that answers, chequered for a suspect, hollow for
 a dead one. The thin circle inside shows the partitions by position: solid where all owners are there, dotted
-where some are missing, open where a majority is. So nothing depends on colour. Where braille cannot be
+where some are missing or on their way, open where a majority is. So nothing depends on colour. Where braille cannot be
 written the band is made of the peers' labels.
 """
 
@@ -20,7 +20,13 @@ BRAILLE = 0x2800
 DOT_BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 BAND_INNER = 0.76  # of the radius
 CIRCLE_AT = 0.62  # of the radius
-HEALTH_COLOURS = {"full": "green", "degraded": "yellow", "unavailable": "red", "unknown": "bright_black"}
+HEALTH_COLOURS = {
+    "full": "green",
+    "moving": "cyan",
+    "degraded": "yellow",
+    "unavailable": "red",
+    "unknown": "bright_black",
+}
 TURN = 2 * pi
 BROAD = 5.0
 """Dots along the band that an arc needs for a gap beside it and a label on it: with hundreds of peers it has neither."""

@@ -261,38 +261,6 @@ def shares(peers: Iterable[Peer]) -> list[tuple[Peer, float]]:
     return [(peer, share / total) for peer, share in owning]
 
 
-def health_around(ring: Json | None, peers: Sequence[Peer], slots: int) -> list[str]:
-    """Health of the partitions by position: `slots` of full, degraded, unavailable or unknown, clockwise.
-
-    A slot is as bad as its worst partition. Majority means of the actual owners (architecture §5).
-    """
-    owners = _items((ring or {}).get("owners"))
-    members = [str(_mapping(member).get("id")) for member in _items((ring or {}).get("members"))]
-    if not owners or not members or slots <= 0:
-        return ["unknown"] * max(slots, 0)
-    serving = {peer.id for peer in peers if peer.state in ("alive", "suspect", *LEAVING)}
-    up = [member in serving for member in members]
-    marks = []
-    for slot in range(slots):
-        first = slot * len(owners) // slots
-        last = max(first + 1, (slot + 1) * len(owners) // slots)
-        marks.append(max((_partition_health(row, up) for row in owners[first:last]), key=_BADNESS.index))
-    return marks
-
-
-_BADNESS = ("full", "degraded", "unavailable", "unknown")
-
-
-def _partition_health(row: object, up: Sequence[bool]) -> str:
-    owners = _items(row)
-    if not owners or any(not isinstance(index, int) or not 0 <= index < len(up) for index in owners):
-        return "unknown"
-    live = sum(up[index] for index in owners)
-    if live == len(owners):
-        return "full"
-    return "degraded" if live > len(owners) // 2 else "unavailable"
-
-
 # --- words for numbers
 
 

@@ -34,8 +34,8 @@ COPIED = 100
 """Columns of what is copied."""
 MEANING = (
     "The band of the ring is what each peer owns, by its number in the table: solid answers, chequered is suspected, hollow"
-    " is dead. The thin circle is the ring of partitions: solid with every copy there, dotted with one missing, open where"
-    " no majority answers.\n\n"
+    " is dead. The thin circle is the ring of partitions: solid with every copy there, dotted with one missing or on its"
+    " way, open where no majority answers.\n\n"
     "Sparklines: a character a second, the newest at the right, full height for the peak of those shown. Backlog: what waits"
     " in all queues of repair. An arrow says what you may do about a code."
 )

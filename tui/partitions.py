@@ -12,7 +12,7 @@ from binascii import Error
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tui.model import Cluster, Json, Peer, _epoch_number, _items, _mapping
+from tui.model import LEAVING, Cluster, Json, Peer, _epoch_number, _items, _mapping
 
 FULL, MOVED, MOVING, DEGRADED, UNAVAILABLE, UNKNOWN = range(6)
 """The classes, the worst last. In those of a change every copy is there: MOVING is what some new owner has still to fetch,
@@ -21,7 +21,7 @@ CLASSES = ("full", "moved", "moving", "degraded", "unavailable", "unknown")
 WIDTH_MOST = 31
 RANK_UNKNOWN = UNKNOWN << 5 | WIDTH_MOST
 Counts = dict[str, int]
-SERVING = frozenset({"alive", "draining", "suspect"})
+SERVING = frozenset({"alive", "suspect", *LEAVING})
 
 
 def class_of(rank: int) -> int:

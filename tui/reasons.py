@@ -70,7 +70,10 @@ def _redundancy(cluster: Cluster, width: int) -> list[Line]:
     told = cluster.redundancy
     if not told.message:
         return []
-    return [(_cut(told.message, width), "green" if told.whole else "yellow")]
+    pieces = wrap(told.message, width)
+    if len(pieces) > ROWS_EACH:
+        pieces = [pieces[0], _cut(" ".join(pieces[1:]), width)]
+    return [(piece, "green" if told.whole else "yellow") for piece in pieces]
 
 
 def _bounded(wrong: list[Wrong], width: int, *, rows: int) -> list[Line]:

@@ -30,14 +30,13 @@ def in_short(told: Told | None) -> tuple[str, str]:
     by_state: dict[str, list[Told]] = {}
     for one in every:
         by_state.setdefault(str(one.get("state")), []).append(one)
-    words = []
-    for state in ("failing", "busy", "paused"):
-        if found := by_state.get(state):
-            words.append(f"{_names(found)} {state}")
-    left = [one["left_s"] for one in every if isinstance(one.get("left_s"), int | float)]
-    if left:
-        waiting = "" if words else f"{_names(one for one in every if one.get('left_s') is not None)}: "
-        words.append(f"{waiting}{age_words(max(left))} left")
+    words = [
+        f"{_names(by_state[state])} {state}" for state in ("failing", "busy", "paused") if state in by_state
+    ]
+    waiting = [one for one in every if isinstance(one.get("left_s"), int | float)]
+    if waiting:
+        left = f"{age_words(max(one['left_s'] for one in waiting))} left"
+        words.insert(0, left if words else f"{left} for {_names(waiting)}")
     style = "red" if "failing" in by_state else "yellow" if words else ""
     return "; ".join(words) or "idle", style
 

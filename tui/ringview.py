@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from rich.text import Text
 from textual.widget import Widget
 
 from tui.circle import Arc, Drawing, draw, texture_of
-from tui.model import LEAVING, health_around, shares
+from tui.model import LEAVING, shares
+from tui.partitions import CLASSES, Table, class_of, pending_in, ranks_of, standing_of, table_of, with_pending
 from tui.state import State
 
 HEALTH_SLOTS = 240  # more than the circle has dots at any usual size
@@ -24,6 +27,7 @@ class RingView(Widget):
         self._middle: list[str] = []
         self._stale = False
         self._drawn: tuple[object, ...] = ()
+        self._table: Table | None = None
 
     def show(self, state: State) -> None:
         """Draw again if the cluster, the ring or the connection changed."""
@@ -42,7 +46,12 @@ class RingView(Widget):
                 )
                 for peer, share in shares(cluster.peers)
             ]
-            self._health = health_around(ring, cluster.peers, HEALTH_SLOTS) if ring else []
+            self._health = []
+            if ring is not None:
+                table = self._table = table_of(ring, self._table)
+                ranks = ranks_of(table, standing_of(cluster))
+                pending = pending_in(ring, table.partitions)
+                self._health = health_around(with_pending(ranks, pending), HEALTH_SLOTS)
             serving = sum(cluster.count(state) for state in ("alive", *LEAVING))
             self._middle = [f"{serving} of {len(cluster.peers)}", "alive"]
         self.refresh()
@@ -52,6 +61,14 @@ class RingView(Widget):
         return drawing_text(
             draw(width, height, self._arcs, self._health, self._middle, braille=self.unicode), dim=self._stale
         )
+
+
+def health_around(ranks: bytes, slots: int) -> list[str]:
+    """The classes of the partitions by position, in so many slots, clockwise; a slot is as bad as its worst partition."""
+    if not ranks:
+        return ["unknown"] * slots
+    starts = [slot * len(ranks) // slots for slot in range(slots + 1)]
+    return [CLASSES[class_of(max(ranks[first : max(last, first + 1)]))] for first, last in pairwise(starts)]
 
 
 def drawing_text(drawing: Drawing, *, dim: bool) -> Text:
