@@ -102,8 +102,8 @@ def test_a_code_is_never_cut_off() -> None:
 @pytest.mark.parametrize(
     ("values", "unicode", "expected"),
     [
-        ([0, 1, 7], True, "   ▁▂█"),
-        ([0, 1, None, 4], True, "  ▁▃ █"),
+        ([0, 1, 7], True, "   ▁▂▇"),
+        ([0, 1, None, 4], True, "  ▁▃ ▇"),
         ([0, 0], True, "    ▁▁"),
         ([0, 1, 2, 3, 4], False, " _.:|#"),
         ([9.0] * 9, False, "######"),
@@ -154,8 +154,8 @@ def test_rates_have_newest_and_peak() -> None:
     """Goal: bytes in and out are summed; a value nobody told is a dash and not nothing."""
     state = state_of(rates(all=5, bytes_in=1024, bytes_out=1024), rates(all=2, bytes_in=0, bytes_out=0))
     lines = fact_lines(state, 50, unicode=True)
-    assert re.search(r"█▄ +2  peak 5$", lines["requests/s"].plain)
-    assert re.search(r"█▁ +0 B  peak 2.0 KiB$", lines["bytes/s"].plain)
+    assert re.search(r"▇▄ +2  peak 5$", lines["requests/s"].plain)
+    assert re.search(r"▇▁ +0 B  peak 2.0 KiB$", lines["bytes/s"].plain)
     state.apply(Event("requests", {}), 0.0)
     assert re.search(r" -  peak 5$", fact_lines(state, 50, unicode=True)["requests/s"].plain)
 

@@ -25,9 +25,11 @@ from tui.app import TopApp
 from tui.source import Live
 
 PEERS, VICTIM = 5, 1
-SIZE = (96, 22)
+SIZE = (116, 32)
 OBJECTS, OBJECT_BYTES = 24, 4 << 20
-DEADLINE_S = 60.0
+WORK_S = 45.0
+"""As long as the sparklines are broad."""
+DEADLINE_S = 120.0
 LOOK_EVERY_S = 0.3
 FONTS = '"Fira Code", "DejaVu Sans Mono", Menlo, Consolas, monospace'
 
@@ -48,9 +50,11 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 async def store_and_kill(layout: Layout, cluster: DevCluster) -> None:
-    """Half of the objects before the death of a peer, half after it; all of them read back."""
+    """Half of the objects before the death of a peer, half after it; all of them read back, again and again, until gossip
+    has noticed and the rates of a minute have been seen."""
     access, secret = layout.credentials()
     first, third = layout.places[0], layout.places[2]
+    began = asyncio.get_running_loop().time()
     async with AsyncClient(first.api_url, access_key=access, secret_key=secret, pin=True) as client:
         await client.create_bucket("photos")
         for number in range(OBJECTS):
@@ -60,27 +64,29 @@ async def store_and_kill(layout: Layout, cluster: DevCluster) -> None:
                 os.kill(pid, signal.SIGKILL)
             await client.put("photos", f"{number:04}.jpg", os.urandom(OBJECT_BYTES))
     async with AsyncClient(third.api_url, access_key=access, secret_key=secret, pin=True) as client:
-        for number in range(OBJECTS):
-            async with await client.get("photos", f"{number:04}.jpg") as download:
-                await download.read()
 
         async def noticed() -> bool:
-            return any(node.state == "dead" for node in (await client.cluster()).nodes)
+            for number in range(OBJECTS):
+                async with await client.get("photos", f"{number:04}.jpg") as download:
+                    await download.read()
+            worked_s = asyncio.get_running_loop().time() - began
+            return worked_s > WORK_S and any(node.state == "dead" for node in (await client.cluster()).nodes)
 
         await until(noticed, "the death notice")
 
 
-async def screenshot(layout: Layout) -> str:
-    """What `atoll top` shows of the cluster, as SVG."""
+async def screenshot(layout: Layout, cluster: DevCluster) -> str:
+    """What `atoll top` shows of the cluster after all that, as SVG; it looks on meanwhile."""
     source = Live([place.api_url for place in layout.places], layout.credentials)
     app = TopApp(source)
     try:
         async with app.run_test(size=SIZE) as pilot:
+            await store_and_kill(layout, cluster)
 
             async def settled() -> bool:
                 await pilot.pause()
-                cluster = app.state.cluster
-                return cluster is not None and cluster.count("dead") == 1 and app.state.ring is not None
+                seen = app.state.cluster
+                return seen is not None and seen.count("dead") == 1 and app.state.ring is not None
 
             await until(settled, "the view of the dead peer")
             app.redraw()
@@ -103,8 +109,7 @@ async def take(data: Path, port: int) -> str:
     cluster = DevCluster(layout, command=command)
     try:
         await cluster.start(DEADLINE_S)
-        await store_and_kill(layout, cluster)
-        return await screenshot(layout)
+        return await screenshot(layout, cluster)
     finally:
         await cluster.stop()
 

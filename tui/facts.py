@@ -18,7 +18,7 @@ BAR_MOST = 24
 NUMBERS = 24
 """Cells for the newest value and the peak."""
 FULLNESS = ((0.9, "red"), (0.75, "yellow"), (0.0, "green"))
-KEEP = ("requests/s", "stored", "healing", "backlog", "partitions", "bytes/s", "errors/s", "fullest")
+KEEP = ("requests/s", "stored", "repair", "backlog", "partitions", "bytes/s", "errors/s", "fullest")
 """Who stays when there is no room for all, the most needed first."""
 
 
@@ -42,7 +42,7 @@ def fact_lines(state: State, width: int, *, unicode: bool) -> dict[str, Text]:
         found["stored"] = _stored(state.cluster, width, unicode=unicode)
         found["fullest"] = _fullest(state.cluster)
         found["partitions"] = _partitions(state.cluster)
-        found["healing"] = Text(*in_short(state.repair))
+        found["repair"] = Text(*in_short(state.repair))
     found["requests/s"] = _rate(state, ("all",), width, _count, unicode=unicode)
     found["bytes/s"] = _rate(state, ("bytes_in", "bytes_out"), width, _size, unicode=unicode)
     found["errors/s"] = _rate(state, ("errors",), width, _count, unicode=unicode, bad=True)

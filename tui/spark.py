@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-BLOCKS = "▁▂▃▄▅▆▇█"
+BLOCKS = "▁▂▃▄▅▆▇"
 PLAIN = "_.:|#"
-"""Zero comes first in both: what is more than nothing never looks like it. Without Unicode there are fewer steps."""
+"""Zero comes first in both: what is more than nothing never looks like it. No full block: lines stand above each other."""
 
 
 def sparkline(values: Sequence[float | None], width: int, *, unicode: bool) -> str:
