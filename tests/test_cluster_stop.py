@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -129,10 +130,44 @@ def test_a_body_is_read_to_its_end_by_a_server_that_ends() -> None:
     asyncio.run(asyncio.wait_for(scenario(), WAIT_S))
 
 
-async def serving(answer: Handler) -> tuple[HttpServer, web.ServerRunner]:
+def test_an_answer_that_does_not_end_is_waited_for_once() -> None:
+    """Goal: whoever downloads slowly is cut when the drain is over, and not when that time has passed twice."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        tasks.append(asyncio.current_task())
+        begun.set()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:  # until its client, which reads nothing, lets it wait for ever
+            await response.write(bytes(MIB))
+
+    async def scenario() -> None:
+        _, runner = await serving(answer, drain_s=0.5)
+        _, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await begun.wait()
+        (task,) = tasks
+        assert task is not None
+        ending = asyncio.create_task(runner.cleanup())
+        await asyncio.sleep(0)
+        # Timers of one loop come in their order, however late: this one after the drain's end, before twice of it.
+        cut = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(
+            0.9, lambda: cut.set_result(task.done() or task.cancelling() > 0)
+        )
+        assert await cut, "the handler goes on after the drain"
+        await ending
+        writer.close()
+
+    tasks: list[asyncio.Task[Any] | None] = []
+    begun = asyncio.Event()
+    asyncio.run(asyncio.wait_for(scenario(), WAIT_S))
+
+
+async def serving(answer: Handler, drain_s: float = 60.0) -> tuple[HttpServer, web.ServerRunner]:
     """A server on a port of its own."""
     server = HttpServer(answer, lambda status, code, message: web.Response(status=status))
-    runner = web.ServerRunner(server)
+    runner = web.ServerRunner(server, shutdown_timeout=drain_s)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     return server, runner

@@ -2,7 +2,7 @@
 
 Differences: what is not HTTP is refused in the API's own form; a client that closes its sending side too early (a short
 body) is still told what was wrong; bodies stay the bytes that were sent, whatever their Content-Encoding; a server that ends
-takes leave of its clients, and reads to their end the bodies of requests that it still answers.
+takes leave of its clients, reads to their end the bodies of requests that it still answers, and waits for these once.
 """
 
 from __future__ import annotations
@@ -81,6 +81,19 @@ class Connection(RequestHandler):
         self._refuse = server.refuse
         self._ended = False
         self.owed: StreamReader | None = None  # the body of the request that is being answered
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """End within `timeout` s, whatever the client does. aiohttp waits as long again for a handler that sends."""
+        late = None if timeout is None else self._loop.call_later(timeout, self._break_off)
+        try:
+            await super().shutdown(timeout)
+        finally:
+            if late is not None:
+                late.cancel()
+
+    def _break_off(self) -> None:
+        if self._task_handler is not None:
+            self._task_handler.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Of a request that is being answered the body is read to its end, also when the server is ending: aiohttp would let
