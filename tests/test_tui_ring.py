@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from textual.pilot import Pilot
 from textual.widgets import Static
 
@@ -386,6 +386,7 @@ def test_an_older_peer_tells_owners_alone() -> None:
 
 
 @given(JSON, JSON)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_answer_is_shown(told: Any, inner: Any) -> None:
     """Goal: an answer that makes no sense is a dash, no crash."""
     documents = [told, {"owners": told, "object": inner}, {"object": {"chunks": told, "size": inner}}]
