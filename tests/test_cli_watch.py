@@ -322,10 +322,16 @@ def test_verdicts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def watching(world: ClusterWorld, *options: str, stdout: Any) -> Iterator[subprocess.Popen[bytes]]:
     """`atoll status --watch` with a profile that knows one peer."""
     environment = peer_environment() | {"ATOLL_CONFIG_HOME": str(world.layout.data)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tools.cli", "status", "--watch", *options],
-        env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # jobs in the background inherit that it is ignored
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tools.cli", "status", "--watch", *options],
+            env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:
