@@ -111,6 +111,8 @@ def test_unknown_is_no_zero() -> None:
     assert total([]) is None
     stuck = repair_of({"workers": [worker("hints", 1, **BUSY), worker("hints", 2, queue=5)]}).ones
     assert left(stuck) is None and left(ones[:1]) == 100.0
+    idle = summary(repair_of({"workers": [worker("hints", 1)]}))[-1][0]
+    assert idle == "; 0 waiting, 0/s"
     assert "time left not known" in summary(repair_of({"workers": [worker("hints", 2, queue=5)]}))[-1][0]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time, timedelta
 
 from tui.journal import Entry
 from tui.page import matches
@@ -41,6 +41,8 @@ class LogRow:
 
 def found(entries: Iterable[Entry], words: str, levels: Collection[str]) -> list[Entry]:
     """Those at these levels for which every word of the filter holds, in their order."""
+    if not words.strip() and not levels:
+        return list(entries)
     named: list[tuple[Callable[[Entry], str], list[str]]] = []
     plain: list[str] = []
     for word in words.lower().split():
@@ -63,7 +65,8 @@ def found(entries: Iterable[Entry], words: str, levels: Collection[str]) -> list
 
 def log_rows(entries: Iterable[Entry], now: datetime, *, unicode: bool) -> list[LogRow]:
     today = now.astimezone().date()
-    return [LogRow(entry, unicode, entry.at.astimezone().date() != today) for entry in entries]
+    begins, ends = (datetime.combine(day, time()).astimezone() for day in (today, today + timedelta(days=1)))
+    return [LogRow(entry, unicode, not begins <= entry.at < ends) for entry in entries]
 
 
 def moment_words(at: datetime, *, dated: bool) -> str:

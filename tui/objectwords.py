@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peer.client import ObjectInfo
 
 Line = tuple[str, str]
-LABEL = 10
+LABEL = 9
 
 
 def object_lines(info: ObjectInfo, *, unicode: bool) -> list[Line]:
@@ -27,13 +27,13 @@ def object_lines(info: ObjectInfo, *, unicode: bool) -> list[Line]:
         *((f"meta {name}", value) for name, value in sorted(info.metadata.items())),
     ]
     lines = [(f"{info.bucket}/{clean_name(info.key, unicode=unicode)}", "bold")]
-    return lines + [(f"{label:<{LABEL}}{clean(words, unicode=unicode)}", "") for label, words in told]
+    return lines + [(f"{label:<{LABEL}} {clean(words, unicode=unicode)}", "") for label, words in told]
 
 
 def owner_lines(lookup: Mapping[str, Any], *, unicode: bool) -> list[Line]:
     """Its partition and who keeps it, with what each says of its copy."""
     partition = lookup.get("partition")
-    lines = [(f"{'partition':<{LABEL}}{partition if isinstance(partition, int) else DASH}", "")]
+    lines = [(f"{'partition':<{LABEL}} {partition if isinstance(partition, int) else DASH}", "")]
     owners = lookup.get("owners")
     for owner in owners if isinstance(owners, list) else ():
         if not isinstance(owner, Mapping):
@@ -43,5 +43,5 @@ def owner_lines(lookup: Mapping[str, Any], *, unicode: bool) -> list[Line]:
         held = owner.get("holds")
         holds = ", holds it" if held is True else ", does not hold it" if held is False else ""
         glyph = look.glyph if unicode else look.plain
-        lines.append((f"{'owner':<{LABEL}}{glyph} {look.word} {name}{holds}", look.colour))
+        lines.append((f"{'owner':<{LABEL}} {glyph} {look.word} {name}{holds}", look.colour))
     return lines

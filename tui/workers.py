@@ -168,7 +168,8 @@ def summary(repair: Repair) -> list[tuple[str, str]]:
         if count:
             parts.append((f" {count:,} {look.word}", look.colour))
     queue, rate = total(one.queue for one in repair.ones), total(one.rate for one in repair.ones)
-    parts.append((f"; {_many(queue)} waiting, {rate_words(rate)}, {_left_words(left(repair.ones))}", ""))
+    ending = f", {_left_words(left(repair.ones))}" if queue != 0 else ""
+    parts.append((f"; {_many(queue)} waiting, {rate_words(rate)}{ending}", ""))
     return parts
 
 
