@@ -18,6 +18,7 @@ from peer.replication.quorum import Poll
 from ring.members import Member
 
 from .http import iso_time
+from .views import in_order
 
 ASK_S = 2.0
 FIRST = 200
@@ -50,7 +51,7 @@ class LogView:
         Everybody is asked for a share first, and for all of it only who may have more that belongs here: with 300 peers the
         newest thousand are not sent 300 times.
         """
-        members = {member.id: member for member in self._replica.epoch.members}
+        members = {member.id: member for member in in_order(self._replica.epoch.members)}
         share = min(limit, max(AT_LEAST, 2 * limit // max(1, len(members))))
         living = [one for one in members if self._lives(one)]
         told, failed = await self._asked(dict.fromkeys(living, START), share)
@@ -65,7 +66,9 @@ class LogView:
             newest = self._newest(told | again, limit)
         return {
             "events": [self._shown(member, entry) for member, entry in newest],
-            "failed": [{"node": members[one].name, "message": why} for one, why in failed.items()],
+            "failed": [
+                {"node": m.name, "message": failed[one]} for one, m in members.items() if one in failed
+            ],
         }
 
     def forget(self) -> None:
