@@ -16,5 +16,5 @@ Layers, upper ones import lower ones only (tests/test_layers.py keeps it so):
 Start reading at `peer.replication.registers.register`, the one primitive that holds all metadata.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """Atoll's version; pyproject.toml takes it from here."""
