@@ -193,6 +193,12 @@ def hints(queue: int, **more: Any) -> dict[str, Any]:
     return {"workers": [{"worker": "hints", "node": {"id": "id2", "name": "peer-2"}, "queue": queue} | more]}
 
 
+@pytest.mark.parametrize(("rate", "says"), [(0.0709, "0.0709"), (12.34, "12.3"), (4260.0, "4,260")])
+def test_rates_are_written_out(rate: float, says: str) -> None:
+    """Goal: no rate is told as 4.26e+03."""
+    assert told.worker({"queue": 6, "rate": rate}) == f"6 waiting, {says} a second"
+
+
 def test_workers(listener: Listener) -> None:
     """Goal: a worker that has something to do, is paused or fails; that it is over again is told soon."""
     assert listener.lines("repair", hints(0)) == []

@@ -17,7 +17,7 @@ from peer.replication.healing.chunksync import AT_ONCE, CHUNKS, ChunkSide
 from peer.replication.messages import ADD_REF, REPAIR, STORE_CHUNK
 from peer.replication.registers.register import Put
 from peer.replication.throttle import Throttle
-from peer.replication.workers import Worker, Workers
+from peer.replication.workers import Status, Worker, Workers
 from ring.placement import place
 from tests.replication_chunks import (
     BULK,
@@ -508,6 +508,15 @@ def test_a_worker_survives_errors_nobody_foresaw() -> None:
         await until(lambda: worker.done >= 3, 30)
 
     simulate(scenario)
+
+
+@pytest.mark.parametrize(
+    ("state", "left_s"), [("busy", 4.0), ("idle", None), ("failing", None), ("paused", None)]
+)
+def test_what_does_not_move_has_no_end(state: str, left_s: float | None) -> None:
+    """Goal: a worker that cannot go on is not said to be done soon, by what it did before. `status` told a minute for what
+    waited for a dead peer."""
+    assert Status("hints", state, 8, 1.0, 100, 2.0, 0, "").left_s == left_s
 
 
 def test_a_worker_that_rested_has_no_rate() -> None:

@@ -29,6 +29,8 @@ FIRST_S = 1.6
 """So long may the head of the answer take."""
 AGAIN_S = 0.5
 """Between two rounds in which nobody answered."""
+WHY_MOST = 500
+"""Characters of a reason: one that ends with what to do has about 300."""
 EVENT_BYTES_MOST = 32 << 20
 CONNECTED, UNREACHABLE = "connected", "unreachable"
 
@@ -176,7 +178,7 @@ def in_short(problem: Exception) -> str:
         return f"no answer within {FIRST_S:g} s"
     if isinstance(cause, ConnectionError | EOFError) or "payload is not completed" in str(cause):
         return "the connection broke"
-    return str(getattr(cause, "strerror", None) or cause)[:200] or type(cause).__name__
+    return str(getattr(cause, "strerror", None) or cause)[:WHY_MOST] or type(cause).__name__
 
 
 def _mappings(value: object) -> list[Mapping[str, Any]]:

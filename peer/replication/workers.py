@@ -56,8 +56,10 @@ class Status:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the queue is empty at the present rate; None when nothing moves."""
-        return self.queue / self.rate if self.queue and self.rate > 0 else None
+        """Seconds until the queue is empty at the present rate; None when nothing moves: also while the worker waits, to try
+        again after a failure or for what is left to fall due, as its rate is that of what it did before."""
+        moves = self.state == "busy" and self.queue and self.rate > 0
+        return self.queue / self.rate if moves else None
 
     def to_map(self) -> dict[str, Any]:
         return asdict(self) | {"left_s": self.left_s}

@@ -126,6 +126,11 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def rate_text(rate: float) -> str:
+    """So many a second, for people: 0.07, 12.5, 4,260."""
+    return f"{rate:,.0f}" if rate >= 99.5 else f"{rate:.3g}"
+
+
 def seconds_text(seconds: float | None) -> str:
     """A duration for people: 0.3 s, 4 min, 3 h, 2 d."""
     if seconds is None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tools.cli.exits import PARTLY
-from tools.cli.output import Column, clean, emit, seconds_text, size_text, write
+from tools.cli.output import Column, clean, emit, rate_text, seconds_text, size_text, write
 from tools.cli.session import connect, note
 from tools.cli.settings import connects, current, lists
 from tools.cli.told import redundancy
@@ -19,7 +19,7 @@ COLUMNS = (
     Column("QUEUE", lambda row: str(row.get("queue")), right=True),
     Column("OLDEST", lambda row: seconds_text(row.get("oldest_s")), right=True),
     Column("DONE", lambda row: str(row.get("done")), right=True),
-    Column("RATE/S", lambda row: f"{row.get('rate') or 0:.3g}", right=True),
+    Column("RATE/S", lambda row: rate_text(row.get("rate") or 0), right=True),
     Column(
         "MOST/S", lambda row: "" if row.get("per_second") is None else f"{row['per_second']:g}", right=True
     ),

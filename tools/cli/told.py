@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tools.cli.output import seconds_text, size_text
+from tools.cli.output import rate_text, seconds_text, size_text
 
 Json = Mapping[str, Any]
 
@@ -139,7 +139,7 @@ def worker(told: Json) -> str:
     if told.get("queue"):
         parts.append(f"{told['queue']} waiting")
         if told.get("rate"):
-            parts.append(f"{told['rate']:.3g} a second")
+            parts.append(f"{rate_text(told['rate'])} a second")
         if told.get("left_s") is not None:
             parts.append(f"{seconds_text(told['left_s'])} left")
     if told.get("last_error"):
