@@ -138,6 +138,9 @@ def test_one_that_was_away_or_does_not_answer() -> None:
     """Goal: nothing is known to lack, and yet it is not claimed that all is there."""
     told = judged(THREE, infos(THREE), behind=(3,))
     assert (told["whole"], told["message"]) == (False, "p3 may lack copies and is comparing.")
+    told = Redundancy(THREE, (), ids(THREE, 3), infos(THREE), False, ids(THREE, 1, 3)).to_map()
+    assert told["message"] == "p3 does not answer, so which copies are there is not known."
+    assert (told["whole"], told["left_s"]) == (False, None)
 
 
 def test_damage() -> None:

@@ -124,7 +124,8 @@ class ClusterView:
     @staticmethod
     def _redundancy(standing: Standing) -> dict[str, Any]:
         infos = {member.id: standing.info(member.id) for member in standing.living}
-        found = Redundancy(standing.epoch, standing.dead, standing.behind, infos, bool(unhealed(standing)))
+        amiss = bool(unhealed(standing))
+        found = Redundancy(standing.epoch, standing.dead, standing.behind, infos, amiss, standing.silent)
         return found.to_map()
 
     # --- views

@@ -28,15 +28,18 @@ class Redundancy:
     """What the living tell (`infos`, by member id), and what the ring wants."""
 
     def __init__(
-        self, epoch: Epoch, dead: Collection[str], behind: Collection[str], infos: Mapping[str, Info], unhealed: bool
+        self, epoch: Epoch, dead: Collection[str], behind: Collection[str], infos: Mapping[str, Info], unhealed: bool,
+        silent: Collection[str] = (),
     ) -> None:  # fmt: skip
         """`dead` and `behind` are member ids: those that do not live, and those that live and lack something or do not say.
-        `unhealed`: something else is known to be out of order."""
+        `unhealed`: something else is known to be out of order. `silent`: of `behind` those that did not answer just now;
+        what they told is what they told last."""
         self._epoch = epoch
         self._dead = frozenset(dead)
         self._behind = frozenset(behind)
         self._infos = infos
         self._unhealed = unhealed
+        self._silent = self._behind.intersection(silent)
         self._told = {member: info.get("healing", {}) for member, info in infos.items()}
         self._partitions = 1 << epoch.partition_power
         self._per_partition = self._mean()
@@ -102,6 +105,12 @@ class Redundancy:
             return self._told_of(
                 min(sum(waiting.values()), self.objects or sum(waiting.values())), left_s, who
             )
+        if self._silent:
+            they = "do" if len(self._silent) > 1 else "does"
+            message = (
+                f"{self._names(self._silent)} {they} not answer, so which copies are there is not known."
+            )
+            return 0, None, message
         names = self._names(who)
         they = "are" if len(who) > 1 else "is"
         return 0, left_s, f"{names} may lack copies and {they} comparing{self._when(left_s, who)}."
