@@ -355,6 +355,22 @@ def test_clients_are_bounded_and_nobody_looks_for_nobody(monkeypatch: pytest.Mon
     with_events(body, looks=True)
 
 
+def test_a_peer_that_stops_begins_no_stream() -> None:
+    """Goal: whoever is told that the peer stops, and asks it again at once on another connection, is sent away: its stream
+    would hold the end up for the whole drain, and tell of a peer that has left."""
+
+    async def body(fake: FakeCluster, events: Events) -> None:
+        one = events.subscribe(TYPES)
+        events.close()
+        with pytest.raises(Unavailable, match="stops"):
+            events.subscribe(TYPES)
+        while await one.next() is not None:
+            pass
+        events.leave(one)
+
+    with_events(body)
+
+
 def test_a_state_is_told_when_it_changes() -> None:
     """Goal: the time, or the bytes used, are no news; a verdict, another ring, what is pending and a changed belief are.
     What was told stands as of the event `requests`, which comes after every look and last."""

@@ -86,11 +86,14 @@ class Events:
         self._told: dict[str, tuple[float, Any, bytes]] = {}  # state -> when, what mattered of it, the event
         self._rates = Rates()
         self._watching: asyncio.Task[None] | None = None
+        self._over = False
 
     # --- clients
 
     def subscribe(self, types: Collection[str]) -> Subscription:
-        """Begin to listen. Raises Unavailable when too many do."""
+        """Begin to listen. Raises Unavailable when too many do, or the peer stops."""
+        if self._over:
+            raise Unavailable("this peer stops; listen to another one")
         if len(self._clients) >= CLIENTS_MOST:
             raise Unavailable(
                 f"{CLIENTS_MOST} clients listen to this peer's events already; try another peer",
@@ -126,7 +129,8 @@ class Events:
         return len(self._clients)
 
     def close(self) -> None:
-        """The peer stops: end every stream."""
+        """The peer stops: end every stream, and begin none: it would be waited for like any request."""
+        self._over = True
         for one in self._clients:
             one.end()
 
