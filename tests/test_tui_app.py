@@ -26,10 +26,11 @@ from tests.tui_canned import (
     tell,
     until,
 )
-from tui.app import PAGES, TopApp
+from tui.app import TopApp
 from tui.help import HelpScreen
 from tui.overview import Overview
 from tui.page import Page
+from tui.pages import PAGES, Door
 from tui.rows import Rows
 from tui.state import State
 
@@ -212,7 +213,7 @@ def test_palette(key: str) -> None:
         await pilot.press("enter")
         await until(pilot, lambda: app.page.TITLE == "Peers")
 
-    with mock.patch.dict(PAGES, {1: Saying}):
+    with mock.patch.dict(PAGES, {1: Door("Saying", lambda: Saying)}):
         play(healthy_events(), story)
 
 
@@ -243,7 +244,7 @@ def test_help_is_of_the_page_that_is_up(size: tuple[int, int]) -> None:
         await pilot.press("y")
         assert not isinstance(app.screen, HelpScreen)
 
-    with mock.patch.dict(PAGES, {2: Knowing}):
+    with mock.patch.dict(PAGES, {2: Door("Knowing", lambda: Knowing)}):
         play(healthy_events(), story, size=size)
 
 
@@ -359,3 +360,9 @@ def test_whose_view_it_is_while_it_moves() -> None:
         assert f"view of peer-2 ({PEERS[1]})" in screen(app)
 
     play(healthy_events(), story, size=(120, 40))
+
+
+def test_every_door_leads_to_its_page() -> None:
+    """Goal: what the header calls a page is the page that its key opens."""
+    for door in PAGES.values():
+        assert door.title == door.load().TITLE

@@ -27,18 +27,14 @@ from tui.actions import ACTIONS, title
 from tui.clean import NoControls
 from tui.header import Header
 from tui.help import HelpScreen
-from tui.log import Log
 from tui.model import Peer
 from tui.newest import Newest
-from tui.objects import Objects
 from tui.overview import Lines, Overview
 from tui.page import Page
+from tui.pages import PAGES
 from tui.peers import PeerRow, Peers
-from tui.repair import RepairPage
-from tui.ring import Ring
 from tui.source import Source
 from tui.state import State
-from tui.views import Views
 
 if TYPE_CHECKING:
     from peer.client import Event
@@ -47,16 +43,6 @@ REDRAW_S = 1.0
 SOON_S = 0.1
 """What must not wait for the next second is drawn so soon; further news within that time is drawn with it."""
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
-PAGES: dict[int, type[Page]] = {
-    1: Overview,
-    2: Peers,
-    3: Ring,
-    4: Views,
-    5: RepairPage,
-    6: Log,
-    7: Objects,
-}
-"""By their keys."""
 
 
 class TopApp(App[None]):
@@ -190,7 +176,7 @@ class TopApp(App[None]):
             self.clock(),
             paused=self.paused,
             unicode=self.unicode,
-            titles={number: page.TITLE for number, page in PAGES.items()},
+            titles={number: door.title for number, door in PAGES.items()},
             at=self._at,
         )
         if not self.paused:
@@ -221,7 +207,7 @@ class TopApp(App[None]):
     # --- pages
 
     def _made(self, number: int) -> Page:
-        page = self._pages[number] = PAGES[number](id=f"page-{number}")
+        page = self._pages[number] = PAGES[number].load()(id=f"page-{number}")
         return page
 
     async def action_page(self, number: int) -> None:
@@ -243,8 +229,8 @@ class TopApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from self.page.commands()
-        for number, page in PAGES.items():
-            yield SystemCommand(f"Page {page.TITLE}", f"show it (key {number})", self._opener(number))
+        for number, door in PAGES.items():
+            yield SystemCommand(f"Page {door.title}", f"show it (key {number})", self._opener(number))
         if not self.readonly:
             for action in ACTIONS.values():
                 if not action.ring:
