@@ -6,15 +6,21 @@ import http.client
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import count
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from peer.client.connections import _shut
 from peer.client.profile import Profile, load_profile
-from peer.client.trust import Trust, for_aiohttp, refusal, trust
-from peer.errors import Invalid
-from peer.tls.certificates import Certificates, Files
+from peer.client.trust import UNTRUSTED, Trust, fetch_authority, for_aiohttp, refusal, trust
+from peer.errors import Denied, Invalid
+from peer.tls.certificates import Certificates, Files, fingerprint_of
 from tests.certificates import new_authority, put_pair
 
 
@@ -92,3 +98,47 @@ def test_every_refusal_says_what_helps(code: int, says: str) -> None:
     wrapped.certificate_error = problem  # type: ignore[attr-defined]
     assert str(refusal(wrapped, "https://h:7401", None)) == str(told)
     assert refusal(ConnectionRefusedError(), "https://h:7401", None) is None
+
+
+@contextmanager
+def showing(folder: Path, body: bytes) -> Iterator[str]:
+    """The address of a server with TLS that answers everything with `body`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    shown = Certificates(Files(*put_pair(folder, new_authority().issue("localhost"))))
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = shown.context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(30)
+
+
+def test_a_fingerprint_vouches_for_one_certificate(tmp_path: Path) -> None:
+    """Goal: whoever sits between cannot slip in an authority of their own behind the one whose fingerprint is known.
+
+    Base64 ends at its padding, so Python reads the first certificate of several as if it were alone.
+    """
+    # Longer and longer names: one without padding shows nothing.
+    some = (new_authority("w" * length) for length in count(1))
+    wanted = next(one for one in some if len(one.certificate.public_bytes(Encoding.DER)) % 3)
+    evil = new_authority("evil")
+    fingerprint = fingerprint_of(wanted.certificate)
+    with showing(tmp_path, wanted.pem + evil.pem) as url:
+        kept = fetch_authority(url, fingerprint)
+    assert x509.load_pem_x509_certificates(kept) == [wanted.certificate]
+    with showing(tmp_path, evil.pem + wanted.pem) as url, pytest.raises(Denied) as refused:
+        fetch_authority(url, fingerprint)
+    assert refused.value.code == UNTRUSTED

@@ -89,15 +89,17 @@ def fetch_authority(url: str, fingerprint: str, deadline_s: float = 10.0) -> byt
             " issued it with --ca-file"
         )
     try:
-        came = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii").strip())).hexdigest()
+        certificate = ssl.PEM_cert_to_DER_cert(pem.decode("ascii").strip())
     except ValueError:
-        came = "no certificate"
+        certificate = b""
+    came = hashlib.sha256(certificate).hexdigest() if certificate else "no certificate"
     if came != wanted:
         raise Denied(
             f"what {url} calls its authority has the fingerprint {came}, which is not the given one; nothing was changed",
             code=UNTRUSTED,
         )
-    return pem
+    # Not what came: behind the certificate that was compared others may stand, which OpenSSL would trust as well.
+    return ssl.DER_cert_to_PEM_cert(certificate).encode()
 
 
 def refusal(problem: BaseException, url: str, tls: ssl.SSLContext | None) -> AtollError | None:
