@@ -24,10 +24,10 @@ from pathlib import Path
 from peer.config import PeerConfig, is_initialised
 from peer.errors import StartupError
 from peer.run import found
-from peer.storage.datadir import KEY_FILE, read_cluster_key
+from peer.storage.datadir import KEY_FILE, ROOT_FILE, read_cluster_key
 from peer.storage.durable import write_file
 
-HANDED_OVER = ("root.json", "ca.pem", KEY_FILE)
+HANDED_OVER = (ROOT_FILE, "ca.pem", KEY_FILE)
 """Files of a data directory that peers and operators need; the key last (F1)."""
 
 
@@ -59,7 +59,10 @@ def found_once(config: PeerConfig, secrets: Path, others: Sequence[Path]) -> str
             return f"nothing to do: {secrets / KEY_FILE} is there, so the cluster was founded before"
         if lived:
             _hand_over(lived[0], secrets)
-            return f"nothing was founded: a peer has lived in {lived[0]}; its cluster's key is in {secrets} again"
+            done = f"nothing was founded: a peer has lived in {lived[0]}; its cluster's key is in {secrets} again"
+            if (secrets / ROOT_FILE).exists():
+                return done
+            return f"{done}. {ROOT_FILE}, the root key, is gone with the founder: put your copy of it there"
         with contextlib.redirect_stdout(
             io.StringIO()
         ):  # the root key, which is not for the logs of containers

@@ -88,13 +88,17 @@ def test_lost_disks_found_nothing(disks: Disks, lost: tuple[int, ...]) -> None:
 
 
 def test_lost_keys_are_handed_over_again(disks: Disks) -> None:
-    """Goal: with the keys' own disk lost they come from any peer's; also when the founder's is lost as well."""
+    """Goal: with the keys' own disk lost they come from any peer's; also when the founder's is lost as well, which is said,
+    as the root key went with it."""
     disks.init()
     disks.join(2)
+    (disks.peers[0] / "root.json").write_text("{}")
     for lost in ((), (disks.peers[0],)):
         for path in (disks.secrets, *lost):
             disks.lose(path)
-        assert disks.init().startswith("nothing was founded: a peer has lived in ")
+        said = disks.init()
+        assert said.startswith("nothing was founded: a peer has lived in ")
+        assert ("put your copy of it there" in said) == bool(lost)
         assert disks.key(disks.secrets) == KEY
     assert disks.founded == 1
 
