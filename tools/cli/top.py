@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,10 @@ from tools.cli import settings
 
 if TYPE_CHECKING:
     from tui.source import Source
+
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+LEAVE_S = 5
+LOOK_S = 1.0
 
 
 @click.command()
@@ -57,7 +65,38 @@ async def _run(source: Source, readonly: bool, theme: str, plain: bool) -> None:
     app = TopApp(source, unicode=can_unicode() and not plain, readonly=readonly)
     light = is_light() if theme == "auto" else theme == "light"
     app.theme = "textual-light" if light else "textual-dark"
+    with _ending(app.exit):
+        try:
+            await app.run_async()
+        finally:
+            await source.close()
+
+
+@contextmanager
+def _ending(end: Callable[[], object]) -> Iterator[None]:
+    """SIGTERM, SIGHUP and a terminal that is gone end the screen as q does. What dies of a signal leaves its terminal in
+    a mode in which every movement of the mouse types; what outlives its terminal draws for nobody, for ever.
+
+    Whatever holds the end up then, a terminal that takes nothing say, SIGALRM ends it after `LEAVE_S`.
+    """
+    loop = asyncio.get_running_loop()
+    terminal = sys.__stdout__.fileno() if sys.__stdout__ is not None else 1
+
+    def ended(*_: object) -> None:
+        signal.alarm(LEAVE_S)
+        loop.call_soon_threadsafe(end)
+
+    async def look() -> None:
+        while os.isatty(terminal):  # noqa: ASYNC110 (a hangup that is ignored tells nobody)
+            await asyncio.sleep(LOOK_S)
+        ended()
+
+    before = {number: signal.signal(number, ended) for number in END_SIGNALS}
+    looking = asyncio.create_task(look(), name="terminal")
     try:
-        await app.run_async()
+        yield
     finally:
-        await source.close()
+        looking.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.alarm(0)
