@@ -85,7 +85,9 @@ def test_impact_of_a_change_of_the_ring() -> None:
 
 
 def test_impact_of_removing_the_dead() -> None:
-    """Goal: what a removal means is said for a dead peer otherwise than for a living one; dead ones keep no copies."""
+    """Goal: a drain and a removal of a dead peer mean something else than of a living one; dead ones keep no copies."""
+    drained = impact(ACTIONS["drain"], peer(state="dead"), cluster_of(degraded()), None, MOVES)
+    assert drained[0].startswith("It is dead and gives nothing"), drained
     lines = impact(ACTIONS["remove"], peer(state="dead"), cluster_of(degraded()), None, MOVES)
     assert lines[0].startswith("It is out at once")
     assert lines[-1] == "Afterwards 2 peers keep 2 copies of everything, of which 0 may fail."

@@ -174,11 +174,17 @@ def test_pause_help_and_quit() -> None:
     async def story(app: TopApp, pilot: Pilot[None]) -> None:
         await pilot.press("p")
         clock.now += 20
-        app.state.told_at = None
-        await tell(app, pilot, Event("cluster", degraded()))
-        clock.now += 20
-        await tell(app, pilot)
+        await tell(app, pilot, Event("cluster", degraded()))  # newer than what stands there, and not shown
         assert "PAUSED" in screen(app) and "✗ dead" not in screen(app) and "age 20 s" in screen(app)
+        await pilot.press("2")  # a page is drawn when it is opened
+        await tell(app, pilot)
+        assert "PAUSED" in screen(app) and "✗ dead" in screen(app) and "age 0.0 s" in screen(app)
+        clock.now += 12
+        await tell(app, pilot, Event("requests", {"nodes": []}))
+        assert "age 12 s" in screen(app)
+        await pilot.press("1")
+        await pilot.press("p")
+        await pilot.press("p")
         await pilot.press("p")
         await tell(app, pilot)
         assert "✗ dead" in screen(app)

@@ -46,6 +46,7 @@ ACTIONS: Mapping[str, Action] = {
         Action(
             "drain", "D", "drain",
             "It gives everything it holds to the others and serves it meanwhile; it stays a member.",
+            dead="It is dead and gives nothing: what it held is copied from the others; it stays a member.",
         ),
         Action("undrain", "U", "undrain", "It gets its share again.", first=False),
         Action(

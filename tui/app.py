@@ -101,6 +101,8 @@ class TopApp(App[None]):
         self._filter = NoControls()
         self.shown = asyncio.Event()
         self.paused = False
+        self._drawn_at: float | None = None
+        """When that was told what the page shows, by `clock`; it gets older while the drawing is paused."""
         self._pages: dict[int, Page] = {}
         self._at = 1
         self._soon: asyncio.TimerHandle | None = None
@@ -174,13 +176,14 @@ class TopApp(App[None]):
             self.top_title,
             self.state,
             self.clock(),
+            told_at=self._drawn_at if self.paused else self.state.told_at,
             paused=self.paused,
             unicode=self.unicode,
             titles={number: door.title for number, door in PAGES.items()},
             at=self._at,
         )
         if not self.paused:
-            self.page.show(self.state)
+            self.redraw_page()
             newest = base.query_one("#newest", Newest)
             newest.display = not self.page.has_news
             newest.show(self.state.journal)
@@ -190,6 +193,7 @@ class TopApp(App[None]):
 
     def redraw_page(self) -> None:
         """Draw the page that is up, at once: the user did something to it."""
+        self._drawn_at = self.state.told_at
         self.page.show(self.state)
 
     def rows_of(self, peers: Iterable[Peer]) -> list[PeerRow]:
@@ -217,7 +221,7 @@ class TopApp(App[None]):
         self._close_filter()
         self._at = number
         switcher.current = f"page-{number}"
-        self.page.show(self.state)
+        self.redraw_page()
         self.redraw()
         self.page.take_focus()
 

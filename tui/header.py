@@ -15,14 +15,18 @@ STARTING_S = 10.0
 """A first answer may take as long before it is bad news."""
 
 
-def view_line(title: str, state: State, now: float, *, paused: bool, width: int) -> Text:
-    """Who answers, of which epoch, and the age of what is shown; what does not fit goes, the age last."""
+def view_line(
+    title: str, state: State, now: float, *, told_at: float | None, paused: bool, width: int
+) -> Text:
+    """Who answers, of which epoch, and the age of what is shown, which was told `told_at`; what does not fit goes, the
+    age last."""
     text = Text(title, style="bold", no_wrap=True, overflow="crop")
     if paused:
         text.append("  PAUSED (p goes on)", style="bold yellow")
-    cluster, age_s = state.cluster, state.age_s(now)
-    if cluster is None or age_s is None:
+    cluster = state.cluster
+    if cluster is None or told_at is None:
         return text
+    age_s = max(0.0, now - told_at)
     age = Text(f"  age {age_words(age_s)}", style="bold yellow" if age_s > STALE_AFTER_S else "not bold")
     parts = [
         f"  view of {state.answering or state.endpoint}",
@@ -75,11 +79,20 @@ class Header(Static):
     """Three lines that never move."""
 
     def show(
-        self, title: str, state: State, now: float, *, paused: bool, unicode: bool, titles: Mapping[int, str], at: int
-    ) -> None:  # fmt: skip
+        self,
+        title: str,
+        state: State,
+        now: float,
+        *,
+        told_at: float | None,
+        paused: bool,
+        unicode: bool,
+        titles: Mapping[int, str],
+        at: int,
+    ) -> None:
         width = max(20, self.size.width - 2)
         lines = [
-            view_line(title, state, now, paused=paused, width=width),
+            view_line(title, state, now, told_at=told_at, paused=paused, width=width),
             verdict_line(state, now, unicode=unicode),
             page_line(titles, at, width=width),
         ]
