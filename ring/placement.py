@@ -133,8 +133,14 @@ class _Step:
                 take(member)
                 if len(row) == self.width:
                     return
-        while len(row) < self.width:  # nobody with room may own it: the least loaded does, until `balance`
-            take(min(filter(welcome, range(len(self.ids))), key=draft.surplus.__getitem__))
+        while (
+            len(row) < self.width
+        ):  # nobody with room may own it: who bears one more best does, until `balance`
+            take(min(filter(welcome, range(len(self.ids))), key=self._burden))
+
+    def _burden(self, member: int) -> tuple[bool, int]:
+        """How badly one more replica suits a member: beyond its tolerance it would have to be moved on, at a cost (R4)."""
+        return len(self.draft.places[member]) >= self.goal.most[member], self.draft.surplus[member]
 
     def _walk(self, partition: int, wanted: set[int]) -> Iterator[int]:
         """The wanted members, perhaps with others between, in the order of the walk."""

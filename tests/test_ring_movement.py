@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from math import ceil, floor
 
 import pytest
@@ -142,6 +143,23 @@ def test_movement_is_close_to_the_least_possible(
         times, of = LIMIT[kind]
         least = least_moves(old, cluster, table.width)
         assert moved(old, table) <= max(least + 1, least * times // of)
+
+
+def test_a_light_leaver() -> None:
+    """What a light member held goes to a heavy one that can bear it, not to a light one that had to pass it on."""
+    weights = {
+        "1715609f7c746c69": 8_254,
+        "3c6ef372fe94f82a": 3_162_277,
+        "9e3779b97f4a7c15": 1_000,
+        "b54cda58fbbee87e": 3_162_277,
+        "daa66d2c7ddf743f": 12_115,
+        "78dde6e5fd29f054": 4_641_588,
+    }
+    cluster = [replace(member(1, zone="a", weight=weight), id=one) for one, weight in weights.items()]
+    table = place(None, cluster, 2, POWER)
+    assert table.partitions_of("daa66d2c7ddf743f") == 1
+    staying = [one for one in cluster if one.id != "daa66d2c7ddf743f"]
+    assert moved(table, place(table, staying, 2, POWER)) == 1
 
 
 def test_a_heavy_joiner() -> None:
