@@ -352,6 +352,8 @@ class ClusterWorld:
     # --- waiting
 
     def _ready(self, index: int) -> bool:
+        if not (self.place(index).directory / "peer.json").exists():
+            return False  # whoever answers on its port is somebody else
         try:
             connection = self.connection(index, 2.0)
             try:

@@ -193,12 +193,18 @@ def test_epoch_after_the_majority_is_lost(tmp_path: Path) -> None:
 
 
 def read(world: ClusterWorld, number: int, peer: int) -> bytes | None:
-    """The object's bytes; None where some are lost."""
+    """The object's bytes; None where some are lost. A busy peer is asked again: 503 says nothing of the object."""
+    answers = []
+
+    def told() -> bool:
+        answers.append(world.call("GET", f"/v1/buckets/kept/objects/{number}", peer=peer))
+        return answers[-1].status != 503
+
     try:
-        found = world.call("GET", f"/v1/buckets/kept/objects/{number}", peer=peer)
+        wait_until(told, f"object {number} is read through peer {peer}, or known to be lost")
     except http.client.IncompleteRead:
         return None
-    return found.body if found.status == 200 else None
+    return answers[-1].body if answers[-1].status == 200 else None
 
 
 def world_answer(world: ClusterWorld, peer: int) -> int:
