@@ -7,10 +7,13 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from peer.api.context import Context
+from peer.api.server import ApiServer
 from peer.client.trust import trust
 from peer.tls import gate as gates
 from peer.tls.certificates import Certificates, Files
@@ -102,6 +105,34 @@ def test_plain_http_is_told(certificates: Certificates) -> None:
         assert certificates.counts["plain"] == 3
 
     with_gate(certificates, play)
+
+
+def test_the_api_counts_whom_it_refuses(tmp_path: Path, certificates: Certificates) -> None:
+    """Goal: plain HTTP, and what is no HTTP over TLS, are answered requests that failed, both in the same counter."""
+
+    async def refused(port: int, tls: ssl.SSLContext | None) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+        writer.write(b"what is this\r\n\r\n")
+        status = await reader.readline()
+        writer.close()
+        return status
+
+    async def run() -> dict[str, int]:
+        replica: Any = SimpleNamespace(me="ab" * 8, epochs=SimpleNamespace(current=None))
+        nobody: Any = SimpleNamespace()
+        context = Context(replica, nobody, nobody, nobody)
+        server = ApiServer(context)
+        port = await server.start("127.0.0.1", 0, certificates)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                for tls in (None, trust(str(tmp_path / "ca.pem")), None):
+                    assert b" 400 " in await refused(port, tls)
+        finally:
+            await server.stop()
+        assert context.requests.in_flight == 0
+        return context.counts | context.requests.summary()
+
+    assert asyncio.run(run()) == {"status 400": 3}
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=repr)

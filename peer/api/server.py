@@ -222,10 +222,8 @@ class ApiServer:
     def _refuse(self, status: int, code: str, message: str) -> web.Response:
         """The answer to what is no HTTP request."""
         request_id = self._next_id()
-        requests = self._context.requests
-        requests.begun += 1
         response = self._error("", Invalid(message, code=code, status=status), request_id)
-        requests.end(OTHER, response.status, 0.0)
+        self._count_refused(response.status)
         response.headers["x-request-id"] = request_id
         return response
 
@@ -233,9 +231,15 @@ class ApiServer:
         """The answer to plain HTTP where TLS is spoken."""
         error = Invalid("this port speaks TLS: write https:// in the address", code="TlsRequired")
         request_id = self._next_id()
-        self._context.count(f"status {error.status}")
+        self._count_refused(error.status)
         body = error_body(error, request_id, self._names())
         return plain_answer("application/json", body, f"x-request-id: {request_id}\r\n")
+
+    def _count_refused(self, status: int) -> None:
+        """One more that never became a request."""
+        requests = self._context.requests
+        requests.begun += 1
+        requests.end(OTHER, status, 0.0)
 
     async def _route(self, call: Call) -> web.StreamResponse:
         context, request = self._context, call.request
