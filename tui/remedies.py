@@ -19,6 +19,7 @@ REMEDIES: Mapping[str, str] = {
     "disk_read_only": "look at that disk and its mount; the peer goes on by itself",
     "disk_slow": "look at that disk, and at what else uses it",
     "loop_blocked": "look whether that machine is overloaded, suspended or out of memory",
+    "tls_certificate": "have it renewed, or its files put right",
     "clock_skew": "have the clocks set by NTP",
     "no_failures_tolerated": "stop nothing; bring back what is down, or add peers",
 }
