@@ -17,6 +17,8 @@ from peer.replication.quorum import Poll
 from peer.replication.workers import Workers
 from ring.members import Member
 
+from .views import in_order
+
 COMMAND_S = 5.0
 VERBS = ("pause", "resume", "start", "throttle")
 EVERYBODY = "all"
@@ -74,8 +76,7 @@ class WorkersView:
         }
 
     def _members(self) -> list[Member]:
-        members = self._replica.epoch.members
-        return sorted(members, key=lambda member: (len(member.name), member.name, member.id))
+        return in_order(self._replica.epoch.members)
 
     @staticmethod
     def _shown(member: Member, statuses: list[dict[str, Any]]) -> list[dict[str, Any]]:

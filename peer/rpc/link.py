@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from peer.errors import AtollError, Invalid, ProtocolError, Unavailable
-from peer.requestid import CURRENT, MOST
+from peer.requestid import CURRENT, told
 from peer.rpc import frames
 from peer.rpc.frames import FAILED, GOODBYE, REPLY, REQUEST
 from peer.rpc.hello import Session
@@ -194,8 +194,7 @@ class Link(asyncio.Protocol):
             kind, call_id, body = message
         elif type(message) is list and len(message) == 4 and message[0] == REQUEST:
             kind, call_id, body, request_id = message
-            if type(request_id) is not str or len(request_id) > MOST or not request_id.isprintable():
-                request_id = ""  # nothing to put into a log
+            request_id = told(request_id)
         else:
             raise ProtocolError("a message is not [kind, id, body]")
         if type(call_id) is not int:
