@@ -15,6 +15,7 @@ from tui.actions import ACTIONS, Action, ask, impact, outcome, refusal, title
 from tui.dialog import Confirm
 from tui.model import Json, Peer
 from tui.page import Page
+from tui.troubles import TellsTroubles
 
 if TYPE_CHECKING:
     from peer.client import AsyncClient
@@ -24,7 +25,7 @@ NO_CLUSTER = "there is no cluster to change here: this is a recording, or nobody
 LEFT = "It was asked for. Escape leaves this; it goes on, and the log says what came of it."
 
 
-class Acting(Confirm):
+class Acting(Confirm, TellsTroubles):
     """Shows what an action would do, as the cluster says, does it after a yes, and goes when it is done.
 
     What is under way when it is left goes on: it belongs to the app. A refusal is shown as the server put it.

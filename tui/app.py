@@ -35,6 +35,7 @@ from tui.pages import PAGES
 from tui.peers import PeerRow, Peers
 from tui.source import Source
 from tui.state import State
+from tui.troubles import TellsTroubles
 
 if TYPE_CHECKING:
     from peer.client import Event
@@ -45,7 +46,7 @@ SOON_S = 0.1
 URGENT = frozenset({"connected", "unreachable", "cluster", "membership", "epoch", "ring"})
 
 
-class TopApp(App[None]):
+class TopApp(App[None], TellsTroubles):
     """The live view of a cluster.
 
     Args:

@@ -161,10 +161,10 @@ class Objects(Page):
                 place.add_page(page, unicode=self.unicode)
             if place.at is None:
                 place.at, place.at_s = at, at_s
-        except AtollError as error:
-            place.error = str(error)
-        finally:
-            place.loading = False
+        except Exception as error:  # noqa: BLE001 (the place must say why there is nothing)
+            place.error = str(error) or repr(error)
+        # Not when it was cancelled: then it is being asked for anew already, or will be (`action_up`).
+        place.loading = False
         if place is self.place:
             self._show_place()
             self._more()

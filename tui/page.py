@@ -9,12 +9,13 @@ from textual.app import SystemCommand
 from textual.containers import Container
 
 from tui.state import State
+from tui.troubles import TellsTroubles
 
 if TYPE_CHECKING:
     from tui.app import TopApp
 
 
-class Page(Container):
+class Page(Container, TellsTroubles):
     """One of the screens behind the keys 1 to 7. `show` is called when it comes up, and once a second while it is up."""
 
     TITLE: ClassVar[str] = "?"

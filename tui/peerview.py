@@ -14,6 +14,7 @@ from tui.model import Json, Peer, age_words
 from tui.peerfacts import page_of
 from tui.repairing import workers
 from tui.state import State
+from tui.troubles import TellsTroubles
 
 if TYPE_CHECKING:
     from tui.app import TopApp
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 ASK_EVERY_S = 2.0
 
 
-class PeerView(Container):
+class PeerView(Container, TellsTroubles):
     """`open` says which peer, `show` draws it and asks again when it is time."""
 
     def __init__(self, *, id: str | None = None) -> None:
