@@ -285,6 +285,17 @@ def test_an_answer_that_took_long_says_nothing_of_a_clock() -> None:
     assert offset_s(20_000_000, 1_000_000, 19.0) is None
 
 
+def test_what_a_silent_or_dead_peer_uses_is_not_known() -> None:
+    """Goal: it may have been asked last when it was empty; a dead peer with 230 MB was said to use 0 B."""
+    peers = Peers()
+    peers.infos["two"]["used_bytes"] = 0
+    assert (peers.nodes()["two"]["used_bytes"], peers.view.used_bytes("two")) == (0, 0)
+    peers.silent = {"two"}
+    assert (peers.nodes()["two"]["used_bytes"], peers.view.used_bytes("two")) == (None, None)
+    peers.silent, peers.states["two"] = set(), "dead"
+    assert (peers.nodes()["two"]["used_bytes"], peers.view.used_bytes("two")) == (None, None)
+
+
 def test_views() -> None:
     """Goal: who believes whom to be alive; of a peer that does not answer, or whose version does not say, nobody knows."""
     peers = Peers()

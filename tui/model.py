@@ -199,14 +199,14 @@ def refreshed(cluster: Cluster, requests: Json) -> Cluster:
     peers = []
     for peer in cluster.peers:
         node = told.get(peer.id, {})
-        heard, used = _number(node.get("last_heard_s")), _whole(node.get("used_bytes"))
+        heard = _number(node.get("last_heard_s"))
         if peer.is_self:
             heard = 0.0
         peers.append(
             replace(
                 peer,
                 last_heard_s=peer.last_heard_s if heard is None else heard,
-                used_bytes=peer.used_bytes if used is None else used,
+                used_bytes=_whole(node.get("used_bytes", peer.used_bytes)),
             )
         )
     return replace(cluster, peers=tuple(peers))

@@ -235,7 +235,10 @@ class ClusterView:
         ]
 
     def used_bytes(self, member: str) -> int | None:
-        """What a member said last that it uses."""
+        """What a member says that it uses; None if it lives no more or did not answer just now: what it said before that
+        may be of a time when it was empty."""
+        if not self.lives(member) or member in self._infos.silent:
+            return None
         return self._infos.of(member).get("used_bytes")
 
     def find(self, name: str) -> Member:
@@ -276,7 +279,7 @@ class ClusterView:
             else None,
             "flags": flags_of(view) if view is not None else [],
             "capacity_bytes": member.weight,
-            "used_bytes": standing.info(member.id).get("used_bytes"),
+            "used_bytes": self.used_bytes(member.id),
             "clock_skew_s": standing.skews.get(member.id),
             "partitions": held,
         }
