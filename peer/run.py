@@ -26,6 +26,7 @@ from peer.returning import Forgot
 from peer.storage.datadir import DataDir
 from peer.storage.rows import UNREADABLE
 from peer.tls import options as tls
+from peer.tls.certificates import ignore_hangup
 
 log = logging.getLogger("atoll.peer")
 
@@ -62,6 +63,8 @@ async def _serve(config: PeerConfig, life: Life) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # With TLS a hang-up asks for the certificates to be read again, whenever it comes; without, the terminal is gone.
+    loop.add_signal_handler(signal.SIGHUP, ignore_hangup if config.serves_tls else stop.set)
     startup.refuse_unbuilt(config)
     tls.check(config)
     startup.try_ports(config)

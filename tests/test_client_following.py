@@ -99,6 +99,14 @@ def test_credentials_meant_for_tls_stay_in_it() -> None:
     assert heard[-1].kind == UNREACHABLE and not {A, B} & set(world.asked)
 
 
+def test_streams_that_break_at_once_are_not_hammered() -> None:
+    """Goal: peers that begin to tell and break off each time are asked with pauses, after a first round without one."""
+    broken = [CLUSTER, Silent("broke")] * 20
+    world = World(a=list(broken), b=list(broken))
+    world.heard(20, A, B)
+    assert len(world.asked) == 10 and world.pauses >= 7
+
+
 @given(st.data())
 def test_events_survive_any_cutting(data: st.DataObject) -> None:
     """Goal: however the network cuts the stream, the same events come out; comments do not."""

@@ -230,3 +230,12 @@ def test_peers_restarted_under_load(
         check_ledgers(client, "stop", ledgers)
     record_property("conditional writes", sum(one.added + len(one.claimed) for one in ledgers))
     record_property("refused", sum(one.refused for one in ledgers))
+
+
+@pytest.mark.parametrize("world", [""], ids=["plain"], indirect=True)
+def test_a_terminal_that_is_gone_ends_a_peer_in_order(world: ClusterWorld) -> None:
+    """Goal: SIGHUP without TLS is a stop as any other: the process ends with 0, and clients go on at the others."""
+    world.signal(1, signal.SIGHUP)
+    wait_until(lambda: not world.running(1), "it has ended")
+    assert world.stop(1) == 0
+    assert world.call("PUT", "/v1/buckets/stop/objects/after", b"x", peer=0).status == 200

@@ -309,3 +309,15 @@ def test_views() -> None:
         "two": (False, None, None),
         "three": (True, None, None),
     }
+
+
+def test_who_has_left_is_forgotten() -> None:
+    """Goal: what a peer said, and how its clock was off, is kept no longer than it is a member: every return is another."""
+    peers = Peers()
+    peers.told()
+    epoch = peers.replica.epoch
+    epoch.members = epoch.everybody = epoch.members[:2]
+    peers.view._infos.offsets["three"] = 1.0
+    peers.told()
+    assert not peers.view._infos.of("three") and peers.view._infos.of("two")
+    assert "three" not in peers.view._infos.offsets

@@ -65,12 +65,20 @@ class Infos:
             one = Poll(replica.env, self._send, (INFO, 0), others, DEADLINE_S)
             await one.run()
             self._asked_s = now
+            self._forget()
             self._told |= {member: reply[1] for member, reply in one.oks}
             self.silent = frozenset(others) - {member for member, _ in one.oks}
         finally:
             self._asking = None
             asking.set_result(None)
         return None
+
+    def _forget(self) -> None:
+        """Let go of those that have left: every return under a new id is another member."""
+        members = {member.id for member in self._replica.epoch.everybody}
+        for known in (self._told, self.offsets):
+            for gone in known.keys() - members:
+                del known[gone]
 
     def _send(self, member: str, message: tuple[Any, ...], deadline_s: float, done: Done) -> None:
         """As the replica does, and note what the answer says of the member's clock."""

@@ -37,6 +37,8 @@ class Rates:
         """The event `requests`, but for its time. `nodes` as in the overview; `infos` of those that answered just now: the
         rates of the others are null, and so are the bytes of a peer whose version does not count them."""
         shown = [self._of(node, infos.get(node["id"])) for node in nodes]
+        for gone in self._counted.keys() - {node["id"] for node in shown}:
+            del self._counted[gone]
         sums = {key: _sum(node[key] for node in shown) for key in ("all", "errors", *BYTES)}
         return {"nodes": shown, **sums, "backlog": sum(map(_backlog, infos.values()))}
 

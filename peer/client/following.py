@@ -108,11 +108,13 @@ class Following:
     async def events(self) -> AsyncIterator[Event]:
         """All events, for ever. Raises Denied or Invalid when a peer refuses and no other one does better."""
         why: str | None = None
+        short = 0  # streams in a row that broke as soon as they had begun
+        clock = asyncio.get_running_loop().time
         while True:
             failures: list[tuple[str, str]] = []
             refusal: AtollError | None = None
             for url in self._order():
-                begun = False
+                begun, began_s = False, clock()
                 try:
                     async with aclosing(self._stream(url)) as events:  # type: ignore[type-var]
                         async for event in events:
@@ -130,8 +132,11 @@ class Following:
                     refusal, why = error, str(error)
                 except AtollError as error:
                     why = str(error)
-                if begun:
-                    break  # it was alive a moment ago: look who is, and begin anew
+                if begun:  # it was alive a moment ago: look who is, and begin anew
+                    short = short + 1 if clock() - began_s < AGAIN_S else 0
+                    if short > len(self._urls):
+                        await self._pause(AGAIN_S)
+                    break
                 failures.append((url, why))
             else:
                 if refusal is not None:

@@ -167,7 +167,9 @@ class Certificates:
                 self._again.clear()
                 await asyncio.to_thread(self.look, asked=asked)  # files may lie on a disk that hangs
         finally:
-            loop.remove_signal_handler(signal.SIGHUP)
+            loop.add_signal_handler(
+                signal.SIGHUP, ignore_hangup
+            )  # by default it would end the process, undrained
 
     def look(self, *, asked: bool = False) -> None:
         """Take a new certificate over if there is one, or if one was `asked` for. In any thread, one at a time.
@@ -290,3 +292,7 @@ def _read(path: Path) -> bytes:
     if len(content) > MOST_BYTES:
         raise Unusable(f"{path} is too large to be a certificate or a key")
     return content
+
+
+def ignore_hangup() -> None:
+    """Nobody serves with certificates now: those that begin read them anyway."""
