@@ -13,10 +13,9 @@ from typing import IO, Any
 
 import click
 
-from peer.client.aio import AsyncClient
 from peer.client.following import Event
 from tools.cli.output import clean
-from tools.cli.session import resolve
+from tools.cli.session import connect_async
 from tools.cli.settings import connects, current, lists
 
 Line = Callable[[float, Event], str]
@@ -47,15 +46,7 @@ def events(types: str, record: Path | None, for_s: float | None) -> None:
 
 
 async def _follow(types: list[str], for_s: float | None, line: Line, out: IO[str]) -> None:
-    settings = current()
-    profile = resolve(settings)
-    async with AsyncClient(
-        profile.endpoints,
-        access_key=profile.access_key,
-        secret_key=profile.secret_key,
-        pin=settings.endpoint is not None,
-        tls=profile.tls_context(),
-    ) as client:
+    async with connect_async(current()) as client:
         with suppress(TimeoutError):
             async with asyncio.timeout(for_s):
                 await tell(client.events(types), line, out)

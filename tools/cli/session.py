@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
@@ -19,6 +20,9 @@ from peer.client.sync import Client
 from peer.errors import AtollError, Invalid
 from tools.cli.exits import UnsafeRefusal
 from tools.cli.settings import Settings, current
+
+if TYPE_CHECKING:
+    from peer.client.aio import AsyncClient
 
 
 def connect(settings: Settings | None = None) -> Client:
@@ -40,6 +44,20 @@ def connect(settings: Settings | None = None) -> Client:
     )
     client.on_trouble(note)
     return client
+
+
+def connect_async(settings: Settings) -> AsyncClient:
+    """The same for commands that follow what happens."""
+    from peer.client.aio import AsyncClient  # only now: aiohttp takes its time
+
+    profile = resolve(settings)
+    return AsyncClient(
+        profile.endpoints,
+        access_key=profile.access_key,
+        secret_key=profile.secret_key,
+        pin=settings.endpoint is not None,
+        tls=profile.tls_context(),
+    )
 
 
 def resolve(settings: Settings) -> Profile:

@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-from peer.client.aio import AsyncClient
 from peer.client.following import Event
 from tools.cli.changes import Change, Changes, stamp
 from tools.cli.output import clean, write
-from tools.cli.session import resolve
+from tools.cli.session import connect_async
 from tools.cli.settings import Settings
 
 TYPES = ("cluster", "repair", "requests")
@@ -31,14 +30,7 @@ def watch(settings: Settings, pace_s: float) -> None:
 
 
 async def _watch(settings: Settings, pace_s: float) -> None:
-    profile = resolve(settings)
-    async with AsyncClient(
-        profile.endpoints,
-        access_key=profile.access_key,
-        secret_key=profile.secret_key,
-        pin=settings.endpoint is not None,
-        tls=profile.tls_context(),
-    ) as client:
+    async with connect_async(settings) as client:
         form = {"table": as_text, "name": as_verdict}.get(settings.output, as_json)
         await tell(client.events(TYPES), Changes(pace_s), form)
 
