@@ -195,6 +195,7 @@ class World:
         replica: Any = SimpleNamespace(
             epoch=epoch, send=self._send, env=self, serve=self._serve, me=self.ids[0]
         )
+        self.mad: dict[str, Any] = {}
         self.replica = replica
         self.view = LogView(replica, self.journals[self.ids[0]], lambda one: one not in self.dead)
 
@@ -207,6 +208,8 @@ class World:
             return done(Unavailable("no answer in time"))
         if member in self.old:
             return done((STALE, 7))
+        if member in self.mad:
+            return done((OK, self.mad[member]))
         replies: list[Any] = []
         other = LogView.__new__(LogView)
         other._journal = self.journals[member]
@@ -256,6 +259,18 @@ def test_merged_by_time() -> None:
     assert failed == {
         "peer-2": "it is out of reach", "peer-3": "it did not answer", "peer-4": "its version keeps no journal",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("nonsense", [7, [[1, 2]], [[1, 2, "now", "info", "ring", "x", "y"]], [None]])
+def test_one_peers_nonsense_does_not_hide_the_others(nonsense: Any) -> None:
+    """Goal: a reply that is no journal is said to be none, and everybody else's entries are told."""
+    world = World(3)
+    for number in range(6):
+        world.note(number % 3, str(number))
+    world.mad = {world.ids[1]: nonsense}
+    told, failed = world.listed(1000)
+    assert told == ["0", "2", "3", "5"]
+    assert failed == {"peer-2": "what it told of its journal makes no sense"}
 
 
 def test_many_journals_are_not_sent_whole() -> None:

@@ -110,7 +110,12 @@ class LogView:
         failed: dict[str, str] = {}
         for poll, ended in polls.values():
             await ended
-            told |= {member: [Entry(*entry[:FIELDS]) for entry in reply[1]] for member, reply in poll.oks}
+            for member, reply in poll.oks:
+                entries = entries_in(reply[1])
+                if entries is None:
+                    failed[member] = "what it told of its journal makes no sense"
+                else:
+                    told[member] = entries
             failed |= {member: "its version keeps no journal" for member, _ in poll.refusals}
         return told, {one: failed.get(one, "it did not answer") for one in marks if one not in told}
 
@@ -144,3 +149,20 @@ class LogView:
 def _mark(told: Iterable[int]) -> Mark:
     boot, number = told
     return boot, number
+
+
+def entries_in(told: object) -> list[Entry] | None:
+    """The entries of a reply to LOG; None if they are none: one peer's mistake must not take the others' journals away."""
+    if not isinstance(told, list):
+        return None
+    entries = []
+    for entry in told:
+        if not isinstance(entry, list | tuple) or len(entry) < FIELDS:
+            return None
+        known = Entry(*entry[:FIELDS])
+        if not all(isinstance(number, int) for number in known[:3]) or not all(
+            isinstance(word, str) for word in known[3:]
+        ):
+            return None
+        entries.append(known)
+    return entries
