@@ -88,9 +88,10 @@ def _alone(secrets: Path) -> Iterator[None]:
     """Two jobs at once must not found two clusters. Raises StartupError."""
     lock = os.open(secrets, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartupError(f"{secrets} is in use by another founding; wait for it") from None
         yield
-    except BlockingIOError:
-        raise StartupError(f"{secrets} is in use by another founding; wait for it") from None
     finally:
         os.close(lock)

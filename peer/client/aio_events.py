@@ -10,7 +10,7 @@ from yarl import URL
 from peer.client.aio_download import BROKEN, lower
 from peer.client.following import FIRST_S, SILENCE_S, Event, Parser, Silent, in_short
 from peer.client.trust import refusal
-from peer.client.wire import Request, error_of
+from peer.client.wire import MAX_ERROR_BYTES, Request, error_of
 
 
 async def stream(
@@ -22,7 +22,7 @@ async def stream(
     try:
         async with session.get(target, headers=headers, timeout=timeout, allow_redirects=False) as response:
             if response.status != 200:
-                body = await response.read()
+                body = await _beginning(response.content)
                 raise error_of(response.status, lower(response.headers), body, request.what)
             parser = Parser()
             async for piece in response.content.iter_any():
@@ -32,3 +32,13 @@ async def stream(
         raise Silent(f"it said nothing for {SILENCE_S:g} s") from None
     except BROKEN as problem:
         raise Silent(in_short(refusal(problem, url, None) or problem)) from problem
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    """A body as far as it can be an error of ours."""
+    body = b""
+    async for piece in content.iter_any():
+        body += piece
+        if len(body) >= MAX_ERROR_BYTES:
+            break
+    return body
